@@ -1,0 +1,1 @@
+//! The Gateway trait and its values.

@@ -1,0 +1,1 @@
+//! The LLBBridge messages and gRPC service, and their conversion to the values of gateway-api.

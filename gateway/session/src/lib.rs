@@ -1,0 +1,1 @@
+//! What the client side gives a build: local files, secrets, ssh agents, credentials, output targets.

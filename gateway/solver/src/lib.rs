@@ -1,0 +1,1 @@
+//! Graph scheduling, cache keys, ops, snapshots, mounts, sources, exporters.

@@ -1,0 +1,4 @@
+//! Images and registries: references, platforms, manifests, registry transfer (TLS, auth, mirrors,
+//! odd registries), the blob store, layers (unpack, diff, compress), OCI layouts and archives.
+//!
+//! What may not enter: builds, LLB, frontends; the terminal, `$HOME`, the environment.
