@@ -2,3 +2,13 @@
 //! odd registries), the blob store, layers (unpack, diff, compress), OCI layouts and archives.
 //!
 //! What may not enter: builds, LLB, frontends; the terminal, `$HOME`, the environment.
+
+pub mod archive;
+pub mod config;
+pub mod digest;
+pub mod layer;
+pub mod media;
+pub mod platform;
+pub mod reference;
+pub mod registry;
+pub mod store;

@@ -1,0 +1,1 @@
+//! Platforms: parsing, normalising and choosing among them.
