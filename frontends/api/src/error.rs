@@ -1,0 +1,176 @@
+//! The one error of the bridge: a gRPC code, a message and typed details, as they travel between
+//! frontends, engine and clients. Details that we do not know are kept and forwarded.
+
+use gateway_llb::pb;
+
+/// gRPC status codes by their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    Ok = 0,
+    Canceled = 1,
+    Unknown = 2,
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    AlreadyExists = 6,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    FailedPrecondition = 9,
+    Aborted = 10,
+    OutOfRange = 11,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+    DataLoss = 15,
+    Unauthenticated = 16,
+}
+
+impl Code {
+    /// The code for a number from the wire; unknown numbers are `Unknown`.
+    pub fn from_number(number: i32) -> Code {
+        use Code::*;
+        const ALL: [Code; 17] = [
+            Ok,
+            Canceled,
+            Unknown,
+            InvalidArgument,
+            DeadlineExceeded,
+            NotFound,
+            AlreadyExists,
+            PermissionDenied,
+            ResourceExhausted,
+            FailedPrecondition,
+            Aborted,
+            OutOfRange,
+            Unimplemented,
+            Internal,
+            Unavailable,
+            DataLoss,
+            Unauthenticated,
+        ];
+        usize::try_from(number)
+            .ok()
+            .and_then(|index| ALL.get(index).copied())
+            .unwrap_or(Unknown)
+    }
+}
+
+/// Where in a build file an error lies. Lines count from 1, characters from 0.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceLocation {
+    pub info: pb::SourceInfo,
+    pub ranges: Vec<pb::Range>,
+}
+
+/// One typed detail. On the wire each is JSON text inside a protobuf `Any`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Detail {
+    /// A stack trace, as its JSON text; optional, dropped first when details grow too large.
+    Stack(String),
+    /// The digest of the failing vertex.
+    Vertex {
+        digest: String,
+    },
+    Source(SourceLocation),
+    /// One per nested frontend that the error passed.
+    Frontend {
+        name: String,
+        source: String,
+    },
+    /// A capability that the caller requires and the frontend lacks.
+    FrontendCap {
+        name: String,
+    },
+    /// A request id that the frontend does not know.
+    Subrequest {
+        name: String,
+    },
+    /// The failed operation, for interactive debugging.
+    Solve(SolveDetail),
+    /// The exit code of a process.
+    Exit {
+        code: u32,
+    },
+    /// Anything else, forwarded untouched.
+    Other {
+        type_url: String,
+        value: Vec<u8>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SolveDetail {
+    pub input_ids: Vec<String>,
+    pub mount_ids: Vec<String>,
+    pub op: Option<Box<pb::Op>>,
+    /// Index of the failing action of a file op.
+    pub file_index: Option<i64>,
+    pub description: std::collections::BTreeMap<String, String>,
+}
+
+/// An error of a build, a frontend or the engine.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    pub code: Code,
+    pub message: String,
+    /// Outermost first; the reader wraps from first to last.
+    pub details: Vec<Detail>,
+}
+
+impl Error {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Error {
+            code,
+            message: message.into(),
+            details: Vec::new(),
+        }
+    }
+
+    /// The usual code of build failures, 2.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Error::new(Code::Unknown, message)
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Error::new(Code::InvalidArgument, message)
+    }
+
+    pub fn canceled() -> Self {
+        Error::new(Code::Canceled, "context canceled")
+    }
+
+    #[must_use]
+    pub fn with(mut self, detail: Detail) -> Self {
+        self.details.push(detail);
+        self
+    }
+
+    /// The same error with `prefix: ` before its message.
+    #[must_use]
+    pub fn context(mut self, prefix: impl std::fmt::Display) -> Self {
+        self.message = format!("{prefix}: {}", self.message);
+        self
+    }
+
+    pub fn sources(&self) -> impl Iterator<Item = &SourceLocation> {
+        self.details.iter().filter_map(|detail| match detail {
+            Detail::Source(location) => Some(location),
+            _ => None,
+        })
+    }
+
+    pub fn vertex(&self) -> Option<&str> {
+        self.details.iter().find_map(|detail| match detail {
+            Detail::Vertex { digest } => Some(digest.as_str()),
+            _ => None,
+        })
+    }
+
+    pub fn exit_code(&self) -> Option<u32> {
+        self.details.iter().find_map(|detail| match detail {
+            Detail::Exit { code } => Some(*code),
+            _ => None,
+        })
+    }
+}
