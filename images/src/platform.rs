@@ -1,1 +1,466 @@
-//! Platforms: parsing, normalising and choosing among them.
+//! Platforms (`linux/arm64/v8`): parsing, normalising, and choosing an index entry.
+//!
+//! The orders of preference are those of containerd, so that an index gives the same image here as in BuildKit.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::media::Descriptor;
+
+/// What an image runs on. Written in the field order of the published Go type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Platform {
+    #[serde(default)]
+    pub architecture: String,
+    #[serde(default)]
+    pub os: String,
+    #[serde(
+        rename = "os.version",
+        default,
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub os_version: String,
+    #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
+    pub os_features: Vec<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlatformError {
+    #[error(
+        "{0:?} is an invalid component: platform specifier component must match letters, digits, `_`, `.` and `-`"
+    )]
+    Component(String),
+    #[error("{0:?}: cannot parse platform specifier: at most os/architecture/variant")]
+    TooManyParts(String),
+    #[error("{0:?}: unknown operating system or architecture")]
+    Unknown(String),
+}
+
+/// No entry of an index fits; says what the index offers.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("no match for platform in manifest: {wanted} is not offered, only {}", list(.offered))]
+pub struct NoMatch {
+    pub wanted: Platform,
+    pub offered: Vec<Platform>,
+}
+
+fn list(platforms: &[Platform]) -> String {
+    const SHOWN: usize = 20;
+    if platforms.is_empty() {
+        return "nothing".into();
+    }
+    let mut text = platforms
+        .iter()
+        .take(SHOWN)
+        .map(Platform::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if platforms.len() > SHOWN {
+        text.push_str(&format!(" and {} more", platforms.len() - SHOWN));
+    }
+    text
+}
+
+impl Platform {
+    /// A normalised platform.
+    pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
+        Platform {
+            os: os.into(),
+            architecture: architecture.into(),
+            variant: variant.into(),
+            ..Platform::default()
+        }
+        .normalized()
+    }
+
+    /// What this program was built for.
+    pub fn host() -> Self {
+        Platform::new(
+            std::env::consts::OS,
+            std::env::consts::ARCH,
+            if cfg!(target_arch = "arm") { "v7" } else { "" },
+        )
+    }
+
+    /// The one spelling of equal platforms: `x86_64` is amd64, `aarch64/v8` is arm64, `arm` is arm/v7.
+    /// An empty operating system stays empty.
+    pub fn normalized(&self) -> Self {
+        let mut p = self.clone();
+        p.os = match p.os.to_ascii_lowercase().as_str() {
+            "macos" => "darwin".into(),
+            os => os.into(),
+        };
+        p.variant = p.variant.to_ascii_lowercase();
+        let (architecture, variant) = normal_arch(&p.architecture.to_ascii_lowercase(), &p.variant);
+        p.architecture = architecture;
+        p.variant = variant;
+        p
+    }
+
+    /// What may run on this platform, best first. The first is the platform itself.
+    fn preference(&self) -> Vec<(String, String)> {
+        let me = self.normalized();
+        let arch = me.architecture.as_str();
+        let mut order = vec![(me.architecture.clone(), me.variant.clone())];
+        match arch {
+            "amd64" => {
+                let level = me
+                    .variant
+                    .strip_prefix('v')
+                    .and_then(|v| v.parse::<u32>().ok())
+                    .unwrap_or(1)
+                    .min(9);
+                // v1 is spelled as no variant.
+                order.extend((1..level).rev().map(|v| match v {
+                    1 => ("amd64".into(), String::new()),
+                    v => ("amd64".into(), format!("v{v}")),
+                }));
+                order.push(("386".into(), String::new()));
+            }
+            "arm" => {
+                let level = me
+                    .variant
+                    .strip_prefix('v')
+                    .and_then(|v| v.parse::<u32>().ok())
+                    .unwrap_or(7)
+                    .min(8);
+                order.extend((5..level).rev().map(|v| ("arm".into(), format!("v{v}"))));
+            }
+            "arm64" => {
+                order.extend(
+                    arm64_variants(&me.variant)
+                        .into_iter()
+                        .map(|v| ("arm64".into(), v)),
+                );
+                order.extend((5..=8).rev().map(|v| ("arm".into(), format!("v{v}"))));
+            }
+            _ => {}
+        }
+        order
+    }
+
+    /// How well `offered` serves someone who wants `self`: 0 is best, `None` is not at all.
+    pub fn rank(&self, offered: &Platform) -> Option<usize> {
+        let (wanted, offered) = (self.normalized(), offered.normalized());
+        if wanted.os != offered.os {
+            return None;
+        }
+        if !wanted.os_version.is_empty() && wanted.os_version != offered.os_version {
+            return None;
+        }
+        self.preference().iter().position(|(arch, variant)| {
+            *arch == offered.architecture && *variant == offered.variant
+        })
+    }
+
+    /// The entries that may serve this platform, best first; entries without a platform come last.
+    /// Attestations never do.
+    pub fn matching<'a>(&self, entries: &'a [Descriptor]) -> Vec<&'a Descriptor> {
+        let mut ranked: Vec<(usize, &Descriptor)> = entries
+            .iter()
+            .filter(|entry| !entry.is_attestation())
+            .filter_map(|entry| match &entry.platform {
+                Some(platform) if !platform.architecture.is_empty() => {
+                    self.rank(platform).map(|rank| (rank, entry))
+                }
+                _ => Some((usize::MAX, entry)),
+            })
+            .collect();
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.into_iter().map(|(_, entry)| entry).collect()
+    }
+
+    /// The best entry of an index for this platform.
+    pub fn choose<'a>(&self, entries: &'a [Descriptor]) -> Result<&'a Descriptor, NoMatch> {
+        self.matching(entries)
+            .into_iter()
+            .next()
+            .ok_or_else(|| NoMatch {
+                wanted: self.clone(),
+                offered: entries
+                    .iter()
+                    .filter(|entry| !entry.is_attestation())
+                    .filter_map(|entry| entry.platform.clone())
+                    .collect(),
+            })
+    }
+}
+
+/// Lower variants that an arm64 of this variant also runs. v9.x includes v8.(x+5).
+fn arm64_variants(variant: &str) -> Vec<String> {
+    let text = if variant.is_empty() { "v8" } else { variant };
+    let mut numbers = text
+        .trim_start_matches('v')
+        .splitn(2, '.')
+        .map(|n| n.parse::<u32>().ok());
+    let (Some(Some(major)), minor) = (numbers.next(), numbers.next().flatten().unwrap_or(0)) else {
+        return Vec::new();
+    };
+    let minor = minor.min(9);
+    let spell = |major: u32, minor: u32| match (major, minor) {
+        (8, 0) => String::new(),
+        (major, 0) => format!("v{major}"),
+        (major, minor) => format!("v{major}.{minor}"),
+    };
+    let mut order = Vec::new();
+    if major == 9 {
+        order.extend((0..minor).rev().map(|m| spell(9, m)));
+        order.extend((0..=(minor + 5).min(9)).rev().map(|m| spell(8, m)));
+    } else if major == 8 {
+        order.extend((0..minor).rev().map(|m| spell(8, m)));
+    }
+    order
+}
+
+fn normal_arch(arch: &str, variant: &str) -> (String, String) {
+    let (arch, variant) = match arch {
+        "i386" | "x86" => ("386", ""),
+        "x86_64" | "x86-64" | "amd64" => ("amd64", if variant == "v1" { "" } else { variant }),
+        "aarch64" | "arm64" => match variant {
+            "8" | "v8" | "v8.0" => ("arm64", ""),
+            "9" | "v9.0" => ("arm64", "v9"),
+            _ => ("arm64", variant),
+        },
+        "armhf" => ("arm", "v7"),
+        "armel" => ("arm", "v6"),
+        "arm" => match variant {
+            "" | "7" => ("arm", "v7"),
+            "5" => ("arm", "v5"),
+            "6" => ("arm", "v6"),
+            "8" => ("arm", "v8"),
+            _ => ("arm", variant),
+        },
+        _ => (arch, variant),
+    };
+    (arch.to_owned(), variant.to_owned())
+}
+
+fn is_os(text: &str) -> bool {
+    matches!(
+        text,
+        "linux"
+            | "windows"
+            | "darwin"
+            | "macos"
+            | "freebsd"
+            | "netbsd"
+            | "openbsd"
+            | "dragonfly"
+            | "solaris"
+            | "illumos"
+            | "android"
+            | "aix"
+            | "plan9"
+            | "js"
+            | "wasi"
+            | "wasip1"
+            | "ios"
+    )
+}
+
+fn is_arch(text: &str) -> bool {
+    matches!(
+        text,
+        "386"
+            | "amd64"
+            | "arm"
+            | "arm64"
+            | "ppc64"
+            | "ppc64le"
+            | "mips"
+            | "mipsle"
+            | "mips64"
+            | "mips64le"
+            | "riscv64"
+            | "s390x"
+            | "wasm"
+            | "loong64"
+            | "loongarch64"
+    )
+}
+
+impl FromStr for Platform {
+    type Err = PlatformError;
+
+    /// `os`, `architecture`, `os/architecture` or `os/architecture/variant`; the missing parts are the host's.
+    /// An operating system version may follow the system in brackets: `windows(10.0.17763)/amd64`.
+    fn from_str(text: &str) -> Result<Self, PlatformError> {
+        let parts: Vec<&str> = text.split('/').collect();
+        if parts.len() > 3 {
+            return Err(PlatformError::TooManyParts(text.into()));
+        }
+        let first = parts.first().copied().unwrap_or_default();
+        let (os, os_version) = match first.strip_suffix(')').and_then(|p| p.split_once('(')) {
+            Some((os, version)) => (os, version),
+            None => (first, ""),
+        };
+        let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        let rest = parts.iter().skip(1).copied();
+        for part in std::iter::once(os).chain(rest) {
+            if part.is_empty() || !part.chars().all(fine) {
+                return Err(PlatformError::Component(part.into()));
+            }
+        }
+        if !os_version.chars().all(fine) {
+            return Err(PlatformError::Component(os_version.into()));
+        }
+        let host = Platform::host();
+        let mut platform = match (parts.get(1), parts.get(2)) {
+            (Some(arch), variant) => Platform::new(os, arch, variant.copied().unwrap_or_default()),
+            (None, _) => {
+                let lower = os.to_ascii_lowercase();
+                let alone = Platform::new(&host.os, &lower, "");
+                if is_os(&lower) {
+                    Platform::new(&lower, &host.architecture, &host.variant)
+                } else if is_arch(&alone.architecture) {
+                    alone
+                } else {
+                    return Err(PlatformError::Unknown(text.into()));
+                }
+            }
+        };
+        platform.os_version = os_version.into();
+        Ok(platform)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.os.is_empty() {
+            return f.write_str("unknown");
+        }
+        f.write_str(&self.os)?;
+        if !self.os_version.is_empty() {
+            write!(f, "({})", self.os_version)?;
+        }
+        write!(f, "/{}", self.architecture)?;
+        if !self.variant.is_empty() {
+            write!(f, "/{}", self.variant)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    fn entries(platforms: &[&str]) -> Vec<Descriptor> {
+        platforms
+            .iter()
+            .map(|text| {
+                let mut d = Descriptor::new("", Digest::of(text.as_bytes()), 1);
+                d.platform = (!text.is_empty()).then(|| match text.split_once('/') {
+                    Some(("unknown", _)) => Platform {
+                        os: "unknown".into(),
+                        architecture: "unknown".into(),
+                        ..Platform::default()
+                    },
+                    _ => text.parse().unwrap(),
+                });
+                d
+            })
+            .collect()
+    }
+
+    fn chosen<'a>(wanted: &str, offered: &[&'a str]) -> Option<&'a str> {
+        let entries = entries(offered);
+        let wanted: Platform = wanted.parse().unwrap();
+        let found = wanted.choose(&entries).ok()?;
+        let at = entries.iter().position(|e| e == found)?;
+        offered.get(at).copied()
+    }
+
+    #[test]
+    fn spellings_of_one_platform_are_equal() {
+        for (text, normal) in [
+            ("linux/x86_64", "linux/amd64"),
+            ("linux/amd64/v1", "linux/amd64"),
+            ("Linux/aarch64/v8", "linux/arm64"),
+            ("linux/armhf", "linux/arm/v7"),
+            ("linux/armel", "linux/arm/v6"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/i386", "linux/386"),
+            ("windows(10.0.17763)/amd64", "windows(10.0.17763)/amd64"),
+        ] {
+            assert_eq!(
+                text.parse::<Platform>().unwrap().to_string(),
+                normal,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_nearest_lower_variant_is_chosen() {
+        assert_eq!(
+            chosen(
+                "linux/amd64/v3",
+                &["linux/386", "linux/amd64", "linux/amd64/v2"]
+            ),
+            Some("linux/amd64/v2")
+        );
+        assert_eq!(
+            chosen("linux/amd64", &["linux/amd64/v2", "linux/386"]),
+            Some("linux/386")
+        );
+        assert_eq!(
+            chosen("linux/arm/v7", &["linux/arm/v5", "linux/arm/v6"]),
+            Some("linux/arm/v6")
+        );
+        assert_eq!(chosen("linux/arm/v6", &["linux/arm/v7"]), None);
+        assert_eq!(
+            chosen("linux/arm64", &["linux/arm/v6", "linux/arm/v7"]),
+            Some("linux/arm/v7")
+        );
+        assert_eq!(
+            chosen("linux/arm64/v9", &["linux/arm64/v8.6", "linux/arm64/v8.2"]),
+            Some("linux/arm64/v8.2")
+        );
+    }
+
+    #[test]
+    fn entries_without_platform_come_last_and_attestations_never() {
+        assert_eq!(
+            chosen("linux/amd64", &["", "linux/amd64"]),
+            Some("linux/amd64")
+        );
+        assert_eq!(chosen("linux/amd64", &["linux/arm64", ""]), Some(""));
+        assert_eq!(chosen("linux/amd64", &["unknown/unknown"]), None);
+    }
+
+    #[test]
+    fn no_match_lists_what_is_offered() {
+        let entries = entries(&["linux/s390x", "windows/amd64"]);
+        let error = "linux/amd64"
+            .parse::<Platform>()
+            .unwrap()
+            .choose(&entries)
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no match for platform in manifest: linux/amd64 is not offered, only linux/s390x, windows/amd64"
+        );
+    }
+
+    #[test]
+    fn bad_specifiers_are_refused() {
+        for text in ["", "linux/", "linux/amd64/v1/x", "li nux/amd64", "nonsense"] {
+            assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_parsed_platform_prints_and_parses_back(text in "[a-z0-9_.()-]{0,8}(/[a-z0-9_.-]{1,8}){0,3}") {
+            if let Ok(platform) = text.parse::<Platform>() {
+                proptest::prop_assert_eq!(platform.to_string().parse::<Platform>().unwrap(), platform);
+            }
+        }
+    }
+}
