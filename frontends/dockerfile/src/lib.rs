@@ -1,1 +1,4 @@
 //! The Dockerfile frontend: Dockerfile to LLB and image config.
+
+pub mod lint;
+pub mod parse;

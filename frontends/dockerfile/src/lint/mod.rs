@@ -1,0 +1,1 @@
+//! Checks: the rules, which of them a file turns off, and the warnings they give.

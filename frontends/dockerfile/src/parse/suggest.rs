@@ -1,0 +1,86 @@
+//! "did you mean": the nearest known word within two edits.
+
+/// A distance from which on no suggestion is made.
+const TOO_FAR: usize = 3;
+
+/// The option nearest to `word` (the first of equals), `None` when `word` is an option or nothing is near.
+pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let mut best = None;
+    let mut best_distance = TOO_FAR;
+    for option in options {
+        if option == word {
+            return None;
+        }
+        let distance = levenshtein(word, option);
+        if distance < best_distance {
+            best = Some(option);
+            best_distance = distance;
+        }
+    }
+    best
+}
+
+/// [`nearest`] without regard to case; the answer in the case of `word` when that is all upper or all lower.
+pub fn nearest_any_case<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let lower: Vec<String> = options.into_iter().map(str::to_lowercase).collect();
+    let found = nearest(&word.to_lowercase(), lower.iter().map(String::as_str))?;
+    if word == word.to_lowercase() {
+        Some(found.to_lowercase())
+    } else if word == word.to_uppercase() {
+        Some(found.to_uppercase())
+    } else {
+        Some(found.to_owned())
+    }
+}
+
+/// `message`, with ` (did you mean X?)` when something is near.
+pub fn with_hint<'a>(message: String, word: &str, options: impl IntoIterator<Item = &'a str>) -> String {
+    match nearest(word, options) {
+        Some(near) => format!("{message} (did you mean {near}?)"),
+        None => message,
+    }
+}
+
+fn levenshtein(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.chars().collect();
+    let b: Vec<char> = b.chars().collect();
+    if a.len().abs_diff(b.len()) >= TOO_FAR {
+        return TOO_FAR;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.iter().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cb, cell) in b.iter().zip(row.iter_mut().skip(1)) {
+            let above = *cell;
+            let cost = usize::from(ca != cb);
+            left = (left + 1).min(above + 1).min(diagonal + cost);
+            diagonal = above;
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(TOO_FAR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suggests_within_two_edits_only() {
+        assert_eq!(nearest("mont", ["mount", "network"]), Some("mount"));
+        assert_eq!(nearest("mt", ["mount"]), None);
+        assert_eq!(nearest("mount", ["mount", "mounts"]), None);
+        assert_eq!(nearest("abc", ["abd", "abe"]), Some("abd"));
+    }
+
+    #[test]
+    fn the_suggestion_takes_the_case_of_the_word() {
+        assert_eq!(nearest_any_case("copi", ["COPY"]).as_deref(), Some("copy"));
+        assert_eq!(nearest_any_case("FORM", ["FROM"]).as_deref(), Some("FROM"));
+        assert_eq!(nearest_any_case("From", ["FROM"]), None);
+    }
+}
