@@ -1,6 +1,43 @@
 //! The LLB language: build a graph, marshal it, read it back, validate, digest and draw it.
 //!
 //! What may not enter: how anything is run.
+//!
+//! Two directions meet here. Frontends **build**: a [`State`] is an immutable value, each step
+//! gives a new one, and nothing is encoded until [`State::marshal`]. The engine **reads**:
+//! [`graph::Graph::load`] takes the definition of any frontend, keeps the bytes of every op (its
+//! digest is theirs) and refuses what cannot be a graph.
+
+pub mod caps;
+mod constraints;
+mod digest;
+mod env;
+mod exec;
+mod file;
+mod foreign;
+mod git;
+pub mod graph;
+pub mod json;
+mod marshal;
+mod names;
+pub mod path;
+pub mod platform;
+mod source;
+mod source_map;
+mod state;
+
+pub use constraints::Constraints;
+pub use digest::digest_of;
+pub use env::Env;
+pub use exec::{CacheSharing, Exec, Mount, ProxyEnv, Run, Secret, Ssh};
+pub use file::{Chmod, Copy, FileActions, Mkdir, Mkfile, Owner, Rm, Symlink, User};
+pub use foreign::ForeignError;
+pub use git::{GitRemote, GitRemoteError};
+pub use graph::Graph;
+pub use marshal::{MarshalError, MarshalOptions};
+pub use names::vertex_name;
+pub use source::{GitSource, HttpSource, ImageSource, LocalSource, OciLayoutSource, ResolveMode};
+pub use source_map::SourceMap;
+pub use state::{Slot, State};
 
 /// The protobuf messages of LLB, generated from `proto/ops.proto`.
 pub mod pb {

@@ -1,0 +1,448 @@
+//! Ops as JSON, in the form that Go prints protobuf messages (original field names, 64-bit
+//! numbers as text, enums by name): for the `convertllb` answer, error details and debugging.
+
+use serde_json::{Map, Value, json};
+
+use crate::pb;
+
+/// One op.
+pub fn op(op: &pb::Op) -> Value {
+    let mut out = Object::new();
+    out.list("inputs", &op.inputs, |input| {
+        let mut out = Object::new();
+        out.text("digest", &input.digest);
+        out.int64("index", input.index);
+        out.done()
+    });
+    match &op.op {
+        Some(pb::op::Op::Exec(exec)) => out.set("exec", self::exec(exec)),
+        Some(pb::op::Op::Source(source)) => {
+            let mut o = Object::new();
+            o.text("identifier", &source.identifier);
+            o.map("attrs", &source.attrs);
+            out.set("source", o.done());
+        }
+        Some(pb::op::Op::File(file)) => {
+            let mut o = Object::new();
+            o.list("actions", &file.actions, action);
+            out.set("file", o.done());
+        }
+        Some(pb::op::Op::Build(build)) => {
+            let mut o = Object::new();
+            o.int64("builder", build.builder);
+            o.map("attrs", &build.attrs);
+            out.set("build", o.done());
+        }
+        Some(pb::op::Op::Merge(merge)) => {
+            let mut o = Object::new();
+            o.list("inputs", &merge.inputs, |i| input(i.input));
+            out.set("merge", o.done());
+        }
+        Some(pb::op::Op::Diff(diff)) => {
+            let mut o = Object::new();
+            o.maybe("lower", diff.lower.as_ref().map(|l| input(l.input)));
+            o.maybe("upper", diff.upper.as_ref().map(|u| input(u.input)));
+            out.set("diff", o.done());
+        }
+        Some(pb::op::Op::Passthrough(pass)) => {
+            let mut o = Object::new();
+            o.text("id", &pass.id);
+            o.list("outputs", &pass.outputs, |n| json!(n.to_string()));
+            out.set("passthrough", o.done());
+        }
+        None => {}
+    }
+    out.maybe("platform", op.platform.as_ref().map(platform));
+    out.maybe(
+        "constraints",
+        op.constraints.as_ref().map(|c| {
+            let mut o = Object::new();
+            o.list("filter", &c.filter, |f| json!(f));
+            o.done()
+        }),
+    );
+    out.done()
+}
+
+/// What is known of an op besides it.
+pub fn metadata(metadata: &pb::OpMetadata) -> Value {
+    let mut out = Object::new();
+    out.flag("ignore_cache", metadata.ignore_cache);
+    out.map("description", &metadata.description);
+    out.maybe(
+        "export_cache",
+        metadata.export_cache.as_ref().map(|e| {
+            let mut o = Object::new();
+            o.flag("Value", e.value);
+            o.done()
+        }),
+    );
+    if !metadata.caps.is_empty() {
+        let caps = metadata.caps.iter().map(|(k, v)| (k.clone(), json!(v)));
+        out.set("caps", Value::Object(caps.collect()));
+    }
+    out.maybe(
+        "progress_group",
+        metadata.progress_group.as_ref().map(|group| {
+            let mut o = Object::new();
+            o.text("id", &group.id);
+            o.text("name", &group.name);
+            o.flag("weak", group.weak);
+            o.done()
+        }),
+    );
+    out.maybe(
+        "linux_resources",
+        metadata.linux_resources.as_ref().map(|r| {
+            let mut o = Object::new();
+            o.int64("memory", r.memory);
+            o.int64("memorySwap", r.memory_swap);
+            o.uint64("cpuShares", r.cpu_shares);
+            o.uint64("cpuPeriod", r.cpu_period);
+            o.int64("cpuQuota", r.cpu_quota);
+            o.text("cpusetCpus", &r.cpuset_cpus);
+            o.text("cpusetMems", &r.cpuset_mems);
+            o.done()
+        }),
+    );
+    out.done()
+}
+
+fn platform(platform: &pb::Platform) -> Value {
+    let mut out = Object::new();
+    out.text("Architecture", &platform.architecture);
+    out.text("OS", &platform.os);
+    out.text("Variant", &platform.variant);
+    out.text("OSVersion", &platform.os_version);
+    out.list("OSFeatures", &platform.os_features, |f| json!(f));
+    out.done()
+}
+
+fn input(number: i64) -> Value {
+    let mut out = Object::new();
+    out.int64("input", number);
+    out.done()
+}
+
+fn exec(exec: &pb::ExecOp) -> Value {
+    let mut out = Object::new();
+    out.maybe("meta", exec.meta.as_ref().map(meta));
+    out.list("mounts", &exec.mounts, mount);
+    out.name("network", exec.network, exec.network().as_str_name());
+    out.name("security", exec.security, exec.security().as_str_name());
+    out.list("secretenv", &exec.secretenv, |secret| {
+        let mut o = Object::new();
+        o.text("ID", &secret.id);
+        o.text("name", &secret.name);
+        o.flag("optional", secret.optional);
+        o.done()
+    });
+    out.list("cdiDevices", &exec.cdi_devices, |device| {
+        let mut o = Object::new();
+        o.text("name", &device.name);
+        o.flag("optional", device.optional);
+        o.done()
+    });
+    out.done()
+}
+
+fn meta(meta: &pb::Meta) -> Value {
+    let mut out = Object::new();
+    out.list("args", &meta.args, |s| json!(s));
+    out.list("env", &meta.env, |s| json!(s));
+    out.text("cwd", &meta.cwd);
+    out.text("user", &meta.user);
+    out.maybe(
+        "proxy_env",
+        meta.proxy_env.as_ref().map(|proxy| {
+            let mut o = Object::new();
+            o.text("http_proxy", &proxy.http_proxy);
+            o.text("https_proxy", &proxy.https_proxy);
+            o.text("ftp_proxy", &proxy.ftp_proxy);
+            o.text("no_proxy", &proxy.no_proxy);
+            o.text("all_proxy", &proxy.all_proxy);
+            o.done()
+        }),
+    );
+    out.list("extraHosts", &meta.extra_hosts, |host| {
+        let mut o = Object::new();
+        o.text("Host", &host.host);
+        o.text("IP", &host.ip);
+        o.done()
+    });
+    out.text("hostname", &meta.hostname);
+    out.list("ulimit", &meta.ulimit, |limit| {
+        let mut o = Object::new();
+        o.text("Name", &limit.name);
+        o.int64("Soft", limit.soft);
+        o.int64("Hard", limit.hard);
+        o.done()
+    });
+    out.text("cgroupParent", &meta.cgroup_parent);
+    out.flag(
+        "removeMountStubsRecursive",
+        meta.remove_mount_stubs_recursive,
+    );
+    out.list("validExitCodes", &meta.valid_exit_codes, |code| json!(code));
+    out.done()
+}
+
+fn mount(mount: &pb::Mount) -> Value {
+    let mut out = Object::new();
+    out.int64("input", mount.input);
+    out.text("selector", &mount.selector);
+    out.text("dest", &mount.dest);
+    out.int64("output", mount.output);
+    out.flag("readonly", mount.readonly);
+    out.name(
+        "mountType",
+        mount.mount_type,
+        mount.mount_type().as_str_name(),
+    );
+    out.maybe(
+        "TmpfsOpt",
+        mount.tmpfs_opt.as_ref().map(|tmpfs| {
+            let mut o = Object::new();
+            o.int64("size", tmpfs.size);
+            o.done()
+        }),
+    );
+    out.maybe(
+        "cacheOpt",
+        mount.cache_opt.as_ref().map(|cache| {
+            let mut o = Object::new();
+            o.text("ID", &cache.id);
+            o.name("sharing", cache.sharing, cache.sharing().as_str_name());
+            o.done()
+        }),
+    );
+    let forwarded = |id: &str, uid: u32, gid: u32, mode: u32, optional: bool| {
+        let mut o = Object::new();
+        o.text("ID", id);
+        o.number("uid", uid.into());
+        o.number("gid", gid.into());
+        o.number("mode", mode.into());
+        o.flag("optional", optional);
+        o.done()
+    };
+    out.maybe(
+        "secretOpt",
+        mount
+            .secret_opt
+            .as_ref()
+            .map(|s| forwarded(&s.id, s.uid, s.gid, s.mode, s.optional)),
+    );
+    out.maybe(
+        "SSHOpt",
+        mount
+            .ssh_opt
+            .as_ref()
+            .map(|s| forwarded(&s.id, s.uid, s.gid, s.mode, s.optional)),
+    );
+    out.text("resultID", &mount.result_id);
+    out.name(
+        "contentCache",
+        mount.content_cache,
+        mount.content_cache().as_str_name(),
+    );
+    out.done()
+}
+
+fn action(action: &pb::FileAction) -> Value {
+    use pb::file_action::Action;
+    let mut out = Object::new();
+    out.int64("input", action.input);
+    out.int64("secondaryInput", action.secondary_input);
+    out.int64("output", action.output);
+    let mut o = Object::new();
+    match &action.action {
+        Some(Action::Copy(a)) => {
+            o.text("src", &a.src);
+            o.text("dest", &a.dest);
+            o.maybe("owner", a.owner.as_ref().map(owner));
+            o.number("mode", a.mode.into());
+            o.flag("followSymlink", a.follow_symlink);
+            o.flag("dirCopyContents", a.dir_copy_contents);
+            o.flag(
+                "attemptUnpackDockerCompatibility",
+                a.attempt_unpack_docker_compatibility,
+            );
+            o.flag("createDestPath", a.create_dest_path);
+            o.flag("allowWildcard", a.allow_wildcard);
+            o.flag("allowEmptyWildcard", a.allow_empty_wildcard);
+            o.int64("timestamp", a.timestamp);
+            o.list("include_patterns", &a.include_patterns, |s| json!(s));
+            o.list("exclude_patterns", &a.exclude_patterns, |s| json!(s));
+            o.flag(
+                "alwaysReplaceExistingDestPaths",
+                a.always_replace_existing_dest_paths,
+            );
+            o.text("modeStr", &a.mode_str);
+            o.list("required_paths", &a.required_paths, |s| json!(s));
+            out.set("copy", o.done());
+        }
+        Some(Action::Mkfile(a)) => {
+            o.text("path", &a.path);
+            o.number("mode", a.mode.into());
+            if !a.data.is_empty() {
+                o.set("data", json!(base64(&a.data)));
+            }
+            o.maybe("owner", a.owner.as_ref().map(owner));
+            o.int64("timestamp", a.timestamp);
+            out.set("mkfile", o.done());
+        }
+        Some(Action::Mkdir(a)) => {
+            o.text("path", &a.path);
+            o.number("mode", a.mode.into());
+            o.flag("makeParents", a.make_parents);
+            o.maybe("owner", a.owner.as_ref().map(owner));
+            o.int64("timestamp", a.timestamp);
+            out.set("mkdir", o.done());
+        }
+        Some(Action::Rm(a)) => {
+            o.text("path", &a.path);
+            o.flag("allowNotFound", a.allow_not_found);
+            o.flag("allowWildcard", a.allow_wildcard);
+            out.set("rm", o.done());
+        }
+        Some(Action::Symlink(a)) => {
+            o.text("oldpath", &a.oldpath);
+            o.text("newpath", &a.newpath);
+            o.maybe("owner", a.owner.as_ref().map(owner));
+            o.int64("timestamp", a.timestamp);
+            out.set("symlink", o.done());
+        }
+        None => {}
+    }
+    out.done()
+}
+
+fn owner(owner: &pb::ChownOpt) -> Value {
+    let mut out = Object::new();
+    out.maybe("user", owner.user.as_ref().map(user));
+    out.maybe("group", owner.group.as_ref().map(user));
+    out.done()
+}
+
+fn user(user: &pb::UserOpt) -> Value {
+    let mut out = Object::new();
+    match &user.user {
+        Some(pb::user_opt::User::ById(id)) => out.set("byID", json!(id)),
+        Some(pb::user_opt::User::ByName(name)) => {
+            let mut o = Object::new();
+            o.text("name", &name.name);
+            o.int64("input", name.input);
+            out.set("byName", o.done());
+        }
+        None => {}
+    }
+    out.done()
+}
+
+/// Standard base64 with padding. Written out here, as nothing else in this crate needs it.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().enumerate().fold(0u32, |word, (i, byte)| {
+            word | u32::from(*byte) << (16 - 8 * i)
+        });
+        for i in 0..4 {
+            if i <= chunk.len() {
+                let index = (word >> (18 - 6 * i)) & 63;
+                out.push(char::from(ALPHABET[index as usize]));
+            } else {
+                out.push('=');
+            }
+        }
+    }
+    out
+}
+
+/// A JSON object without zero values.
+struct Object(Map<String, Value>);
+
+impl Object {
+    fn new() -> Self {
+        Self(Map::new())
+    }
+
+    fn set(&mut self, key: &str, value: Value) {
+        self.0.insert(key.to_owned(), value);
+    }
+
+    fn maybe(&mut self, key: &str, value: Option<Value>) {
+        if let Some(value) = value {
+            self.set(key, value);
+        }
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        if !value.is_empty() {
+            self.set(key, json!(value));
+        }
+    }
+
+    fn flag(&mut self, key: &str, value: bool) {
+        if value {
+            self.set(key, json!(true));
+        }
+    }
+
+    fn number(&mut self, key: &str, value: i64) {
+        if value != 0 {
+            self.set(key, json!(value));
+        }
+    }
+
+    fn int64(&mut self, key: &str, value: i64) {
+        if value != 0 {
+            self.set(key, json!(value.to_string()));
+        }
+    }
+
+    fn uint64(&mut self, key: &str, value: u64) {
+        if value != 0 {
+            self.set(key, json!(value.to_string()));
+        }
+    }
+
+    fn name(&mut self, key: &str, number: i32, name: &str) {
+        if number != 0 {
+            self.set(key, json!(name));
+        }
+    }
+
+    fn map(&mut self, key: &str, value: &std::collections::BTreeMap<String, String>) {
+        if !value.is_empty() {
+            let entries = value.iter().map(|(k, v)| (k.clone(), json!(v)));
+            self.set(key, Value::Object(entries.collect()));
+        }
+    }
+
+    fn list<T>(&mut self, key: &str, value: &[T], item: impl Fn(&T) -> Value) {
+        if !value.is_empty() {
+            self.set(key, Value::Array(value.iter().map(item).collect()));
+        }
+    }
+
+    fn done(self) -> Value {
+        Value::Object(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn bytes_are_printed_as_base64() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
+            assert_eq!(super::base64(bytes.as_bytes()), text);
+        }
+    }
+}
