@@ -1,1 +1,17 @@
-//! Graph scheduling, cache keys, ops, snapshots, mounts, sources, exporters.
+//! The solver: graph scheduling, cache keys, ops, snapshots, mounts, sources, exporters.
+//!
+//! A [`Solver`] is one store on disk; a [`Job`] is one build on it; a [`ResultRef`] is a lazy result.
+//!
+//! What may not enter: frontends, command lines, terminals; the environment and `$HOME`.
+
+mod error;
+mod export;
+mod job;
+mod result;
+mod solver;
+
+pub use error::SolverError;
+pub use export::{ExportResponse, Exporter, OutputTarget, SolvedRefs, SolvedResult};
+pub use job::{Job, JobOptions};
+pub use result::{ResultRef, RootFs, ScratchDir};
+pub use solver::{Solver, SolverOptions};
