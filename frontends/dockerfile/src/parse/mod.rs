@@ -1,21 +1,32 @@
 //! Dockerfile text to a tree: pure functions of bytes, in time linear to their length.
 //!
-//! The order of work is that of the file format: lines and continuations ([`lines`]), the split of an instruction into
-//! keyword, flags and arguments ([`split`]), heredocs ([`heredoc`]), then typed instructions ([`instruction`]).
+//! The order of work is that of the file format: lines and continuations (`lines`), the split of an instruction into
+//! keyword, flags and arguments (`split`), heredocs ([`heredoc`]), then typed instructions (`instruction`).
 //! Expansion of words ([`expand`]) is done by the conversion, which knows the values.
 
 pub mod ast;
+mod csv;
+mod device;
+mod duration;
 pub mod error;
 pub mod expand;
+mod flags;
 pub mod heredoc;
+mod instruction;
+mod lines;
 pub mod mount;
+mod node;
+pub mod pattern;
 pub mod quote;
+mod split;
 pub mod suggest;
 pub mod syntax;
 
 pub use ast::*;
 pub use error::ParseError;
 pub use syntax::{Syntax, detect_syntax};
+
+use instruction::Typed;
 
 /// What could be read of a file, and what stopped it.
 #[derive(Clone, Debug, Default)]
@@ -39,14 +50,88 @@ pub fn parse(bytes: &[u8]) -> Result<Dockerfile, ParseError> {
 }
 
 /// Parse a file and keep what precedes a mistake: for the checks of a broken file.
-pub fn parse_lenient(_bytes: &[u8]) -> Parsed {
-    Parsed::default()
+pub fn parse_lenient(bytes: &[u8]) -> Parsed {
+    if bytes.is_empty() {
+        return Parsed {
+            error: Some(ParseError::whole_file("the Dockerfile cannot be empty")),
+            ..Parsed::default()
+        };
+    }
+    let lines = lines::read(bytes);
+    let mut dockerfile = Dockerfile {
+        escape: lines.escape,
+        directives: lines.directives,
+        empty_continuations: lines.empty_continuations,
+        ..Dockerfile::default()
+    };
+    if lines.error.is_some() {
+        return Parsed {
+            dockerfile,
+            error: lines.error,
+        };
+    }
+    for node in lines.nodes {
+        if let Err(err) = add_node(node, &mut dockerfile) {
+            return Parsed {
+                dockerfile,
+                error: Some(err),
+            };
+        }
+    }
+    let error = dockerfile
+        .stages
+        .is_empty()
+        .then(|| ParseError::whole_file("dockerfile contains no stages to build"));
+    Parsed { dockerfile, error }
+}
+
+fn add_node(node: node::Node, dockerfile: &mut Dockerfile) -> Result<(), ParseError> {
+    let location = node.location;
+    let typed = instruction::typed(node).map_err(|e| {
+        let line = location.start;
+        ParseError::at(
+            format!("dockerfile parse error on line {line}: {e}"),
+            location,
+        )
+    });
+    match (typed?, dockerfile.stages.last_mut()) {
+        (Typed::From(stage), _) => dockerfile.stages.push(*stage),
+        (Typed::Instruction(instruction), Some(stage)) => stage.instructions.push(*instruction),
+        (Typed::Instruction(instruction), None) => match instruction.kind {
+            Kind::Arg(_) => dockerfile.meta_args.push(*instruction),
+            _ => {
+                return Err(ParseError::at(
+                    "no build stage in current context",
+                    location,
+                ));
+            }
+        },
+    }
+    Ok(())
 }
 
 /// Parse a trigger of ONBUILD; `location` is the FROM line it belongs to.
 ///
+/// A trigger is a file of its own: no directive of the Dockerfile applies to it.
+///
 /// # Errors
 /// Those of an instruction, and more or less than one instruction.
-pub fn parse_onbuild_trigger(_expression: &str, location: LineRange) -> Result<Instruction, ParseError> {
-    Err(ParseError::at("onbuild trigger should be a single expression", location))
+pub fn parse_onbuild_trigger(
+    expression: &str,
+    location: LineRange,
+) -> Result<Instruction, ParseError> {
+    let lines = lines::read(expression.as_bytes());
+    if let Some(err) = lines.error {
+        return Err(ParseError::at(err.message, location));
+    }
+    let single = || ParseError::at("onbuild trigger should be a single expression", location);
+    let [node] = <[node::Node; 1]>::try_from(lines.nodes).map_err(|_| single())?;
+    match instruction::typed(node) {
+        Ok(Typed::Instruction(instruction)) => Ok(Instruction {
+            location,
+            ..*instruction
+        }),
+        Ok(Typed::From(_)) => Err(single()),
+        Err(message) => Err(ParseError::at(message, location)),
+    }
 }
