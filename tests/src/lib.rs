@@ -1,1 +1,13 @@
-//! Whole-program tests against real servers and clients.
+//! Whole-program tests: the harness that starts real servers, runs the real binary and reads what it
+//! made. Test files are under `tests/`, their data under `data/`.
+//!
+//! What may not enter: the product's own code for judging results (images are read back here by
+//! means of our own and by Debian's tools, so that one bug cannot hide another).
+
+pub mod base_images;
+pub mod case;
+pub mod expect;
+pub mod image;
+pub mod program;
+pub mod registry;
+pub mod tls;
