@@ -3,7 +3,11 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(
-        ["proto/gateway.proto", "proto/health.proto", "proto/policy.proto"],
+        [
+            "proto/gateway.proto",
+            "proto/health.proto",
+            "proto/policy.proto",
+        ],
         ["proto"],
     )?;
     tonic_prost_build::configure()
