@@ -7,6 +7,8 @@
 mod error;
 mod export;
 mod job;
+#[allow(dead_code)]
+mod key;
 mod result;
 mod solver;
 
