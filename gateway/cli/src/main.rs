@@ -1,1 +1,48 @@
-fn main() {}
+//! The command line: flags, configuration files, progress on a terminal, error pages.
+//!
+//! What may not enter: protocol details.
+
+mod args;
+mod build;
+mod config;
+mod error;
+mod excerpt;
+mod progress;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // Before any thread exists: this same binary is also the launcher of build steps, and for an
+    // ordinary user everything below runs in a user namespace of its own.
+    gateway_sandbox::maybe_run_zygote();
+    let cli = args::Cli::parse();
+    match gateway_sandbox::rootless::enter_user_namespace(Default::default()) {
+        Ok(Some(code)) => return code,
+        Ok(None) => {}
+        Err(error) => return fail(&format!("error: {error}\n"), ExitCode::from(error::FAILED)),
+    }
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.page(), error.exit_code()),
+    }
+}
+
+fn run(cli: &args::Cli) -> Result<(), error::CliError> {
+    match &cli.command {
+        args::Command::Build(args) => build::run(args),
+    }
+}
+
+/// This process stands in a user namespace: root here is an ordinary user outside.
+fn is_rootless() -> bool {
+    gateway_sandbox::rootless::in_user_namespace()
+}
+
+fn fail(text: &str, code: ExitCode) -> ExitCode {
+    // A closed stderr changes nothing about the outcome.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    code
+}

@@ -1,0 +1,122 @@
+//! The command line as data: one definition for parsing, help and completions.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::progress::Mode;
+
+/// Builds images from build files whose `# syntax` line names a frontend image.
+#[derive(Debug, Parser)]
+#[command(name = "gateway", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Build(Box<Build>),
+}
+
+/// Build an image from a context directory.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  gateway build .                                        build ./Dockerfile into the image store
+  gateway build -t me/app --output type=oci,dest=app.tar .   write an OCI archive
+  gateway build --build-arg VERSION=1.2 --target test .  a stage, with an argument
+  gateway build --secret id=npm,src=$HOME/.npmrc .       a secret for RUN --mount=type=secret,id=npm")]
+pub struct Build {
+    /// Directory whose files the build may copy
+    #[arg(value_name = "CONTEXT")]
+    pub context: PathBuf,
+
+    /// Build file [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Name of the image, e.g. registry.example/team/app:1.2 (may be repeated)
+    #[arg(short, long = "tag", value_name = "NAME")]
+    pub tags: Vec<String>,
+
+    /// Where the result goes: type=image, type=oci,dest=FILE, type=docker,dest=FILE (may be repeated)
+    #[arg(short, long = "output", value_name = "TYPE,KEY=VALUE")]
+    pub outputs: Vec<String>,
+
+    /// Argument of the build file, KEY=VALUE, or KEY to take it from the environment
+    #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
+    pub build_args: Vec<String>,
+
+    /// A further context, NAME=DIR, NAME=docker-image://REF, ...
+    #[arg(long = "build-context", value_name = "NAME=SOURCE")]
+    pub build_contexts: Vec<String>,
+
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+
+    /// Platforms to build for, e.g. linux/amd64,linux/arm64
+    #[arg(long = "platform", value_name = "PLATFORM")]
+    pub platforms: Vec<String>,
+
+    /// Label of the image
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+
+    /// Run every step again
+    #[arg(long)]
+    pub no_cache: bool,
+
+    /// Ask the registry for every image, even one that is known
+    #[arg(long)]
+    pub pull: bool,
+
+    /// Network of RUN steps: default, none or host (host needs --allow network.host)
+    #[arg(long, value_name = "MODE")]
+    pub network: Option<String>,
+
+    /// Line for /etc/hosts of RUN steps, HOST:IP
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    pub add_hosts: Vec<String>,
+
+    /// Secret for the build: id=ID,src=FILE or id=ID,env=VARIABLE
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub secrets: Vec<String>,
+
+    /// SSH agent for the build: default, or ID=SOCKET
+    #[arg(long = "ssh", value_name = "SPEC")]
+    pub ssh: Vec<String>,
+
+    /// Let the build do something privileged: network.host or security.insecure
+    #[arg(long = "allow", value_name = "ENTITLEMENT")]
+    pub allow: Vec<String>,
+
+    /// Frontend option, handed through as it is
+    #[arg(long = "opt", value_name = "KEY=VALUE")]
+    pub opts: Vec<String>,
+
+    /// Image store and cache [default: /var/lib/gateway, or ~/.local/share/gateway for users]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// Configuration with the [registry."HOST"] tables of buildkitd.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// How progress is shown, on stderr
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub progress: Mode,
+
+    /// Print nothing but the digest of the image
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// Write the digest of the image's configuration to a file
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+
+    /// Write what the exporters say (digests, names) to a JSON file
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+}

@@ -1,0 +1,175 @@
+//! `gateway build`.
+
+mod csv;
+mod output;
+mod request;
+pub mod secrets;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use gateway_bridge::{
+    BuildRequest, BuildResponse, Engine, EngineOptions, FrontendLimits, FrontendPolicy,
+};
+use gateway_solver::{Solver, SolverOptions};
+use tokio_util::sync::CancellationToken;
+
+use self::secrets::Environment;
+use crate::args::Build;
+use crate::config;
+use crate::error::CliError;
+use crate::progress::{Display, Mode};
+
+/// Keys of the exporter's answer that go to files and stdout.
+const IMAGE_DIGEST: &str = "containerimage.digest";
+const CONFIG_DIGEST: &str = "containerimage.config.digest";
+
+pub fn run(args: &Build) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    let result = runtime.block_on(build(args));
+    // A blocking read of a stuck file system must not keep an ended build alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    result
+}
+
+async fn build(args: &Build) -> Result<(), CliError> {
+    let env: Environment = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let exporters = output::exporters(&args.outputs, &args.tags)?;
+    let inputs = request::inputs(args, &env, session_id())?;
+    let (registries, warnings) = config::registries(args.config.as_deref(), &env)?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    let root = config::store_root(
+        args.root.as_deref(),
+        &env,
+        rustix::process::geteuid().is_root() && !crate::is_rootless(),
+    )?;
+
+    let solver = Solver::open(SolverOptions {
+        root,
+        registries,
+        launcher: gateway_sandbox::LauncherOptions::default(),
+        max_parallelism: 0,
+        default_platform: gateway_llb::platform::host(),
+    })
+    .await?;
+    let engine = Engine::new(EngineOptions {
+        solver,
+        builtins: BTreeMap::from([("dockerfile.v0".to_owned(), gateway_dockerfile::frontend())]),
+        policy: FrontendPolicy::default(),
+        limits: FrontendLimits::default(),
+    });
+
+    let mode = if args.quiet {
+        Mode::Quiet
+    } else {
+        args.progress
+    };
+    let display = Display::start(mode);
+    let cancel = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(cancel.clone()));
+    let result = engine
+        .build(BuildRequest {
+            frontend: "dockerfile.v0".to_owned(),
+            opts: inputs.opts,
+            inputs: BTreeMap::new(),
+            session: Arc::new(inputs.session),
+            progress: display.progress(),
+            entitlements: inputs.entitlements,
+            exporters,
+            cancel: cancel.clone(),
+        })
+        .await;
+    drop(engine);
+    display.finish().await;
+    match result {
+        Ok(response) => report(args, &response),
+        Err(_) if cancel.is_cancelled() => Err(CliError::Interrupted),
+        Err(error) => Err(CliError::Build(Box::new(error))),
+    }
+}
+
+/// The first signal cancels the build and lets it clean up; a second one ends at once.
+async fn cancel_on_signal(cancel: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return;
+    };
+    for count in 0.. {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if count > 0 {
+            std::process::exit(i32::from(crate::error::INTERRUPTED));
+        }
+        cancel.cancel();
+    }
+}
+
+/// 25 characters of base 36, the form that sessions have elsewhere.
+fn session_id() -> String {
+    let mut bytes = [0_u8; 25];
+    // Without random bytes the id is weaker, never wrong: it only has to differ between builds.
+    if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).is_err() {
+        bytes[..4].copy_from_slice(&std::process::id().to_le_bytes());
+    }
+    bytes
+        .iter()
+        .map(|byte| char::from_digit(u32::from(byte % 36), 36).unwrap_or('0'))
+        .collect()
+}
+
+fn report(args: &Build, response: &BuildResponse) -> Result<(), CliError> {
+    let digest = |key: &str| response.exporter.get(key);
+    if let Some(path) = &args.iidfile {
+        let id = digest(CONFIG_DIGEST).or_else(|| digest(IMAGE_DIGEST));
+        write(path, id.map_or("", String::as_str).as_bytes())?;
+    }
+    if let Some(path) = &args.metadata_file {
+        let mut json = serde_json::to_vec_pretty(&metadata(response)).unwrap_or_default();
+        json.push(b'\n');
+        write(path, &json)?;
+    }
+    if let (true, Some(digest)) = (args.quiet, digest(IMAGE_DIGEST)) {
+        // Nobody reading stdout is no failure of the build.
+        let _ = writeln!(std::io::stdout(), "{digest}");
+    }
+    Ok(())
+}
+
+/// The exporter's answer with its JSON values as JSON, as buildx writes it.
+fn metadata(response: &BuildResponse) -> serde_json::Value {
+    use base64::Engine as _;
+    let value = |text: &String| {
+        base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
+            .filter(serde_json::Value::is_object)
+            .unwrap_or_else(|| serde_json::Value::String(text.clone()))
+    };
+    response
+        .exporter
+        .iter()
+        .map(|(key, text)| (key.clone(), value(text)))
+        .collect()
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    std::fs::write(path, bytes).map_err(|source| CliError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}

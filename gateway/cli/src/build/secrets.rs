@@ -1,0 +1,132 @@
+//! `--secret` and `--ssh`: what a build may use and never keeps.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use gateway_session::ssh::Agent;
+use gateway_session::{Secret, SecretSource};
+
+use super::csv;
+use crate::error::UsageError;
+
+/// The environment, as a value.
+pub type Environment = BTreeMap<String, String>;
+
+/// One `--secret`: its id and where its value comes from.
+pub fn secret(text: &str, env: &Environment) -> Result<(String, SecretSource), UsageError> {
+    let wrong = |problem: String| UsageError::new("--secret", text, problem);
+    let mut fields: BTreeMap<String, String> = BTreeMap::new();
+    for (key, value) in csv::pairs(text).map_err(wrong)? {
+        let value = value.ok_or_else(|| wrong(format!("{key:?} needs a value: {key}=...")))?;
+        match key.to_lowercase().as_str() {
+            "source" => fields.insert("src".into(), value),
+            known @ ("id" | "src" | "env" | "type") => fields.insert(known.into(), value),
+            other => {
+                return Err(wrong(format!(
+                    "unknown key {other:?}: id, src, env and type are known"
+                )));
+            }
+        };
+    }
+    let id = fields
+        .remove("id")
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| wrong("no id: write id=ID,src=FILE".into()))?;
+    let variable = |name: String| match env.get(&name) {
+        Some(value) => SecretSource::Value(Secret::new(value.clone().into_bytes())),
+        None => SecretSource::MissingVariable(name),
+    };
+    let src = fields.remove("src");
+    let source = match (fields.remove("type").as_deref(), fields.remove("env"), src) {
+        (None | Some("env"), Some(name), None) => variable(name),
+        (Some("env"), None, Some(name)) => variable(name),
+        (Some("env"), None, None) => variable(id.clone()),
+        (None | Some("file"), None, Some(path)) => file(path, wrong)?,
+        (None, None, None) if env.contains_key(&id) => variable(id.clone()),
+        (None | Some("file"), None, None) => file(id.clone(), wrong)?,
+        (Some(kind @ ("file" | "env")), _, _) | (None, Some(kind), _) => {
+            return Err(wrong(format!(
+                "both a file and a variable are named ({kind})"
+            )));
+        }
+        (Some(other), _, _) => return Err(wrong(format!("unknown type {other:?}: file or env"))),
+    };
+    Ok((id, source))
+}
+
+/// Checked at once, so that a typing error does not show an hour into the build.
+fn file(path: String, wrong: impl Fn(String) -> UsageError) -> Result<SecretSource, UsageError> {
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => Err(wrong(format!("{path} is a directory"))),
+        Ok(_) => Ok(SecretSource::File(PathBuf::from(path))),
+        Err(error) => Err(wrong(format!("{path}: {error}"))),
+    }
+}
+
+/// One `--ssh`: `default`, `ID` or `ID=SOCKET`.
+pub fn agent(text: &str, env: &Environment) -> Result<Agent, UsageError> {
+    let wrong = |problem: String| UsageError::new("--ssh", text, problem);
+    let (id, path) = match text.split_once('=') {
+        Some((id, path)) => (id, Some(path.to_owned())),
+        None => (text, None),
+    };
+    if id.is_empty() {
+        return Err(wrong("no id: write default or ID=SOCKET".into()));
+    }
+    let socket = path
+        .or_else(|| env.get("SSH_AUTH_SOCK").cloned())
+        .filter(|path| !path.is_empty())
+        .ok_or_else(|| wrong("no agent: SSH_AUTH_SOCK is not set; write ID=SOCKET".into()))?;
+    use std::os::unix::fs::FileTypeExt;
+    match std::fs::metadata(&socket) {
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(Agent {
+            id: id.to_owned(),
+            socket: PathBuf::from(socket),
+        }),
+        Ok(_) => Err(wrong(format!(
+            "{socket} is not a socket; key files are not supported yet, add the key to an agent"
+        ))),
+        Err(error) => Err(wrong(format!("{socket}: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Environment {
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn a_bare_id_is_a_variable_if_there_is_one() {
+        let (id, source) = secret("id=TOKEN", &env(&[("TOKEN", "x")])).unwrap();
+        assert_eq!(id, "TOKEN");
+        assert!(matches!(source, SecretSource::Value(_)));
+        assert!(
+            secret("id=TOKEN", &env(&[])).is_err(),
+            "no such file either"
+        );
+    }
+
+    #[test]
+    fn a_missing_variable_shows_only_when_used() {
+        let (_, source) = secret("id=a,env=NOPE", &env(&[])).unwrap();
+        assert!(matches!(source, SecretSource::MissingVariable(name) if name == "NOPE"));
+    }
+
+    #[test]
+    fn a_missing_file_is_refused_at_once_and_named() {
+        let error = secret("id=a,src=/no/such/file", &env(&[])).unwrap_err();
+        assert!(error.to_string().contains("/no/such/file"), "{error}");
+    }
+
+    #[test]
+    fn an_agent_needs_a_socket() {
+        assert!(agent("default", &env(&[])).is_err());
+        assert!(agent("default=/etc/passwd", &env(&[])).is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! What the command line itself refuses, and how the end of a build is told.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The build failed, or something it needs did.
+pub const FAILED: u8 = 1;
+/// The command line or a configuration file is wrong; nothing was started.
+pub const USAGE: u8 = 2;
+/// Ended by Ctrl-C or SIGTERM, as shells count it (128 + SIGINT).
+pub const INTERRUPTED: u8 = 130;
+
+/// A flag that cannot be used as it was given.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag} {value:?}: {problem}")]
+pub struct UsageError {
+    flag: String,
+    value: String,
+    problem: String,
+}
+
+impl UsageError {
+    pub fn new(flag: impl Into<String>, value: impl Into<String>, problem: String) -> Self {
+        UsageError {
+            flag: flag.into(),
+            value: value.into(),
+            problem,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    #[error("cannot use the context {path}: {source}")]
+    Context {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "{path} is not a directory; contexts from stdin, archives and URLs are not supported yet"
+    )]
+    ContextKind { path: PathBuf },
+    #[error("cannot read the build file {path}: {source}")]
+    BuildFile {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("cannot read the configuration {path}: {source}")]
+    ConfigFile {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("configuration {path}: {problem}")]
+    Config { path: PathBuf, problem: String },
+    #[error("credentials in {path}: {problem}")]
+    Credentials { path: PathBuf, problem: String },
+    #[error("no place for the store: neither --root nor HOME is set")]
+    NoHome,
+    #[error("cannot write {path}: {source}")]
+    Write {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{0}")]
+    Store(#[from] gateway_solver::SolverError),
+    #[error("cannot start: {0}")]
+    Runtime(std::io::Error),
+    /// The build itself.
+    #[error("{}", .0.message)]
+    Build(Box<gateway_api::Error>),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl CliError {
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            CliError::Usage(_)
+            | CliError::Context { .. }
+            | CliError::ContextKind { .. }
+            | CliError::BuildFile { .. }
+            | CliError::ConfigFile { .. }
+            | CliError::Config { .. }
+            | CliError::NoHome => USAGE,
+            CliError::Interrupted => INTERRUPTED,
+            _ => FAILED,
+        })
+    }
+
+    /// The text for the user, excerpt first.
+    pub fn page(&self) -> String {
+        match self {
+            CliError::Build(error) => format!(
+                "{}error: failed to solve: {}\n",
+                crate::excerpt::excerpts(error),
+                error.message
+            ),
+            other => format!("error: {other}\n"),
+        }
+    }
+}
