@@ -1,1 +1,102 @@
 //! Checks: the rules, which of them a file turns off, and the warnings they give.
+//!
+//! Rules that need only the text run here ([`check_file`], [`StageChecks`]); those that need values, the context or
+//! base images are raised by the conversion through the functions of [`rules`].
+
+mod config;
+mod file;
+pub mod rules;
+mod stage;
+
+pub use config::{Config, ConfigError};
+pub use file::{check_complete_file, check_instructions};
+pub use rules::{Finding, Rule};
+pub use stage::StageChecks;
+
+use crate::parse::LineRange;
+
+/// A rule that found something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Name, description and address.
+    pub rule: &'static Rule,
+    /// What it found.
+    pub message: String,
+    /// Where.
+    pub location: LineRange,
+}
+
+impl Warning {
+    /// The line users see: `Rule: message (line N)`.
+    pub fn short(&self) -> String {
+        let name = self.rule.name;
+        match self.location.start {
+            0 => format!("{name}: {}", self.message),
+            line => format!("{name}: {} (line {line})", self.message),
+        }
+    }
+}
+
+/// Collects the warnings of a build, as far as its configuration wants them.
+#[derive(Clone, Debug, Default)]
+pub struct Linter {
+    config: Config,
+    warnings: Vec<Warning>,
+}
+
+impl Linter {
+    /// An empty collection.
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Report a finding about the file.
+    pub fn report(&mut self, location: LineRange, finding: Finding) {
+        if self.config.wants(finding.rule) {
+            self.push(location, finding);
+        }
+    }
+
+    /// Report a finding about an instruction, whose comments may hold a `check=` of its own.
+    pub fn report_at(&mut self, comments: &[String], location: LineRange, finding: Finding) {
+        if self.config.with_comments(comments).wants(finding.rule) {
+            self.push(location, finding);
+        }
+    }
+
+    fn push(&mut self, location: LineRange, finding: Finding) {
+        let Finding { rule, message } = finding;
+        self.warnings.push(Warning {
+            rule,
+            message,
+            location,
+        });
+    }
+
+    /// What was found, in order.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// What was found, in order, as values.
+    pub fn into_warnings(self) -> Vec<Warning> {
+        self.warnings
+    }
+
+    /// The error of a build that must not have warnings (`error=true`): the rules, sorted.
+    pub fn error(&self) -> Option<String> {
+        if !self.config.error || self.warnings.is_empty() {
+            return None;
+        }
+        let mut names: Vec<&str> = self.warnings.iter().map(|w| w.rule.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        Some(format!(
+            "lint violation found for rules: {}",
+            names.join(", ")
+        ))
+    }
+}

@@ -14,12 +14,18 @@ pub struct LineRange {
 impl LineRange {
     /// The range from `start` to `end`; an `end` before `start` gives one line.
     pub fn new(start: u32, end: u32) -> Self {
-        Self { start, end: end.max(start) }
+        Self {
+            start,
+            end: end.max(start),
+        }
     }
 
     /// One line.
     pub fn line(line: u32) -> Self {
-        Self { start: line, end: line }
+        Self {
+            start: line,
+            end: line,
+        }
     }
 
     /// The lines one by one, as locations travel on the wire (one range per line).

@@ -15,11 +15,17 @@ pub struct ParseError {
 impl ParseError {
     /// A mistake about the file as a whole.
     pub fn whole_file(message: impl Into<String>) -> Self {
-        Self { message: message.into(), location: None }
+        Self {
+            message: message.into(),
+            location: None,
+        }
     }
 
     /// A mistake in some lines.
     pub fn at(message: impl Into<String>, location: LineRange) -> Self {
-        Self { message: message.into(), location: Some(location) }
+        Self {
+            message: message.into(),
+            location: Some(location),
+        }
     }
 }

@@ -30,7 +30,11 @@ pub(super) fn parse(args: &[String], known: &[(&'static str, Form)]) -> Result<F
         let name = written.strip_prefix("--").unwrap_or(written);
         let Some((name, form)) = known.iter().find(|(k, _)| *k == name) else {
             let text = format!("unknown flag: {written}");
-            return Err(suggest::with_hint(text, name, known.iter().map(|(k, _)| *k)));
+            return Err(suggest::with_hint(
+                text,
+                name,
+                known.iter().map(|(k, _)| *k),
+            ));
         };
         if *form != Form::Values && flags.value(name).is_some() {
             return Err(format!("duplicate flag specified: {written}"));

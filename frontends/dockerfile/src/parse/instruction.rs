@@ -346,8 +346,11 @@ fn command_line(node: &Node) -> CommandLine {
 
 fn run(node: &Node) -> Result<Run, String> {
     let flags = flags::parse(&node.flags, &RUN_FLAGS)?;
-    let devices: Result<Vec<Device>, String> =
-        flags.list("device").iter().map(|d| device::parse(d)).collect();
+    let devices: Result<Vec<Device>, String> = flags
+        .list("device")
+        .iter()
+        .map(|d| device::parse(d))
+        .collect();
     let devices = devices?;
     let mounts = flags.list("mount");
     for mount in &mounts {

@@ -281,7 +281,11 @@ fn parse_size(text: &str) -> Option<i64> {
         return None;
     }
     let unit = unit.to_lowercase();
-    let exponent = match unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(&unit) {
+    let exponent = match unit
+        .strip_suffix("ib")
+        .or(unit.strip_suffix('b'))
+        .unwrap_or(&unit)
+    {
         "" if unit.is_empty() || unit == "b" => 0,
         "k" => 1,
         "m" => 2,

@@ -84,8 +84,7 @@ fn read_parts(
         "label" => Args::Pairs(split::pairs(rest, escape.0, "LABEL")?),
         "arg" => Args::List(split::words(rest, escape.0)),
         "healthcheck" if !rest.is_empty() => {
-            let (kind, rest) =
-                rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len()));
+            let (kind, rest) = rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len()));
             Args::Health(kind.to_owned(), Box::new(json_or_text(rest.trim_start())?))
         }
         // a trigger in a trigger is refused later; it is not read, so that depth has no cost

@@ -147,9 +147,9 @@ pub(super) fn json(text: &str) -> Result<Option<Vec<String>>, String> {
     let strings: Option<Vec<String>> = array.into_iter().map(string).collect();
     match strings {
         Some(strings) => Ok(Some(strings)),
-        None => Err(
-            "when using JSON array syntax, arrays must be comprised of strings only".to_owned(),
-        ),
+        None => {
+            Err("when using JSON array syntax, arrays must be comprised of strings only".to_owned())
+        }
     }
 }
 

@@ -21,7 +21,10 @@ pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Op
 }
 
 /// [`nearest`] without regard to case; the answer in the case of `word` when that is all upper or all lower.
-pub fn nearest_any_case<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn nearest_any_case<'a>(
+    word: &str,
+    options: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
     let lower: Vec<String> = options.into_iter().map(str::to_lowercase).collect();
     let found = nearest(&word.to_lowercase(), lower.iter().map(String::as_str))?;
     if word == word.to_lowercase() {
@@ -34,7 +37,11 @@ pub fn nearest_any_case<'a>(word: &str, options: impl IntoIterator<Item = &'a st
 }
 
 /// `message`, with ` (did you mean X?)` when something is near.
-pub fn with_hint<'a>(message: String, word: &str, options: impl IntoIterator<Item = &'a str>) -> String {
+pub fn with_hint<'a>(
+    message: String,
+    word: &str,
+    options: impl IntoIterator<Item = &'a str>,
+) -> String {
     match nearest(word, options) {
         Some(near) => format!("{message} (did you mean {near}?)"),
         None => message,
