@@ -1,1 +1,317 @@
-//! (being written)
+//! The blob store: content-addressed files in a directory, `blobs/sha256/<hex>`, shared by any number of processes.
+//!
+//! A blob appears by one rename of a complete file, so a reader never sees a part of one, whoever is killed when.
+//! Nothing is synced here: what a power cut may lose is the business of the caller, who knows which blobs matter.
+
+mod writer;
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use writer::{Blob, BlobWriter};
+
+use crate::digest::Digest;
+
+/// An unfinished file younger than this is never swept: its writer may be between creating and locking it.
+const MIN_SWEEP_AGE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("blob {digest}: not found")]
+    NotFound { digest: Digest },
+    #[error("unexpected commit digest {actual}, expected {expected}")]
+    DigestMismatch { expected: Digest, actual: Digest },
+    #[error("unexpected commit size {actual}, expected {expected}")]
+    SizeMismatch { expected: u64, actual: u64 },
+    #[error("blob {digest} has {size} bytes, more than the {limit} allowed here")]
+    TooLarge {
+        digest: Digest,
+        size: u64,
+        limit: u64,
+    },
+    #[error("{action} {path}: {source}")]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError + use<> {
+        let path = path.to_owned();
+        move |source| StoreError::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+/// A handle on a blob directory. Cheap to clone; holds no file open.
+#[derive(Clone, Debug)]
+pub struct BlobStore {
+    root: PathBuf,
+}
+
+impl BlobStore {
+    /// Opens the store at `root`, making its directories where they are missing.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let store = BlobStore { root: root.into() };
+        for dir in [store.blobs(), store.ingest()] {
+            fs::create_dir_all(&dir).map_err(StoreError::io("create", &dir))?;
+        }
+        Ok(store)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.root.join("blobs").join("sha256")
+    }
+
+    fn ingest(&self) -> PathBuf {
+        self.root.join("ingest")
+    }
+
+    /// Where the blob is or would be.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.hex())
+    }
+
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.path(digest).is_file()
+    }
+
+    /// Size in bytes of a blob that is here.
+    pub fn size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        let path = self.path(digest);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StoreError::io("stat", &path)(e)),
+        }
+    }
+
+    /// Opens a blob for reading. The open file stays good when the blob is removed meanwhile.
+    pub fn reader(&self, digest: &Digest) -> Result<File, StoreError> {
+        let path = self.path(digest);
+        File::open(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => StoreError::NotFound {
+                digest: digest.clone(),
+            },
+            _ => StoreError::io("open", &path)(e),
+        })
+    }
+
+    /// Reads a whole blob of at most `limit` bytes: manifests and configs, not layers.
+    pub fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, StoreError> {
+        let path = self.path(digest);
+        let file = self.reader(digest)?;
+        let size = file
+            .metadata()
+            .map_err(StoreError::io("stat", &path))?
+            .len();
+        if size > limit {
+            return Err(StoreError::TooLarge {
+                digest: digest.clone(),
+                size,
+                limit,
+            });
+        }
+        let mut bytes = Vec::with_capacity(size as usize);
+        file.take(limit)
+            .read_to_end(&mut bytes)
+            .map_err(StoreError::io("read", &path))?;
+        Ok(bytes)
+    }
+
+    /// Starts a new blob. It becomes visible by one of the writer's `commit` calls and vanishes when dropped.
+    pub fn writer(&self) -> Result<BlobWriter, StoreError> {
+        BlobWriter::create(self.clone())
+    }
+
+    /// Stores `bytes` and gives their digest. Costs no write when they are here already.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        if self.size(&digest)? == Some(bytes.len() as u64) {
+            return Ok(digest);
+        }
+        let mut writer = self.writer()?;
+        io::Write::write_all(&mut writer, bytes)
+            .map_err(StoreError::io("write", &self.path(&digest)))?;
+        writer.commit().map(|blob| blob.digest)
+    }
+
+    /// Removes a blob; true if it was there.
+    pub fn remove(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(StoreError::io("remove", &path)(e)),
+        }
+    }
+
+    /// The digests of all blobs, in no order. Names that are no digests are passed over.
+    pub fn list(&self) -> Result<Vec<Digest>, StoreError> {
+        let dir = self.blobs();
+        let mut digests = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {
+            let name = entry.map_err(StoreError::io("list", &dir))?.file_name();
+            if let Ok(hex) = std::str::from_utf8(name.as_bytes())
+                && let Ok(digest) = format!("sha256:{hex}").parse()
+            {
+                digests.push(digest);
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Removes what killed writers left in `ingest/` and gives the number of files removed.
+    ///
+    /// A living writer holds a lock on its file, and the kernel frees it at any kind of death: a file whose
+    /// lock is free and that is older than a minute has no writer.
+    pub fn sweep(&self) -> Result<usize, StoreError> {
+        let dir = self.ingest();
+        let mut swept = 0;
+        for entry in fs::read_dir(&dir).map_err(StoreError::io("list", &dir))? {
+            let path = entry.map_err(StoreError::io("list", &dir))?.path();
+            let Ok(file) = File::open(&path) else {
+                continue; // its writer finished meanwhile
+            };
+            let age = file
+                .metadata()
+                .and_then(|m| m.modified())
+                .map_err(StoreError::io("stat", &path))?
+                .elapsed()
+                .unwrap_or_default();
+            if age >= MIN_SWEEP_AGE
+                && writer::try_lock(&file).map_err(StoreError::io("lock", &path))?
+                && fs::remove_file(&path).is_ok()
+            {
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn store() -> (tempfile::TempDir, BlobStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(dir.path().join("store")).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn a_blob_is_found_under_the_digest_of_what_was_written() {
+        let (_dir, store) = store();
+        let mut writer = store.writer().unwrap();
+        writer.write_all(b"hello ").unwrap();
+        writer.write_all(b"world").unwrap();
+        let blob = writer.commit().unwrap();
+        assert_eq!(blob.digest, Digest::of(b"hello world"));
+        assert_eq!(blob.size, 11);
+        assert_eq!(store.read(&blob.digest, 100).unwrap(), b"hello world");
+        assert_eq!(store.list().unwrap(), [blob.digest.clone()]);
+        assert!(store.remove(&blob.digest).unwrap());
+        assert!(!store.remove(&blob.digest).unwrap());
+        assert!(matches!(
+            store.reader(&blob.digest),
+            Err(StoreError::NotFound { .. })
+        ));
+    }
+
+    #[test]
+    fn a_wrong_digest_or_size_leaves_nothing_behind() {
+        let (_dir, store) = store();
+        let expected = Digest::of(b"something else");
+        let mut writer = store.writer().unwrap();
+        writer.write_all(b"hello").unwrap();
+        assert!(matches!(
+            writer.commit_as(&expected, 5),
+            Err(StoreError::DigestMismatch { .. })
+        ));
+        let mut writer = store.writer().unwrap();
+        writer.write_all(b"hello").unwrap();
+        assert!(matches!(
+            writer.commit_as(&Digest::of(b"hello"), 6),
+            Err(StoreError::SizeMismatch { .. })
+        ));
+        assert!(store.list().unwrap().is_empty());
+        assert_eq!(fs::read_dir(store.ingest()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_dropped_writer_leaves_nothing_behind() {
+        let (_dir, store) = store();
+        let mut writer = store.writer().unwrap();
+        writer.write_all(b"half").unwrap();
+        drop(writer);
+        assert_eq!(fs::read_dir(store.ingest()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_short_file_under_the_name_of_a_blob_is_replaced() {
+        let (_dir, store) = store();
+        let digest = Digest::of(b"whole");
+        fs::write(store.path(&digest), b"wh").unwrap();
+        assert_eq!(store.put(b"whole").unwrap(), digest);
+        assert_eq!(store.read(&digest, 10).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn sweeping_takes_old_unlocked_files_only() {
+        let (_dir, store) = store();
+        let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+        let stale = store.ingest().join("stale");
+        File::create(&stale).unwrap().set_modified(old).unwrap();
+        File::create(store.ingest().join("fresh")).unwrap();
+        let writer = store.writer().unwrap();
+        for entry in fs::read_dir(store.ingest()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap() != "fresh" {
+                let file = File::options().write(true).open(&path).unwrap();
+                file.set_modified(old).unwrap();
+            }
+        }
+        assert_eq!(store.sweep().unwrap(), 1);
+        assert!(!stale.exists());
+        writer.commit().unwrap();
+    }
+
+    #[test]
+    fn a_blob_over_the_limit_is_not_read() {
+        let (_dir, store) = store();
+        let digest = store.put(b"12345").unwrap();
+        assert!(matches!(
+            store.read(&digest, 4),
+            Err(StoreError::TooLarge { size: 5, .. })
+        ));
+    }
+
+    #[test]
+    fn many_writers_of_one_blob_all_succeed() {
+        let (_dir, store) = store();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let mut writer = store.writer().unwrap();
+                    writer.write_all(&[7; 100_000]).unwrap();
+                    writer.commit().unwrap();
+                });
+            }
+        });
+        assert_eq!(store.list().unwrap(), [Digest::of(&[7; 100_000])]);
+    }
+}

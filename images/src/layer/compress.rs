@@ -1,0 +1,210 @@
+//! A tar stream into a blob of the store in one pass: diffID, compression on all cores, blob digest.
+//!
+//! The stream is cut into blocks of a fixed size that are compressed independently, so the bytes are the same
+//! whatever the number of cores. Gzip blocks are raw deflate ended on a byte boundary and start with the 32 KiB before
+//! them as dictionary, so that the result is one ordinary gzip member; zstd blocks are frames of their own.
+
+mod block;
+mod parallel;
+
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+
+use crate::digest::Digest;
+use crate::layer::Compression;
+use crate::media::{
+    DOCKER_LAYER_GZIP, DOCKER_LAYER_TAR, DOCKER_LAYER_ZSTD, Descriptor, OCI_LAYER_GZIP,
+    OCI_LAYER_TAR, OCI_LAYER_ZSTD,
+};
+use crate::store::{BlobStore, BlobWriter, StoreError};
+
+use parallel::Pipeline;
+
+#[derive(Clone, Copy, Debug)]
+pub struct CompressOptions {
+    pub compression: Compression,
+    /// 0 to 9 for gzip, 1 to 22 for zstd; `None` for the default of each.
+    pub level: Option<i32>,
+    /// Threads that compress; `None` for one a core. The result does not depend on it.
+    pub threads: Option<NonZeroUsize>,
+    /// Media types of the Docker family instead of OCI's.
+    pub docker_types: bool,
+}
+
+impl CompressOptions {
+    pub fn new(compression: Compression) -> Self {
+        CompressOptions {
+            compression,
+            level: None,
+            threads: None,
+            docker_types: false,
+        }
+    }
+
+    /// The media type of the layers that these options make.
+    pub fn media_type(&self) -> &'static str {
+        match (self.docker_types, self.compression) {
+            (false, Compression::None) => OCI_LAYER_TAR,
+            (false, Compression::Gzip) => OCI_LAYER_GZIP,
+            (false, Compression::Zstd) => OCI_LAYER_ZSTD,
+            (true, Compression::None) => DOCKER_LAYER_TAR,
+            (true, Compression::Gzip) => DOCKER_LAYER_GZIP,
+            (true, Compression::Zstd) => DOCKER_LAYER_ZSTD,
+        }
+    }
+}
+
+/// A layer in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerBlob {
+    /// Media type, digest and size of the compressed blob.
+    pub descriptor: Descriptor,
+    /// Digest of the uncompressed tar.
+    pub diff_id: Digest,
+    /// Bytes of the uncompressed tar.
+    pub size: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CompressError<E: std::error::Error + 'static> {
+    /// The source of the tar stream failed.
+    #[error(transparent)]
+    Source(E),
+    #[error("compress layer: {0}")]
+    Compress(#[source] io::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Stores the tar stream that `source` writes as a layer blob.
+///
+/// ```no_run
+/// # use gateway_images::{layer::*, store::BlobStore};
+/// # fn f(store: &BlobStore, upper: &std::path::Path, parents: &[std::path::PathBuf]) -> Result<(), CompressError<DiffError>> {
+/// let options = CompressOptions::new(Compression::Gzip);
+/// let (blob, report) = write_layer(store, &options, |out| diff(upper, parents, &DiffOptions::default(), out))?;
+/// # Ok(()) }
+/// ```
+pub fn write_layer<T, E: std::error::Error + 'static>(
+    store: &BlobStore,
+    options: &CompressOptions,
+    source: impl FnOnce(&mut LayerWriter) -> Result<T, E>,
+) -> Result<(LayerBlob, T), CompressError<E>> {
+    let mut writer = LayerWriter::new(store.writer()?, *options);
+    let value = match source(&mut writer) {
+        Ok(value) => value,
+        Err(e) => {
+            // A failed write is told by the cause, not by the source's "broken pipe".
+            return Err(match writer.failure() {
+                Some(cause) => CompressError::Compress(cause),
+                None => CompressError::Source(e),
+            });
+        }
+    };
+    let finished = writer.finish().map_err(CompressError::Compress)?;
+    let blob = finished.blob.commit()?;
+    let layer = LayerBlob {
+        descriptor: Descriptor::new(options.media_type(), blob.digest, blob.size),
+        diff_id: finished.diff_id,
+        size: finished.size,
+    };
+    Ok((layer, value))
+}
+
+/// Takes the tar stream of a layer. Threads start with the second block: most layers are smaller than that.
+pub struct LayerWriter {
+    options: CompressOptions,
+    block: Vec<u8>,
+    state: State,
+}
+
+enum State {
+    /// All that was written so far is in `block`.
+    Small(Box<BlobWriter>),
+    Large(Pipeline),
+    Failed(Option<io::Error>),
+}
+
+pub(crate) struct Finished {
+    pub blob: BlobWriter,
+    pub diff_id: Digest,
+    pub size: u64,
+}
+
+impl LayerWriter {
+    fn new(blob: BlobWriter, options: CompressOptions) -> Self {
+        LayerWriter {
+            options,
+            block: Vec::new(),
+            state: State::Small(Box::new(blob)),
+        }
+    }
+
+    fn failure(&mut self) -> Option<io::Error> {
+        match &mut self.state {
+            State::Failed(cause) => cause.take(),
+            _ => None,
+        }
+    }
+
+    fn send_block(&mut self) -> io::Result<()> {
+        let full = std::mem::replace(&mut self.block, Vec::with_capacity(block::SIZE));
+        let state = std::mem::replace(&mut self.state, State::Failed(None));
+        let sent = match state {
+            State::Small(blob) => {
+                Pipeline::start(*blob, &self.options).and_then(|pipeline| pipeline.send(full))
+            }
+            State::Large(pipeline) => pipeline.send(full),
+            State::Failed(cause) => {
+                self.state = State::Failed(cause);
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+        };
+        match sent {
+            Ok(pipeline) => self.state = State::Large(pipeline),
+            Err(e) => {
+                self.state = State::Failed(Some(e));
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<Finished> {
+        match self.state {
+            State::Large(pipeline) => pipeline.finish(self.block),
+            State::Failed(cause) => Err(cause.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
+            State::Small(mut blob) => {
+                let mut codec = block::Codec::new(self.options.compression, self.options.level)?;
+                let frame = block::Frame::of(self.options.compression, self.options.level);
+                blob.write_all(&frame.start())?;
+                let packed = codec.pack(b"", &self.block, true)?;
+                blob.write_all(&packed.bytes)?;
+                blob.write_all(&frame.end(&packed.check))?;
+                Ok(Finished {
+                    blob: *blob,
+                    diff_id: Digest::of(&self.block),
+                    size: self.block.len() as u64,
+                })
+            }
+        }
+    }
+}
+
+impl Write for LayerWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.block.len() == block::SIZE {
+            self.send_block()?;
+        }
+        let n = bytes.len().min(block::SIZE - self.block.len());
+        self.block.extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

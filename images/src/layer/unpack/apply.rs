@@ -1,0 +1,620 @@
+//! One archive entry after the other onto the disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, makedev,
+};
+use rustix::io::Errno;
+
+use super::{MAX_DEPTH, MAX_NOTES, MAX_PATH_BYTES, OpaqueXattr, UnpackError, UnpackOptions};
+use crate::layer::entry::{Entry, TarReader};
+use crate::layer::header::Kind;
+use crate::layer::lower::{Found, LowerDir, all_xattrs, file_type, is_whiteout};
+use crate::layer::root::{Root, clean_path, is_missing, remove_all};
+use crate::layer::{
+    OPAQUE_XATTRS, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, is_overlay_xattr,
+};
+
+/// Latest time that is kept, in seconds: where 64 bits of nanoseconds end. Others become the epoch, as in containerd.
+const MAX_TIME: i64 = i64::MAX / 1_000_000_000;
+
+/// Writable by its owner while it is filled; exact when the layer is complete.
+const FILLING: u32 = 0o700;
+
+pub(super) struct Applier<'a> {
+    options: &'a UnpackOptions<'a>,
+    root: Root,
+    lower: Option<LowerDir>,
+    /// Mode and time of each directory, set when nothing is written into it any more.
+    dirs: BTreeMap<Vec<u8>, (u32, (i64, u32))>,
+    /// Paths here that hold a copy of a file of the layers below.
+    copied: HashMap<Vec<u8>, Vec<u8>>,
+    buffer: Vec<u8>,
+    done: Done,
+}
+
+#[derive(Default)]
+pub(super) struct Done {
+    pub entries: u64,
+    pub used_parents: bool,
+    pub opaque_root: bool,
+    pub notes: Vec<String>,
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Names the entry and what was done to it in an error.
+fn at<E: Into<io::Error>>(name: &[u8], action: &'static str) -> impl FnOnce(E) -> UnpackError {
+    move |source| UnpackError::Entry {
+        name: lossy(name),
+        action,
+        source: source.into(),
+    }
+}
+
+impl<'a> Applier<'a> {
+    pub fn new(dest: &Path, options: &'a UnpackOptions<'a>) -> io::Result<Self> {
+        Ok(Applier {
+            options,
+            root: Root::open(dest)?,
+            lower: options.parents.and_then(LowerDir::new),
+            dirs: BTreeMap::new(),
+            copied: HashMap::new(),
+            buffer: vec![0; 64 << 10],
+            done: Done::default(),
+        })
+    }
+
+    /// Applies every entry of the archive that `plain` gives.
+    pub fn apply(&mut self, plain: &mut dyn Read) -> Result<(), UnpackError> {
+        let mut archive = TarReader::new(plain);
+        while let Some(entry) = archive.next_entry()? {
+            self.done.entries += 1;
+            if self.done.entries > self.options.limits.entries {
+                return Err(UnpackError::TooManyEntries(self.options.limits.entries));
+            }
+            self.entry(entry, &mut archive)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the directories their modes and times, children first.
+    pub fn finish(self) -> Result<Done, UnpackError> {
+        for (path, (mode, mtime)) in self.dirs.iter().rev() {
+            let fd = match self.root.open_dir_nofollow(path) {
+                Ok(fd) => fd,
+                Err(e) if is_missing(&e) => continue, // replaced by a later entry
+                Err(e) => return Err(at(path, "open")(e)),
+            };
+            if mode & FILLING != FILLING {
+                rustix::fs::fchmod(&fd, Mode::from_raw_mode(*mode)).map_err(at(path, "chmod"))?;
+            }
+            rustix::fs::futimens(&fd, &timestamps(*mtime)).map_err(at(path, "set times of"))?;
+        }
+        Ok(self.done)
+    }
+
+    fn note(&mut self, text: impl FnOnce() -> String) {
+        if self.done.notes.len() < MAX_NOTES {
+            self.done.notes.push(text());
+        }
+    }
+
+    fn entry(&mut self, mut entry: Entry, content: &mut dyn Read) -> Result<(), UnpackError> {
+        let name = std::mem::take(&mut entry.name);
+        let path = clean_path(&name);
+        let Some((&base, parent)) = path.split_last() else {
+            return Ok(()); // the root itself
+        };
+        let length = name.len().max(entry.link.len());
+        if length > MAX_PATH_BYTES || path.len() > MAX_DEPTH || base.len() > 255 {
+            return Err(UnpackError::Path { name: lossy(&name) });
+        }
+        let reserved = |c: &&[u8]| c.starts_with(WHITEOUT_META_PREFIX);
+        if parent.iter().any(reserved) || (reserved(&base) && base != WHITEOUT_OPAQUE) {
+            return Ok(()); // the bookkeeping of aufs
+        }
+        if parent.iter().any(|c| c.starts_with(WHITEOUT_PREFIX)) {
+            return Err(UnpackError::InvalidWhiteout { name: lossy(&name) });
+        }
+        if base == WHITEOUT_OPAQUE {
+            return self.make_opaque(&name, parent);
+        }
+        if let Some(hidden) = base.strip_prefix(WHITEOUT_PREFIX) {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(UnpackError::InvalidWhiteout { name: lossy(&name) });
+            }
+            let dir = self.parent_dir(&name, parent)?;
+            return self.whiteout(&name, &dir, hidden);
+        }
+        let dir = self.parent_dir(&name, parent)?;
+        self.create(&name, &dir, base, &entry, content)
+    }
+
+    fn make_opaque(&mut self, name: &[u8], parent: &[&[u8]]) -> Result<(), UnpackError> {
+        if parent.is_empty() {
+            self.done.opaque_root = true;
+            return Ok(());
+        }
+        let dir = self.parent_dir(name, parent)?;
+        self.set_opaque(name, &dir)
+    }
+
+    fn set_opaque(&mut self, name: &[u8], dir: impl AsFd) -> Result<(), UnpackError> {
+        let key = match self.options.opaque {
+            OpaqueXattr::Trusted => OPAQUE_XATTRS[0],
+            OpaqueXattr::User => OPAQUE_XATTRS[1],
+        };
+        rustix::fs::fsetxattr(dir, key, b"y", XattrFlags::empty())
+            .map_err(at(name, "make opaque"))?;
+        Ok(())
+    }
+
+    fn whiteout(&mut self, name: &[u8], dir: &OwnedFd, hidden: &[u8]) -> Result<(), UnpackError> {
+        let make = || {
+            let mode = Mode::empty();
+            rustix::fs::mknodat(dir, hidden, FileType::CharacterDevice, mode, 0)
+        };
+        match make() {
+            Err(Errno::EXIST) => {
+                self.remove(name, dir, hidden)?;
+                make().map_err(at(name, "make whiteout"))
+            }
+            other => other.map_err(at(name, "make whiteout")),
+        }
+    }
+
+    fn remove(&mut self, name: &[u8], dir: &OwnedFd, base: &[u8]) -> Result<(), UnpackError> {
+        self.root.forget();
+        remove_all(dir, base).map_err(at(name, "remove"))
+    }
+
+    /// The directory that an entry goes into, made with what the layers below say about it if it has no header here.
+    fn parent_dir(
+        &mut self,
+        name: &[u8],
+        parent: &[&[u8]],
+    ) -> Result<std::rc::Rc<OwnedFd>, UnpackError> {
+        match self.root.open_dir(parent) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => return other.map_err(at(name, "open parent directory")),
+        }
+        let real = self
+            .root
+            .real_path(parent)
+            .map_err(at(name, "resolve parent directory"))?;
+        let mut lower = self.lower.clone();
+        for depth in 1..=real.len() {
+            let here: Vec<&[u8]> = real[..depth].iter().map(Vec::as_slice).collect();
+            let found = match &lower {
+                Some(dir) => dir
+                    .lookup(OsStr::from_bytes(here[depth - 1]))
+                    .map_err(at(name, "read layers below"))?,
+                None => None,
+            };
+            match self.root.open_dir(&here) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    self.implicit_dir(name, &here, found.as_ref())?;
+                }
+                Err(e) => return Err(at(name, "open parent directory")(e)),
+            }
+            lower = found.and_then(|found| found.dir);
+        }
+        let real: Vec<&[u8]> = real.iter().map(Vec::as_slice).collect();
+        self.root
+            .open_dir(&real)
+            .map_err(at(name, "open parent directory"))
+    }
+
+    fn implicit_dir(
+        &mut self,
+        name: &[u8],
+        path: &[&[u8]],
+        lower: Option<&Found>,
+    ) -> Result<(), UnpackError> {
+        if self.options.parents.is_none() {
+            return Err(UnpackError::NeedsParents { name: lossy(name) });
+        }
+        let mut entry = blank(Kind::Directory);
+        entry.mode = 0o755;
+        if let Some(found) = lower.filter(|found| found.dir.is_some()) {
+            entry = entry_of(found).map_err(at(name, "read layers below"))?;
+            self.done.used_parents = true;
+        }
+        let Some((&base, parent)) = path.split_last() else {
+            return Ok(());
+        };
+        let dir = self
+            .root
+            .open_dir(parent)
+            .map_err(at(name, "open parent directory"))?;
+        let full = path.join(&b'/');
+        self.create(&full, &dir, base, &entry, &mut io::empty())
+    }
+
+    fn create(
+        &mut self,
+        name: &[u8],
+        dir: &OwnedFd,
+        base: &[u8],
+        entry: &Entry,
+        content: &mut dyn Read,
+    ) -> Result<(), UnpackError> {
+        match entry.kind {
+            Kind::Directory => self.directory(name, dir, base, entry),
+            Kind::File => self.file(name, dir, base, entry, content),
+            Kind::HardLink => self.hard_link(name, dir, base, entry),
+            Kind::Symlink => {
+                if entry.link.is_empty() {
+                    return Err(at(name, "make symbolic link")(Errno::NOENT));
+                }
+                self.replacing(name, dir, base, "make symbolic link", || {
+                    rustix::fs::symlinkat(&entry.link[..], dir, base)
+                })?;
+                self.attributes(name, dir, base, entry)
+            }
+            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
+                self.special(name, dir, base, entry)
+            }
+        }
+    }
+
+    /// Makes something new under a name; what the layer put there before goes.
+    fn replacing<T>(
+        &mut self,
+        name: &[u8],
+        dir: &OwnedFd,
+        base: &[u8],
+        action: &'static str,
+        make: impl Fn() -> rustix::io::Result<T>,
+    ) -> Result<T, UnpackError> {
+        match make() {
+            Err(Errno::EXIST) => {
+                self.remove(name, dir, base)?;
+                make().map_err(at(name, action))
+            }
+            other => other.map_err(at(name, action)),
+        }
+    }
+
+    fn directory(
+        &mut self,
+        name: &[u8],
+        dir: &OwnedFd,
+        base: &[u8],
+        entry: &Entry,
+    ) -> Result<(), UnpackError> {
+        let make = || rustix::fs::mkdirat(dir, base, Mode::from_raw_mode(FILLING));
+        let mut hides = false;
+        match make() {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let stat = lstatat(dir, base).map_err(at(name, "stat"))?;
+                if file_type(&stat) != FileType::Directory {
+                    // What was here took the place of anything below, so the directory starts empty.
+                    hides = true;
+                    self.remove(name, dir, base)?;
+                    make().map_err(at(name, "make directory"))?;
+                }
+            }
+            Err(e) => return Err(at(name, "make directory")(e)),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(dir, base, flags, Mode::empty()).map_err(at(name, "open"))?;
+        if hides {
+            self.set_opaque(name, &fd)?;
+        }
+        self.fd_attributes(name, &fd, entry, entry.mode | FILLING)?;
+        let key = clean_path(name).join(&b'/');
+        self.dirs.insert(key, (entry.mode, entry.mtime));
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        name: &[u8],
+        dir: &OwnedFd,
+        base: &[u8],
+        entry: &Entry,
+        content: &mut dyn Read,
+    ) -> Result<(), UnpackError> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = self.replacing(name, dir, base, "create", || {
+            rustix::fs::openat(dir, base, flags, Mode::from_raw_mode(0o600))
+        })?;
+        let mut file = File::from(fd);
+        let mut left = entry.size;
+        while left > 0 {
+            let want = left.min(self.buffer.len() as u64) as usize;
+            let n = match content.read(&mut self.buffer[..want]) {
+                Ok(0) => return Err(crate::layer::TarError::Truncated.into()),
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(crate::layer::TarError::Truncated.into());
+                }
+                Err(e) => return Err(UnpackError::Read(e)),
+            };
+            file.write_all(&self.buffer[..n])
+                .map_err(at(name, "write"))?;
+            left -= n as u64;
+        }
+        self.fd_attributes(name, &file, entry, entry.mode)?;
+        rustix::fs::futimens(&file, &timestamps(entry.mtime)).map_err(at(name, "set times of"))
+    }
+
+    fn hard_link(
+        &mut self,
+        name: &[u8],
+        dir: &OwnedFd,
+        base: &[u8],
+        entry: &Entry,
+    ) -> Result<(), UnpackError> {
+        let target = clean_path(&entry.link);
+        let missing = || UnpackError::LinkTarget {
+            name: lossy(name),
+            target: lossy(&entry.link),
+        };
+        let Some((&target_base, target_parent)) = target.split_last() else {
+            return Err(missing());
+        };
+        let found = match self.root.open_dir(target_parent) {
+            Ok(target_dir) => match lstatat(&target_dir, target_base) {
+                Ok(stat) if is_whiteout(&stat) => return Err(missing()),
+                Ok(_) => Some(target_dir),
+                Err(Errno::NOENT) => None,
+                Err(e) => return Err(at(name, "find link target")(e)),
+            },
+            Err(e) if is_missing(&e) => None,
+            Err(e) => return Err(at(name, "find link target")(e)),
+        };
+        if let Some(target_dir) = found {
+            if target == clean_path(name) {
+                return Ok(()); // a link to itself
+            }
+            return self.replacing(name, dir, base, "make hard link", || {
+                rustix::fs::linkat(&target_dir, target_base, dir, base, AtFlags::empty())
+            });
+        }
+        if self.options.parents.is_none() {
+            return Err(UnpackError::NeedsParents { name: lossy(name) });
+        }
+        self.link_from_below(name, dir, base, &target)?
+            .then_some(())
+            .ok_or_else(missing)
+    }
+
+    /// Copies a link's target up from the layers below, once; further links go to the copy. False if it is not there.
+    fn link_from_below(
+        &mut self,
+        name: &[u8],
+        dir: &OwnedFd,
+        base: &[u8],
+        target: &[&[u8]],
+    ) -> Result<bool, UnpackError> {
+        let key = target.join(&b'/');
+        if let Some(copy) = self.copied.get(&key) {
+            let copy = clean_path(copy)
+                .iter()
+                .map(|c| c.to_vec())
+                .collect::<Vec<_>>();
+            let parts: Vec<&[u8]> = copy.iter().map(Vec::as_slice).collect();
+            if let Some((&copy_base, copy_parent)) = parts.split_last()
+                && let Ok(copy_dir) = self.root.open_dir(copy_parent)
+                && lstatat(&copy_dir, copy_base).is_ok()
+            {
+                self.replacing(name, dir, base, "make hard link", || {
+                    rustix::fs::linkat(&copy_dir, copy_base, dir, base, AtFlags::empty())
+                })?;
+                return Ok(true);
+            }
+        }
+        let components = target.iter().map(|c| OsStr::from_bytes(c));
+        let found = match &self.lower {
+            Some(lower) => lower
+                .lookup_path(components)
+                .map_err(at(name, "read layers below"))?,
+            None => None,
+        };
+        let Some(found) = found.filter(|found| found.dir.is_none()) else {
+            return Ok(false);
+        };
+        let entry = entry_of(&found).map_err(at(name, "read layers below"))?;
+        if entry.kind == Kind::File {
+            let mut source = File::open(&found.path).map_err(at(name, "read layers below"))?;
+            self.file(name, dir, base, &entry, &mut source)?;
+        } else {
+            self.create(name, dir, base, &entry, &mut io::empty())?;
+        }
+        self.done.used_parents = true;
+        self.copied.insert(key, name.to_vec());
+        Ok(true)
+    }
+
+    fn special(
+        &mut self,
+        name: &[u8],
+        dir: &OwnedFd,
+        base: &[u8],
+        entry: &Entry,
+    ) -> Result<(), UnpackError> {
+        let file_type = match entry.kind {
+            Kind::CharDevice if entry.device == (0, 0) => {
+                // To overlayfs this node removes the path, and so it does for every user of the image.
+                self.note(|| format!("{}: device 0:0 taken as a whiteout", lossy(name)));
+                return self.whiteout(name, dir, base);
+            }
+            Kind::CharDevice => FileType::CharacterDevice,
+            Kind::BlockDevice => FileType::BlockDevice,
+            _ => FileType::Fifo,
+        };
+        let device = makedev(entry.device.0, entry.device.1);
+        let make = || rustix::fs::mknodat(dir, base, file_type, Mode::from_raw_mode(0o600), device);
+        let made = match make() {
+            Err(Errno::EXIST) => {
+                self.remove(name, dir, base)?;
+                make()
+            }
+            other => other,
+        };
+        match made {
+            Ok(()) => self.attributes(name, dir, base, entry),
+            Err(Errno::PERM) => {
+                self.note(|| format!("{}: device left out, no right to make it", lossy(name)));
+                Ok(())
+            }
+            Err(e) => Err(at(name, "make device")(e)),
+        }
+    }
+
+    /// Owner, attributes and mode of an open file or directory. The order matters: a change of owner clears the
+    /// set-user-id bit and the capabilities.
+    fn fd_attributes(
+        &mut self,
+        name: &[u8],
+        fd: impl AsFd,
+        entry: &Entry,
+        mode: u32,
+    ) -> Result<(), UnpackError> {
+        let fd = fd.as_fd();
+        if self.options.owners {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(at(name, "change owner"))?;
+        }
+        for (key, value) in &entry.xattrs {
+            self.xattr(name, key, |key| {
+                rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty())
+            })?;
+        }
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(at(name, "chmod"))
+    }
+
+    /// The same for links, devices and pipes, which cannot be opened; with the times.
+    fn attributes(
+        &mut self,
+        name: &[u8],
+        dir: &OwnedFd,
+        base: &[u8],
+        entry: &Entry,
+    ) -> Result<(), UnpackError> {
+        if self.options.owners {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::chownat(dir, base, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(at(name, "change owner"))?;
+        }
+        if !entry.xattrs.is_empty() {
+            // There is no setxattrat before Linux 6.13; the last component is not followed here.
+            let path = [
+                format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(),
+                base,
+            ]
+            .concat();
+            for (key, value) in &entry.xattrs {
+                self.xattr(name, key, |key| {
+                    rustix::fs::lsetxattr(&path[..], key, value, XattrFlags::empty())
+                })?;
+            }
+        }
+        if entry.kind != Kind::Symlink {
+            let mode = Mode::from_raw_mode(entry.mode);
+            rustix::fs::chmodat(dir, base, mode, AtFlags::empty()).map_err(at(name, "chmod"))?;
+        }
+        let times = timestamps(entry.mtime);
+        rustix::fs::utimensat(dir, base, &times, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(at(name, "set times of"))
+    }
+
+    fn xattr(
+        &mut self,
+        name: &[u8],
+        key: &[u8],
+        set: impl FnOnce(&[u8]) -> rustix::io::Result<()>,
+    ) -> Result<(), UnpackError> {
+        if is_overlay_xattr(key) {
+            self.note(|| format!("{}: attribute {} left out", lossy(name), lossy(key)));
+            return Ok(());
+        }
+        match set(key) {
+            Ok(()) => Ok(()),
+            // No support, or no right: user.* on links and devices, trusted.* and security.* in a user namespace.
+            Err(Errno::NOTSUP | Errno::PERM) => {
+                self.note(|| format!("{}: attribute {} not kept", lossy(name), lossy(key)));
+                Ok(())
+            }
+            Err(e) => Err(at(name, "set attribute")(e)),
+        }
+    }
+}
+
+fn lstatat(dir: &OwnedFd, base: &[u8]) -> rustix::io::Result<Stat> {
+    rustix::fs::statat(dir, base, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
+    let time = if (0..=MAX_TIME).contains(&seconds) {
+        Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanos.into(),
+        }
+    } else {
+        Timespec::default()
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+fn blank(kind: Kind) -> Entry {
+    Entry {
+        kind,
+        name: Vec::new(),
+        link: Vec::new(),
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        mtime: (0, 0),
+        device: (0, 0),
+        xattrs: BTreeMap::new(),
+    }
+}
+
+/// What a file of a layer below would look like in an archive.
+fn entry_of(found: &Found) -> io::Result<Entry> {
+    let stat = &found.stat;
+    let mut entry = blank(match file_type(stat) {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Symlink,
+        FileType::CharacterDevice => Kind::CharDevice,
+        FileType::BlockDevice => Kind::BlockDevice,
+        _ => Kind::Fifo,
+    });
+    if entry.kind == Kind::Symlink {
+        entry.link = std::fs::read_link(&found.path)?.into_os_string().into_vec();
+    }
+    entry.mode = stat.st_mode & 0o7777;
+    (entry.uid, entry.gid) = (stat.st_uid, stat.st_gid);
+    entry.size = u64::try_from(stat.st_size).unwrap_or(0);
+    entry.mtime = (stat.st_mtime, stat.st_mtime_nsec as u32);
+    if matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice) {
+        entry.device = (
+            rustix::fs::major(stat.st_rdev),
+            rustix::fs::minor(stat.st_rdev),
+        );
+    }
+    entry.xattrs = all_xattrs(&found.path)?;
+    Ok(entry)
+}

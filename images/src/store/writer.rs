@@ -1,0 +1,108 @@
+//! One blob on its way into the store: hashed while it is written, renamed into place when complete.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::fs::FlockOperation;
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+
+use super::{BlobStore, StoreError};
+use crate::digest::Digest;
+
+/// What a finished writer stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// Takes the bytes of one blob. Nothing is visible in the store before a `commit`.
+#[derive(Debug)]
+pub struct BlobWriter {
+    store: BlobStore,
+    file: NamedTempFile,
+    hasher: Sha256,
+    written: u64,
+}
+
+/// Takes the exclusive lock that marks a file as being written; false if another holds it.
+pub(super) fn try_lock(file: &File) -> io::Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+impl BlobWriter {
+    pub(super) fn create(store: BlobStore) -> Result<Self, StoreError> {
+        let dir = store.ingest();
+        let file = tempfile::Builder::new()
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(&dir)
+            .map_err(StoreError::io("create a file in", &dir))?;
+        try_lock(file.as_file()).map_err(StoreError::io("lock", file.path()))?;
+        Ok(BlobWriter {
+            store,
+            file,
+            hasher: Sha256::new(),
+            written: 0,
+        })
+    }
+
+    /// Bytes taken so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Makes the blob visible under the digest of what was written.
+    pub fn commit(self) -> Result<Blob, StoreError> {
+        let blob = Blob {
+            digest: Digest::from_hasher(self.hasher),
+            size: self.written,
+        };
+        let path = self.store.path(&blob.digest);
+        // An equal blob may be open in a reader; leave it. One of another size was cut by a power failure.
+        if fs::metadata(&path).is_ok_and(|m| m.len() == blob.size) {
+            return Ok(blob);
+        }
+        self.file
+            .persist(&path)
+            .map_err(|e| StoreError::io("rename into place", &path)(e.error))?;
+        Ok(blob)
+    }
+
+    /// Like `commit`, but only if the bytes are what was expected; the size is looked at first.
+    pub fn commit_as(self, digest: &Digest, size: u64) -> Result<Blob, StoreError> {
+        if self.written != size {
+            return Err(StoreError::SizeMismatch {
+                expected: size,
+                actual: self.written,
+            });
+        }
+        let actual = Digest::from_hasher(self.hasher.clone());
+        if actual != *digest {
+            return Err(StoreError::DigestMismatch {
+                expected: digest.clone(),
+                actual,
+            });
+        }
+        self.commit()
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.as_file_mut().write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        self.written += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
