@@ -193,7 +193,7 @@ pub struct RawManifest {
     pub notices: Vec<String>,
 }
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ManifestError {
     #[error("the manifest is {size} bytes; at most {MAX_MANIFEST_BYTES} are read")]
     TooLarge { size: u64 },

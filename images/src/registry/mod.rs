@@ -1,1 +1,67 @@
-//! (being written)
+//! Registries: resolving references, fetching manifests and blobs, pushing; over TLS, with logins, through mirrors.
+//!
+//! Written on a plain HTTP client because the details are the product: which certificate was refused and why, which
+//! mirror was passed over, and the oddities of registries that must work nevertheless. Called by whoever needs an image.
+
+mod auth;
+mod blob;
+mod challenge;
+pub mod config;
+pub mod credentials;
+pub mod error;
+mod hosts;
+mod page;
+mod resolve;
+mod tls;
+mod transport;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+pub use blob::{BlobStream, blob_reader};
+pub use config::{
+    HostConfig, KeyPair, Limits, ProxyConfig, RegistriesConfig, SystemTrust, parse_buildkitd_toml,
+};
+pub use credentials::{Anonymous, Credential, Credentials, DockerConfig, FixedCredentials, Login};
+pub use error::{Attempt, HostError, Kind, RegistryError, TransportError};
+pub use page::error_page;
+pub use resolve::{PulledImageMeta, Resolved};
+
+use crate::digest::Digest;
+use hosts::Hosts;
+
+/// The client of all registries. Cheap to clone; clones share connections, tokens and what is known about hosts.
+#[derive(Clone)]
+pub struct Registries(Arc<Inner>);
+
+pub(crate) struct Inner {
+    config: RegistriesConfig,
+    hosts: Hosts,
+    /// Hosts that served wrong bytes for a digest: not asked for it again.
+    bad_blobs: Mutex<HashSet<(String, Digest)>>,
+}
+
+impl Registries {
+    /// Reads no file and opens no connection: a host's files are read when the host is first used.
+    pub fn new(config: RegistriesConfig) -> Self {
+        let hosts = Hosts::new(&config);
+        Registries(Arc::new(Inner {
+            config,
+            hosts,
+            bad_blobs: Mutex::default(),
+        }))
+    }
+}
+
+impl std::fmt::Debug for Registries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registries")
+            .field("hosts", &self.0.config.hosts)
+            .finish_non_exhaustive()
+    }
+}

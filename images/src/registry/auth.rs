@@ -1,0 +1,353 @@
+//! From a challenge to an `Authorization` header: Basic, or a Bearer token from the registry's token service.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use reqwest::Url;
+use reqwest::header::HeaderValue;
+use serde::Deserialize;
+
+use super::Inner;
+use super::challenge::Challenge;
+use super::credentials::{Credential, Login};
+use super::error::{AuthError, HostError};
+use super::hosts::{HostClient, redacted};
+use super::tls::{Probe, classify};
+use super::transport::{read_limited, service_message};
+
+/// Largest token answer that is read; tokens are some kilobytes.
+const MAX_TOKEN_ANSWER: u64 = 1 << 20;
+/// What the specification says when the answer does not.
+const DEFAULT_LIFETIME: u64 = 60;
+/// Nobody hands out tokens for longer; also keeps the arithmetic in range.
+const LONGEST_LIFETIME: u64 = 24 * 3600;
+/// Token services want a client's name in the OAuth2 form.
+const CLIENT_ID: &str = "buildkit-client";
+
+/// A token and when to ask for another.
+#[derive(Clone)]
+pub(crate) struct Token {
+    header: HeaderValue,
+    renew_at: Instant,
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
+    access_token: Option<String>,
+    /// A number, by some services as a string.
+    #[serde(default)]
+    expires_in: serde_json::Value,
+}
+
+impl Inner {
+    /// The header for a request with these scopes; none when the host never asked for any.
+    pub(super) async fn authorization(
+        &self,
+        client: &HostClient,
+        scopes: &BTreeSet<String>,
+    ) -> Result<Option<HeaderValue>, HostError> {
+        let challenge = client
+            .challenge
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .clone();
+        let Some(challenge) = challenge else {
+            return Ok(None);
+        };
+        let login = self
+            .config
+            .credentials
+            .login(&client.host)
+            .await
+            .map_err(|e| refused(&None, None, &client.host, Some(e.to_string())))?;
+        if let Some(Login {
+            credential: Credential::RegistryToken(token),
+            ..
+        }) = &login
+        {
+            return secret_header(format!("Bearer {token}")).map(Some);
+        }
+        if challenge.scheme == "basic" {
+            return match &login {
+                Some(Login {
+                    credential: Credential::Basic { username, password },
+                    ..
+                }) => secret_header(basic(username, password)).map(Some),
+                _ => Err(refused(
+                    &login,
+                    Some(401),
+                    &client.host,
+                    Some("no basic auth credentials".into()),
+                )),
+            };
+        }
+        let key = scopes.iter().cloned().collect::<Vec<_>>().join(" ");
+        // Held while asking, so that many blobs cost one token.
+        let mut tokens = client.tokens.lock().await;
+        if let Some(token) = tokens.get(&key)
+            && token.renew_at > Instant::now()
+        {
+            return Ok(Some(token.header.clone()));
+        }
+        let token = self.fetch_token(client, &challenge, scopes, &login).await?;
+        let header = token.header.clone();
+        tokens.insert(key, token);
+        Ok(Some(header))
+    }
+
+    /// A token that was refused is not used again.
+    pub(super) async fn forget_token(&self, client: &HostClient, scopes: &BTreeSet<String>) {
+        let key = scopes.iter().cloned().collect::<Vec<_>>().join(" ");
+        client.tokens.lock().await.remove(&key);
+    }
+
+    /// Who the caller is, for an error text.
+    pub(super) async fn credentials_shown(&self, client: &HostClient) -> String {
+        match self.config.credentials.login(&client.host).await {
+            Ok(login) => shown(&login),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    async fn fetch_token(
+        &self,
+        client: &HostClient,
+        challenge: &Challenge,
+        scopes: &BTreeSet<String>,
+        login: &Option<Login>,
+    ) -> Result<Token, HostError> {
+        let Some(realm) = challenge.get("realm") else {
+            let words = "the registry demands a token but does not say where to get it";
+            return Err(refused(login, Some(401), &client.host, Some(words.into())));
+        };
+        // A relative realm is meant from the registry's root.
+        let realm = Url::parse(&client.base())
+            .and_then(|base| base.join(realm))
+            .map_err(|_| {
+                refused(
+                    login,
+                    None,
+                    &client.host,
+                    Some(format!("the token service's URL {realm:?} can't be read")),
+                )
+            })?;
+        if !matches!(realm.scheme(), "http" | "https") {
+            return Err(refused(
+                login,
+                None,
+                &client.host,
+                Some("the token service is not on http or https".into()),
+            ));
+        }
+        // A login is not sent in the clear to a service of a registry that itself uses TLS.
+        if realm.scheme() == "http" && !client.is_plain() && login.is_some() {
+            let words = format!(
+                "the token service {} is plain HTTP; the login was not sent",
+                redacted(&realm)
+            );
+            return Err(refused(login, None, &client.host, Some(words)));
+        }
+        let service = self.hosts.client_for_url(&self.config, &realm, client)?;
+        let post_first = matches!(
+            login,
+            Some(Login {
+                credential: Credential::IdentityToken(_),
+                ..
+            })
+        );
+        let order: &[bool] = match (login, post_first) {
+            (None, _) => &[false],
+            (_, true) => &[true, false],
+            (_, false) => &[false, true],
+        };
+        let mut last = None;
+        for post in order {
+            let request = match post {
+                true => post_request(&service, &realm, challenge, scopes, login),
+                false => get_request(&service, &realm, challenge, scopes, login),
+            };
+            let verb = if *post { "Post" } else { "Get" };
+            let response = match request.send().await {
+                Ok(response) => response,
+                Err(error) => {
+                    let port = realm.port_or_known_default().unwrap_or(443);
+                    let tls = (realm.scheme() == "https").then_some(&service.tls);
+                    let host = realm
+                        .host_str()
+                        .unwrap_or_default()
+                        .trim_matches(['[', ']']);
+                    let transport = classify(&error, Probe { host, port, tls }).await;
+                    let request = format!("{verb} {}", redacted(&realm));
+                    let mut error = auth_error(login, None, &client.host, None);
+                    error.transport = Some(Box::new((request, transport)));
+                    return Err(HostError::Auth(error));
+                }
+            };
+            let status = response.status().as_u16();
+            let by = format!("token service {}", service.host);
+            let body = read_limited(response, MAX_TOKEN_ANSWER)
+                .await
+                .map_err(|e| refused(login, Some(status), &by, Some(e.to_string())))?;
+            if status == 200 {
+                return token_of(&body).ok_or_else(|| {
+                    let words = "authorization server did not include a token in the response";
+                    refused(login, Some(status), &by, Some(words.into()))
+                });
+            }
+            last = Some(refused(login, Some(status), &by, service_message(&body)));
+            if !matches!(status, 400 | 401 | 403 | 404 | 405 | 501) {
+                break;
+            }
+        }
+        Err(last.unwrap_or_else(|| refused(login, None, &client.host, None)))
+    }
+}
+
+fn get_request(
+    service: &HostClient,
+    realm: &Url,
+    challenge: &Challenge,
+    scopes: &BTreeSet<String>,
+    login: &Option<Login>,
+) -> reqwest::RequestBuilder {
+    let mut url = realm.clone();
+    {
+        let mut query = url.query_pairs_mut();
+        if let Some(name) = challenge.get("service") {
+            query.append_pair("service", name);
+        }
+        for scope in scopes {
+            query.append_pair("scope", scope);
+        }
+    }
+    let request = service.http.get(url);
+    match login {
+        Some(Login {
+            credential: Credential::Basic { username, password },
+            ..
+        }) => request.basic_auth(username, Some(password)),
+        Some(Login {
+            credential: Credential::IdentityToken(token),
+            ..
+        }) => request.basic_auth("<token>", Some(token)),
+        _ => request,
+    }
+}
+
+fn post_request(
+    service: &HostClient,
+    realm: &Url,
+    challenge: &Challenge,
+    scopes: &BTreeSet<String>,
+    login: &Option<Login>,
+) -> reqwest::RequestBuilder {
+    let mut form = url::form_urlencoded::Serializer::new(String::new());
+    form.append_pair("client_id", CLIENT_ID);
+    if let Some(name) = challenge.get("service") {
+        form.append_pair("service", name);
+    }
+    form.append_pair(
+        "scope",
+        &scopes.iter().cloned().collect::<Vec<_>>().join(" "),
+    );
+    match login.as_ref().map(|l| &l.credential) {
+        Some(Credential::Basic { username, password }) => {
+            form.append_pair("grant_type", "password");
+            form.append_pair("username", username);
+            form.append_pair("password", password);
+        }
+        Some(Credential::IdentityToken(token)) => {
+            form.append_pair("grant_type", "refresh_token");
+            form.append_pair("refresh_token", token);
+        }
+        _ => {}
+    }
+    service
+        .http
+        .post(realm.clone())
+        .header(
+            reqwest::header::CONTENT_TYPE,
+            "application/x-www-form-urlencoded; charset=utf-8",
+        )
+        .body(form.finish())
+}
+
+fn token_of(body: &[u8]) -> Option<Token> {
+    let answer: TokenAnswer = serde_json::from_slice(body).ok()?;
+    let token = [answer.access_token, answer.token]
+        .into_iter()
+        .flatten()
+        .find(|t| !t.is_empty())?;
+    let lifetime = match &answer.expires_in {
+        serde_json::Value::Number(number) => number.as_u64(),
+        serde_json::Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    let lifetime = lifetime
+        .filter(|s| *s > 0)
+        .unwrap_or(DEFAULT_LIFETIME)
+        .min(LONGEST_LIFETIME);
+    // A quarter is kept back for the way and for clocks that differ.
+    let renew_at = Instant::now() + Duration::from_secs(lifetime) * 3 / 4;
+    Some(Token {
+        header: secret_header(format!("Bearer {token}")).ok()?,
+        renew_at,
+    })
+}
+
+fn basic(username: &str, password: &str) -> String {
+    let pair = format!("{username}:{password}");
+    format!(
+        "Basic {}",
+        base64::engine::general_purpose::STANDARD.encode(pair)
+    )
+}
+
+fn secret_header(text: String) -> Result<HeaderValue, HostError> {
+    let mut header = HeaderValue::from_str(&text).map_err(|_| {
+        HostError::Config("the login holds characters that a header can't carry".into())
+    })?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+fn shown(login: &Option<Login>) -> String {
+    match login {
+        None => "none".into(),
+        Some(login) => match &login.credential {
+            Credential::Basic { username, .. } => {
+                format!("user {username:?} from {}", login.source)
+            }
+            Credential::IdentityToken(_) => format!("identity token from {}", login.source),
+            Credential::RegistryToken(_) => format!("registry token from {}", login.source),
+        },
+    }
+}
+
+fn auth_error(
+    login: &Option<Login>,
+    status: Option<u16>,
+    by: &str,
+    message: Option<String>,
+) -> AuthError {
+    AuthError {
+        credentials: shown(login),
+        status,
+        by: by.to_owned(),
+        message,
+        transport: None,
+    }
+}
+
+fn refused(
+    login: &Option<Login>,
+    status: Option<u16>,
+    by: &str,
+    message: Option<String>,
+) -> HostError {
+    HostError::Auth(auth_error(login, status, by, message))
+}

@@ -1,0 +1,265 @@
+//! The long form of a registry error: what failed, where, why, what to do next.
+
+use std::fmt::Write as _;
+
+use super::error::{Attempt, HostError, Kind, PeerReport, RegistryError, TransportError};
+
+/// Renders a failure for a terminal: the one-line header, then aligned rows. Plain text, no colour.
+pub fn error_page(error: &RegistryError) -> String {
+    let mut page = Page::default();
+    let RegistryError::AllHostsFailed {
+        reference,
+        attempts,
+    } = error
+    else {
+        page.text = format!("{error}\n");
+        return page.text;
+    };
+    let Some(first) = error.primary() else {
+        return format!("{error}\n");
+    };
+    match &first.error {
+        HostError::Transport(_) => page.line(&first.to_string()),
+        HostError::Status(s) if s.status == 404 => page.line(&format!("{reference}: not found")),
+        _ => page.line(&format!("{reference}: {}", first.error)),
+    }
+    page.row("image", reference);
+    if attempts.len() == 1 {
+        page.row("registry", &first.host);
+    }
+    for attempt in attempts.iter().filter(|_| attempts.len() > 1) {
+        let role = if attempt.mirror { "mirror" } else { "registry" };
+        page.row(
+            "tried",
+            &format!("{role} {}: {}", attempt.host, attempt.error),
+        );
+    }
+    explain(&mut page, first, &first.error);
+    page.text
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+    last: String,
+}
+
+impl Page {
+    fn line(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.text.push('\n');
+    }
+
+    /// A label is written once for rows that share it.
+    fn row(&mut self, label: &str, value: &str) {
+        let shown = if self.last == label { "" } else { label };
+        // Writing to a string does not fail.
+        let _ = writeln!(self.text, "  {shown:<10} {value}");
+        self.last = label.to_owned();
+    }
+}
+
+fn explain(page: &mut Page, attempt: &Attempt, error: &HostError) {
+    match error {
+        HostError::Transport(transport) => transport_rows(page, attempt, transport),
+        HostError::Auth(auth) => {
+            if let Some(inner) = &auth.transport {
+                page.row(
+                    "problem",
+                    "the token service that the registry names could not be asked",
+                );
+                return transport_rows(page, attempt, &inner.1);
+            }
+            page.row("problem", &format!("{} refused the request", auth.by));
+            page.row("login", &auth.credentials);
+            page.row("fix", &format!("docker login {}", attempt.host));
+            page.row("fix", "check the spelling: many registries answer the same for a repository that does not exist");
+        }
+        HostError::Status(status) if status.status == 404 => {
+            page.row(
+                "problem",
+                "the registry answers, and has no such repository or tag",
+            );
+            page.row("fix", "check repository and tag; a registry on a sub-path or another port needs both in the reference");
+        }
+        HostError::Status(status) if status.status == 429 => {
+            page.row("problem", "the registry limits how often it is asked");
+            page.row("fix", "log in, wait, or configure a mirror");
+        }
+        HostError::Status(_) => page.row("problem", "the registry failed; its own log knows more"),
+        HostError::Digest { .. } | HostError::Size { .. } => {
+            page.row("problem", "what was served is not what its digest names: a damaged cache or a rewriting proxy");
+        }
+        HostError::Skipped(inner) => explain(page, attempt, inner),
+        HostError::Config(_) => page.row(
+            "fix",
+            &format!("correct [registry.{:?}] in the configuration", attempt.host),
+        ),
+        _ => {}
+    }
+}
+
+fn transport_rows(page: &mut Page, attempt: &Attempt, error: &TransportError) {
+    let peer = &error.peer;
+    page.row("peer", peer);
+    if let Some(report) = &error.report {
+        report_rows(page, report);
+    }
+    page.row("problem", problem(error.kind));
+    if let Some(note) = error.report.as_ref().and_then(|r| r.note.as_ref()) {
+        page.row("problem", note);
+    }
+    // The port is part of the name under which a host is configured, unless it is the usual one.
+    let host = peer.strip_suffix(":443").unwrap_or(peer);
+    let table = format!("[registry.{host:?}]");
+    match error.kind {
+        Kind::UnknownIssuer
+        | Kind::SelfSigned
+        | Kind::IncompleteChain
+        | Kind::IssuerKeyMismatch
+        | Kind::NoTrust => {
+            page.row("fix", "ask for the CA certificate named above as a PEM file, and add to the configuration:");
+            page.row("fix", &format!("{table} ca = [\"/path/to/ca.pem\"]"));
+            page.row(
+                "fix",
+                "or install it for the whole system (update-ca-certificates)",
+            );
+        }
+        Kind::Expired => page.row(
+            "fix",
+            "the registry's certificate must be renewed by whoever runs it",
+        ),
+        Kind::NotYetValid => page.row("fix", "check this machine's clock"),
+        Kind::NameMismatch | Kind::NoSan | Kind::IpSanMissing => {
+            page.row(
+                "fix",
+                "use a name that the certificate lists, or have it reissued with this one",
+            );
+        }
+        Kind::PlainHttp => page.row(
+            "fix",
+            &format!("{table} http = true   (the connection is then not protected)"),
+        ),
+        Kind::ClientCertRequired | Kind::ClientCertRejected => {
+            page.row(
+                "fix",
+                &format!("{table} keypair = [{{ key = \"client.key\", cert = \"client.cert\" }}]"),
+            );
+        }
+        Kind::Dns => page.row(
+            "fix",
+            "check the host's spelling, the network and the name server",
+        ),
+        Kind::TcpRefused => page.row(
+            "fix",
+            "check host and port; is the registry running, does a firewall refuse?",
+        ),
+        Kind::TcpTimeout | Kind::HandshakeTimeout | Kind::ResponseTimeout => {
+            page.row(
+                "fix",
+                "check the network; a proxy may be needed to reach this host",
+            );
+        }
+        _ => {}
+    }
+    if error.kind.is_tls() && error.kind != Kind::PlainHttp {
+        let name = error
+            .report
+            .as_ref()
+            .map(|r| r.server_name.as_str())
+            .filter(|n| !n.is_empty());
+        let name = name.unwrap_or(attempt.host.as_str());
+        page.row(
+            "verify",
+            &format!("openssl s_client -connect {peer} -servername {name} -showcerts"),
+        );
+    }
+}
+
+fn report_rows(page: &mut Page, report: &PeerReport) {
+    for (at, certificate) in report.chain.iter().enumerate() {
+        page.row(
+            "presented",
+            &format!("[{at}] subject {}", certificate.subject),
+        );
+        page.row("presented", &format!("    issuer  {}", certificate.issuer));
+        if !certificate.names.is_empty() {
+            page.row(
+                "presented",
+                &format!("    names   {}", certificate.names.join(", ")),
+            );
+        }
+        page.row(
+            "presented",
+            &format!(
+                "    valid   {} .. {}",
+                certificate.not_before, certificate.not_after
+            ),
+        );
+        page.row(
+            "presented",
+            &format!(
+                "    key     {}   sha256 {}",
+                certificate.key, certificate.sha256
+            ),
+        );
+    }
+    if let Some(authorities) = &report.client_cert_asked {
+        let from = if authorities.is_empty() {
+            "any authority".into()
+        } else {
+            authorities.join("; ")
+        };
+        page.row("asked for", &format!("a client certificate of {from}"));
+    }
+    if !report.chain.is_empty() {
+        let sources: Vec<String> = report
+            .trusted
+            .iter()
+            .map(|(from, n)| format!("{n} from {from}"))
+            .collect();
+        let sources = if sources.is_empty() {
+            "nothing".into()
+        } else {
+            sources.join("; ")
+        };
+        page.row("trusted", &sources);
+    }
+    for problem in report.trust_problems.iter().take(3) {
+        page.row("trusted", &format!("unusable: {problem}"));
+    }
+}
+
+fn problem(kind: Kind) -> &'static str {
+    match kind {
+        Kind::UnknownIssuer => "no trusted certificate issued what the server presents",
+        Kind::SelfSigned => {
+            "the server's certificate is self-signed and not among the trusted ones"
+        }
+        Kind::IncompleteChain => "the server sends an incomplete chain",
+        Kind::IssuerKeyMismatch => "the trusted CA of that name did not sign this certificate",
+        Kind::Expired => "a certificate has expired",
+        Kind::NotYetValid => "a certificate is not valid yet",
+        Kind::NameMismatch => "the certificate is for other names",
+        Kind::NoSan => "the certificate lists no names",
+        Kind::IpSanMissing => "the certificate lists no IP addresses",
+        Kind::NoTrust => "there are no trusted certificates at all (install ca-certificates)",
+        Kind::ClientCertRequired => "the server wants a client certificate and none is configured",
+        Kind::ClientCertRejected => "the server refused the client certificate",
+        Kind::PlainHttp => "the port speaks plain HTTP, not TLS",
+        Kind::NotTls => "the port speaks something that is not TLS",
+        Kind::ProtocolVersion => "the server speaks only TLS 1.1 or older",
+        Kind::NoSharedCipher => "client and server share no cipher",
+        Kind::WeakKey => "the server's key is too small",
+        Kind::ClosedInHandshake => {
+            "the connection was closed during the TLS handshake (a firewall or name filter?)"
+        }
+        Kind::HandshakeTimeout => "the TLS handshake never finished",
+        Kind::TcpRefused => "nothing listens on that port",
+        Kind::TcpTimeout => "no answer to the connection request",
+        Kind::TcpReset => "the connection was reset",
+        Kind::Dns => "the host's name is not known",
+        Kind::ResponseTimeout => "connected, but no answer came",
+        _ => "see the first line",
+    }
+}

@@ -1,0 +1,84 @@
+//! TLS towards registries: which certificates are trusted, a verifier that keeps what it saw, and a resolver that
+//! notices when a client certificate is asked for.
+//!
+//! The stock pieces refuse a self-signed `CA:TRUE` certificate even when the user trusts it, and throw away the peer's
+//! chain; an error page needs both.
+
+mod certificate;
+mod diagnose;
+mod trust;
+mod verifier;
+
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::client::ResolvesClientCert;
+
+use super::config::{HostConfig, SystemTrust};
+use super::error::{HostError, TransportError};
+
+pub(crate) use diagnose::{Probe, classify};
+pub(crate) use trust::TrustStore;
+use verifier::{AskedForCertificate, Verifier};
+
+/// The TLS side of one host: the configuration that its connections use and what they recorded.
+pub(crate) struct HostTls {
+    pub(crate) config: ClientConfig,
+    asked: Arc<AskedForCertificate>,
+    verifier: Arc<Verifier>,
+}
+
+impl HostTls {
+    /// Reads the host's CA and key files now (their problems are the user's to fix); the system store is read when
+    /// the first certificate is verified.
+    pub(crate) fn new(
+        host: &HostConfig,
+        system: &Arc<TrustStore>,
+        insecure: bool,
+    ) -> Result<Self, HostError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let own = trust::read_ca_files(&host.ca).map_err(HostError::Config)?;
+        let verifier = Arc::new(Verifier::new(
+            system.clone(),
+            own,
+            insecure,
+            provider.clone(),
+        ));
+        let key = match host.keypair.first() {
+            Some(pair) => Some(trust::read_keypair(pair, &provider).map_err(HostError::Config)?),
+            None => None,
+        };
+        let asked = Arc::new(AskedForCertificate::new(key));
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| HostError::Config(e.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier.clone())
+            .with_client_cert_resolver(asked.clone() as Arc<dyn ResolvesClientCert>);
+        Ok(HostTls {
+            config,
+            asked,
+            verifier,
+        })
+    }
+
+    /// What would have been refused, had verification not been switched off.
+    pub(crate) fn tolerated(&self) -> Option<TransportError> {
+        self.verifier.tolerated()
+    }
+
+    /// The authorities whose client certificates the server asked for, if it asked at all.
+    pub(crate) fn asked(&self) -> Option<Vec<String>> {
+        self.asked.asked()
+    }
+
+    pub(crate) fn has_client_cert(&self) -> bool {
+        self.asked.has_key()
+    }
+}
+
+impl TrustStore {
+    pub(crate) fn shared(system: &SystemTrust) -> Arc<Self> {
+        Arc::new(TrustStore::new(system.clone()))
+    }
+}

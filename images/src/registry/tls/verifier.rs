@@ -1,0 +1,491 @@
+//! The certificate verifier and the client certificate resolver.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::CryptoProvider;
+use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use time::OffsetDateTime;
+
+use super::certificate::{self, MAX_DESCRIBED};
+use super::trust::{Loaded, TrustStore};
+use crate::registry::error::{Kind, PeerReport, TransportError};
+
+/// A refused peer, carried through rustls and the HTTP client inside `CertificateError::Other`.
+pub(crate) struct Refused(pub(crate) TransportError);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.phrase)
+    }
+}
+
+/// rustls prints this form, so it is as short as the other.
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+pub(crate) struct Verifier {
+    system: Arc<TrustStore>,
+    /// The host's own CA files: also the pinned certificates.
+    own: Loaded,
+    insecure: bool,
+    provider: Arc<CryptoProvider>,
+    webpki: OnceLock<Result<Arc<WebPkiServerVerifier>, String>>,
+    tolerated: Mutex<Option<TransportError>>,
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verifier")
+    }
+}
+
+impl Verifier {
+    pub(crate) fn new(
+        system: Arc<TrustStore>,
+        own: Loaded,
+        insecure: bool,
+        provider: Arc<CryptoProvider>,
+    ) -> Self {
+        Verifier {
+            system,
+            own,
+            insecure,
+            provider,
+            webpki: OnceLock::new(),
+            tolerated: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn tolerated(&self) -> Option<TransportError> {
+        self.tolerated
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .clone()
+    }
+
+    fn webpki(&self) -> Result<Arc<WebPkiServerVerifier>, String> {
+        self.webpki
+            .get_or_init(|| {
+                let mut roots = RootCertStore::empty();
+                roots.add_parsable_certificates(self.own.certificates.iter().cloned());
+                roots.add_parsable_certificates(self.system.loaded().certificates.iter().cloned());
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+                    .build()
+                    .map_err(|e| e.to_string())
+            })
+            .clone()
+    }
+
+    /// Go's order: the leaf's dates, its name, then the chain.
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<(), (Kind, String, Option<String>)> {
+        let clock = OffsetDateTime::from_unix_timestamp(now.as_secs() as i64)
+            .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        check_dates(leaf, clock, "the server's certificate")?;
+        check_name(leaf, name)?;
+        if self
+            .own
+            .certificates
+            .iter()
+            .any(|pinned| pinned.as_ref() == leaf.as_ref())
+        {
+            return Ok(());
+        }
+        let webpki = self.webpki().map_err(|problem| {
+            (
+                Kind::NoTrust,
+                UNKNOWN_AUTHORITY.to_owned(),
+                Some(format!("no usable trusted certificate: {problem}")),
+            )
+        })?;
+        let Err(error) = webpki.verify_server_cert(leaf, intermediates, name, ocsp, now) else {
+            return Ok(());
+        };
+        for (at, der) in intermediates.iter().enumerate() {
+            check_dates(
+                der,
+                clock,
+                &format!("certificate [{}] of the chain", at + 1),
+            )?;
+        }
+        Err(self.explain(&error, leaf, intermediates))
+    }
+
+    fn explain(
+        &self,
+        error: &rustls::Error,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> (Kind, String, Option<String>) {
+        let unknown = UNKNOWN_AUTHORITY.to_owned();
+        let rustls::Error::InvalidCertificate(error) = error else {
+            return (Kind::Other, format!("tls: {error}"), None);
+        };
+        let parsed = certificate::parsed(leaf);
+        let self_issued = parsed.as_ref().is_some_and(|c| c.subject() == c.issuer());
+        // webpki's own errors come wrapped; only their names are of use.
+        let inner = match error {
+            CertificateError::Other(other) => format!("{:?}", other.0),
+            _ => String::new(),
+        };
+        match error {
+            CertificateError::UnknownIssuer if self_issued => (Kind::SelfSigned, unknown, None),
+            CertificateError::Other(_) if inner.contains("CaUsedAsEndEntity") => (
+                if self_issued { Kind::SelfSigned } else { Kind::UnknownIssuer },
+                unknown,
+                Some(
+                    "the server presents a CA certificate as its own; it is accepted only when listed in this \
+                     host's CA files, the system store is not enough"
+                        .into(),
+                ),
+            ),
+            CertificateError::UnknownIssuer => {
+                let alone = intermediates.is_empty()
+                    && parsed.as_ref().is_some_and(certificate::names_its_issuers_address);
+                match alone {
+                    true => (
+                        Kind::IncompleteChain,
+                        unknown,
+                        Some("the server sends its certificate without the intermediate that issued it".into()),
+                    ),
+                    false => (Kind::UnknownIssuer, unknown, None),
+                }
+            }
+            CertificateError::BadSignature => {
+                let issuer = parsed.map(|c| c.issuer().to_string()).unwrap_or_default();
+                let note = format!(
+                    "a trusted certificate named {issuer:?} exists but did not sign this one: the CA's key was \
+                     probably replaced"
+                );
+                (Kind::IssuerKeyMismatch, unknown, Some(note))
+            }
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+                (Kind::WrongEku, "x509: certificate specifies an incompatible key usage".into(), None)
+            }
+            CertificateError::Revoked => (Kind::Revoked, "x509: certificate is revoked".into(), None),
+            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => (
+                Kind::WeakSignature,
+                unknown,
+                Some("the certificate is signed with an algorithm that is no longer accepted (SHA-1?)".into()),
+            ),
+            CertificateError::UnhandledCriticalExtension => {
+                (Kind::CriticalExtension, "x509: unhandled critical extension".into(), None)
+            }
+            _ if inner.contains("UnsupportedCriticalExtension") => {
+                (Kind::CriticalExtension, "x509: unhandled critical extension".into(), None)
+            }
+            _ if inner.contains("NameConstraintViolation") => (
+                Kind::NameConstraint,
+                "x509: a root or intermediate certificate is not authorized to sign for this name".into(),
+                None,
+            ),
+            _ if inner.contains("EndEntityUsedAsCa") => {
+                (Kind::NotACa, unknown, Some("the issuer's certificate is not a CA certificate".into()))
+            }
+            _ if inner.contains("UnsupportedCertVersion") => (
+                Kind::CertVersion,
+                "x509: certificate relies on legacy Common Name field, use SANs instead".into(),
+                Some("an X.509 version 1 certificate".into()),
+            ),
+            other => {
+                let text: String = other.to_string().chars().take(200).collect();
+                (Kind::Other, format!("x509: {text}"), None)
+            }
+        }
+    }
+
+    fn refusal(
+        &self,
+        (kind, phrase, note): (Kind, String, Option<String>),
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+    ) -> TransportError {
+        let system = self.system.loaded();
+        let report = PeerReport {
+            server_name: name.to_str().into_owned(),
+            chain: std::iter::once(leaf)
+                .chain(intermediates)
+                .take(MAX_DESCRIBED)
+                .map(certificate::describe)
+                .collect(),
+            trusted: system
+                .sources
+                .iter()
+                .chain(&self.own.sources)
+                .cloned()
+                .collect(),
+            trust_problems: system.problems.clone(),
+            client_cert_asked: None,
+            note,
+        };
+        TransportError {
+            kind,
+            phrase,
+            peer: String::new(),
+            report: Some(Arc::new(report)),
+        }
+    }
+
+    /// A signature that fails only because the key is too small says so.
+    fn signature(
+        &self,
+        result: Result<HandshakeSignatureValid, rustls::Error>,
+        leaf: &CertificateDer<'_>,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        const SMALLEST_RSA: usize = 2048;
+        let error = match result {
+            Ok(valid) => return Ok(valid),
+            Err(error) => error,
+        };
+        let bits = certificate::parsed(leaf)
+            .as_ref()
+            .and_then(certificate::rsa_bits);
+        let failure = match bits {
+            Some(bits) if bits < SMALLEST_RSA => (
+                Kind::WeakKey,
+                format!(
+                    "tls: the server's RSA key has {bits} bits, at least {SMALLEST_RSA} are needed"
+                ),
+                None,
+            ),
+            _ => (
+                Kind::BadSignature,
+                format!("tls: invalid signature by the server certificate: {error}"),
+                None,
+            ),
+        };
+        let name = ServerName::try_from("unknown").map_err(|_| error)?;
+        Err(wrap(self.refusal(failure, leaf, &[], &name)))
+    }
+}
+
+const UNKNOWN_AUTHORITY: &str = "x509: certificate signed by unknown authority";
+
+fn wrap(refused: TransportError) -> rustls::Error {
+    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refused(
+        refused,
+    )))))
+}
+
+fn check_dates(
+    der: &CertificateDer<'_>,
+    clock: OffsetDateTime,
+    which: &str,
+) -> Result<(), (Kind, String, Option<String>)> {
+    let Some(certificate) = certificate::parsed(der) else {
+        return Ok(());
+    };
+    let (from, until) = (
+        certificate.validity().not_before.to_datetime(),
+        certificate.validity().not_after.to_datetime(),
+    );
+    let phrase = |relation: &str, bound| {
+        format!(
+            "x509: certificate has expired or is not yet valid: current time {} is {relation} {}",
+            certificate::date(clock),
+            certificate::date(bound)
+        )
+    };
+    let span = |d: time::Duration| match d.whole_days() {
+        0 => format!("{} hours", d.whole_hours()),
+        days => format!("{days} days"),
+    };
+    if clock > until {
+        let note = format!("{which} expired {} ago", span(clock - until));
+        return Err((Kind::Expired, phrase("after", until), Some(note)));
+    }
+    if clock < from {
+        let note = format!(
+            "{which} is valid in {}; is this machine's clock right?",
+            span(from - clock)
+        );
+        return Err((Kind::NotYetValid, phrase("before", from), Some(note)));
+    }
+    Ok(())
+}
+
+fn check_name(
+    leaf: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+) -> Result<(), (Kind, String, Option<String>)> {
+    // A leaf that can't be parsed here gets its own error from the chain check.
+    let Ok(parsed) = ParsedCertificate::try_from(leaf) else {
+        return Ok(());
+    };
+    if verify_server_name(&parsed, name).is_ok() {
+        return Ok(());
+    }
+    let names = certificate::parsed(leaf)
+        .map(|c| certificate::names(&c))
+        .unwrap_or_default();
+    let of = |prefix: &str| {
+        names
+            .iter()
+            .filter_map(|n| n.strip_prefix(prefix))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let asked = name.to_str();
+    Err(match name {
+        ServerName::IpAddress(_) if of("IP:").is_empty() => (
+            Kind::IpSanMissing,
+            format!(
+                "x509: cannot validate certificate for {asked} because it doesn't contain any IP SANs"
+            ),
+            None,
+        ),
+        ServerName::IpAddress(_) => (
+            Kind::NameMismatch,
+            format!("x509: certificate is valid for {}, not {asked}", of("IP:")),
+            None,
+        ),
+        _ if names.is_empty() => (
+            Kind::NoSan,
+            "x509: certificate relies on legacy Common Name field, use SANs instead".into(),
+            Some(
+                "the certificate names its host only in the subject (CN), which is ignored".into(),
+            ),
+        ),
+        _ => (
+            Kind::NameMismatch,
+            format!("x509: certificate is valid for {}, not {asked}", of("DNS:")),
+            None,
+        ),
+    })
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.check(leaf, intermediates, name, ocsp, now) {
+            Ok(()) => Ok(ServerCertVerified::assertion()),
+            Err(failure) => {
+                let refused = self.refusal(failure, leaf, intermediates, name);
+                if !self.insecure {
+                    return Err(wrap(refused));
+                }
+                *self.tolerated.lock().unwrap_or_else(|e| e.into_inner()) = Some(refused);
+                Ok(ServerCertVerified::assertion())
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        self.signature(
+            rustls::crypto::verify_tls12_signature(message, leaf, dss, algorithms),
+            leaf,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        self.signature(
+            rustls::crypto::verify_tls13_signature(message, leaf, dss, algorithms),
+            leaf,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// Remembers that the server asked for a client certificate: in TLS 1.3 nothing else tells.
+pub(crate) struct AskedForCertificate {
+    key: Option<Arc<CertifiedKey>>,
+    asked: AtomicBool,
+    authorities: Mutex<Vec<String>>,
+}
+
+impl fmt::Debug for AskedForCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AskedForCertificate")
+    }
+}
+
+impl AskedForCertificate {
+    pub(crate) fn new(key: Option<Arc<CertifiedKey>>) -> Self {
+        AskedForCertificate {
+            key,
+            asked: AtomicBool::new(false),
+            authorities: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn asked(&self) -> Option<Vec<String>> {
+        self.asked.load(Ordering::Relaxed).then(|| {
+            self.authorities
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .clone()
+        })
+    }
+
+    pub(crate) fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+}
+
+impl ResolvesClientCert for AskedForCertificate {
+    fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        use x509_parser::prelude::{FromDer, X509Name};
+        let names = hints
+            .iter()
+            .take(MAX_DESCRIBED)
+            .filter_map(|der| {
+                X509Name::from_der(der)
+                    .ok()
+                    .map(|(_, name)| name.to_string())
+            })
+            .collect();
+        *self.authorities.lock().unwrap_or_else(|e| e.into_inner()) = names;
+        self.asked.store(true, Ordering::Relaxed);
+        self.key
+            .as_ref()
+            .filter(|key| key.key.choose_scheme(schemes).is_some())
+            .cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.key.is_some()
+    }
+}

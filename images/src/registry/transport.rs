@@ -1,0 +1,473 @@
+//! One request to one host: login when asked, redirects by hand, repeats where they help.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
+    RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use reqwest::{Method, Response, Url};
+use serde::Deserialize;
+
+use super::Inner;
+use super::challenge::{self, Challenge};
+use super::error::{Attempt, AuthError, HostError, Kind, StatusError, TransportError};
+use super::hosts::{Endpoint, HostClient, redacted};
+use super::tls::{Probe, classify};
+
+/// Redirects that are followed.
+const MAX_REDIRECTS: usize = 10;
+/// Logins tried for one request: one with what is known, one with a fresh token.
+const MAX_LOGINS: usize = 2;
+/// Requests that were answered "too many" and are sent again.
+const MAX_PAUSES: u32 = 4;
+/// Repeats after a passing failure of server or network.
+const MAX_REPEATS: u32 = 2;
+/// Largest error body that is read.
+const MAX_ERROR_BODY: u64 = 64 << 10;
+
+/// What is sent.
+#[derive(Clone)]
+pub(crate) struct Request<'a> {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) accept: &'a [&'a str],
+    /// First byte wanted, when not the first of all.
+    pub(crate) from: u64,
+    /// The scope a token must have.
+    pub(crate) scope: String,
+    /// Media type and body.
+    pub(crate) body: Option<(&'a str, Bytes)>,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn get(url: Url, scope: String) -> Self {
+        Request {
+            method: Method::GET,
+            url,
+            accept: &[],
+            from: 0,
+            scope,
+            body: None,
+        }
+    }
+
+    /// The verb as Go capitalises it.
+    pub(crate) fn verb(&self) -> &'static str {
+        match self.method {
+            Method::HEAD => "Head",
+            Method::PUT => "Put",
+            Method::POST => "Post",
+            Method::PATCH => "Patch",
+            _ => "Get",
+        }
+    }
+}
+
+/// A success, and where it came from after redirects.
+pub(crate) struct Answer {
+    pub(crate) response: Response,
+    pub(crate) url: Url,
+}
+
+impl Endpoint {
+    pub(crate) fn attempt(&self, verb: &'static str, url: &Url, error: HostError) -> Attempt {
+        Attempt {
+            host: self.client.host.clone(),
+            mirror: self.is_mirror(),
+            verb,
+            url: redacted(url),
+            error,
+        }
+    }
+}
+
+impl Inner {
+    /// Sends until there is a success or a reason to give up on this host.
+    pub(super) async fn send(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request<'_>,
+    ) -> Result<Answer, HostError> {
+        let client = &endpoint.client;
+        let mut request = request.clone();
+        let mut scopes = BTreeSet::from([request.scope.clone()]);
+        let (mut logins, mut pauses, mut repeats) = (0, 0, 0);
+        loop {
+            let authorization = self.authorization(client, &scopes).await?;
+            let answer = match self.follow(client, &request, authorization.as_ref()).await {
+                Ok(answer) => answer,
+                Err(HostError::Transport(error)) => {
+                    if may_be_plain(client, &error) && client.fall_back_to_plain() {
+                        // The URL can only take a scheme of the same sort, which http and https are.
+                        let _ = request.url.set_scheme("http");
+                        continue;
+                    }
+                    if error.kind.is_passing() && repeats < MAX_REPEATS {
+                        self.pause(repeats).await;
+                        repeats += 1;
+                        continue;
+                    }
+                    return Err(HostError::Transport(error));
+                }
+                Err(error) => return Err(error),
+            };
+            let status = answer.response.status().as_u16();
+            if answer.response.status().is_success() {
+                return Ok(answer);
+            }
+            let headers = answer.response.headers().clone();
+            let elsewhere = answer.url.host_str() != request.url.host_str()
+                || answer.url.port() != request.url.port();
+            if elsewhere && status == 401 {
+                return Err(HostError::Redirect(format!(
+                    "redirected to {}, which asks for credentials of its own; use that host's name in the reference, \
+                     or configure it",
+                    answer.url.host_str().unwrap_or_default()
+                )));
+            }
+            let body = read_limited(answer.response, MAX_ERROR_BODY)
+                .await
+                .unwrap_or_default();
+            let said = registry_error(&body);
+            let failure = StatusError {
+                status,
+                code: said.0,
+                message: said.1,
+                head_status: None,
+            };
+            let wants_login =
+                status == 401 || (status == 400 && failure.code.as_deref() == Some("UNAUTHORIZED"));
+            if wants_login {
+                if logins < MAX_LOGINS
+                    && self
+                        .learn(client, &headers, &mut scopes, &mut logins)
+                        .await?
+                {
+                    self.forget_token(client, &scopes).await;
+                    continue;
+                }
+                return Err(self.denied(client, failure).await);
+            }
+            if matches!(status, 400 | 403 | 404)
+                && authorization.is_none()
+                && !client.pinged.swap(true, Ordering::Relaxed)
+                && self.ping(client).await
+            {
+                logins += 1;
+                continue;
+            }
+            match status {
+                408 | 429 if pauses < MAX_PAUSES => {
+                    let asked = headers
+                        .get(RETRY_AFTER)
+                        .and_then(|v| v.to_str().ok())
+                        .and_then(retry_after);
+                    match asked {
+                        Some(pause) => {
+                            tokio::time::sleep(pause.min(self.config.limits.longest_pause)).await
+                        }
+                        None => self.pause(pauses).await,
+                    }
+                    pauses += 1;
+                }
+                // A HEAD is only an optimisation: its GET is the repeat.
+                500 | 502 | 503 | 504
+                    if repeats < MAX_REPEATS && request.method != Method::HEAD =>
+                {
+                    self.pause(repeats).await;
+                    repeats += 1;
+                }
+                403 => return Err(self.denied(client, failure).await),
+                _ => return Err(HostError::Status(failure)),
+            }
+        }
+    }
+
+    /// One request and its redirects. The login goes to the registry's own host, port and scheme only:
+    /// signed storage URLs fail when they see one, and other hosts must not have it.
+    async fn follow(
+        &self,
+        client: &HostClient,
+        request: &Request<'_>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Answer, HostError> {
+        let mut url = request.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let at_home = url.origin() == request.url.origin();
+            let other = match at_home {
+                true => None,
+                false => Some(self.hosts.client_for_url(&self.config, &url, client)?),
+            };
+            let via = other.as_deref().unwrap_or(client);
+            let mut headers = HeaderMap::new();
+            for accept in request.accept {
+                if let Ok(value) = HeaderValue::from_str(accept) {
+                    headers.append(ACCEPT, value);
+                }
+            }
+            if request.from > 0
+                && let Ok(value) = HeaderValue::from_str(&format!("bytes={}-", request.from))
+            {
+                headers.insert(RANGE, value);
+            }
+            if let Some(value) = authorization.filter(|_| at_home) {
+                headers.insert(AUTHORIZATION, value.clone());
+            }
+            let mut builder = via.http.request(request.method.clone(), url.clone());
+            if let Some((media_type, body)) = &request.body {
+                if let Ok(value) = HeaderValue::from_str(media_type) {
+                    headers.insert(CONTENT_TYPE, value);
+                }
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+                builder = builder.body(body.clone());
+            }
+            let response = match builder.headers(headers).send().await {
+                Ok(response) => response,
+                Err(error) => return Err(HostError::Transport(named(&error, &url, via).await)),
+            };
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(Answer { response, url });
+            }
+            if !matches!(request.method, Method::GET | Method::HEAD) {
+                return Err(HostError::Redirect(format!(
+                    "an upload was redirected ({})",
+                    response.status().as_u16()
+                )));
+            }
+            let next = response
+                .headers()
+                .get(LOCATION)
+                .and_then(|v| v.to_str().ok())
+                .and_then(|location| url.join(location).ok())
+                .ok_or_else(|| {
+                    HostError::Redirect("redirected without a usable Location".into())
+                })?;
+            if !matches!(next.scheme(), "http" | "https") {
+                return Err(HostError::Redirect(format!(
+                    "redirected to {}: not followed",
+                    redacted(&next)
+                )));
+            }
+            if url.scheme() == "https"
+                && next.scheme() == "http"
+                && client.config.insecure != Some(true)
+            {
+                return Err(HostError::Redirect(format!(
+                    "redirected from https to plain http ({}): not followed",
+                    redacted(&next)
+                )));
+            }
+            url = next;
+        }
+        Err(HostError::Redirect(format!(
+            "more than {MAX_REDIRECTS} redirects"
+        )))
+    }
+
+    /// Takes the challenge of a 401. False when there is nothing to try.
+    async fn learn(
+        &self,
+        client: &HostClient,
+        headers: &HeaderMap,
+        scopes: &mut BTreeSet<String>,
+        logins: &mut usize,
+    ) -> Result<bool, HostError> {
+        *logins += 1;
+        let Some(challenge) = best_challenge(headers) else {
+            client.pinged.store(true, Ordering::Relaxed);
+            return Ok(self.ping(client).await);
+        };
+        if challenge.get("error") == Some("insufficient_scope") && *logins > 1 {
+            return Ok(false);
+        }
+        // A scope for the same repository is ours to choose; another is added.
+        if let Some(scope) = challenge.get("scope") {
+            let resource = |scope: &str| scope.rsplit_once(':').map(|(r, _)| r.to_owned());
+            for scope in scope.split_ascii_whitespace().take(8) {
+                if !scopes.iter().any(|held| resource(held) == resource(scope)) {
+                    scopes.insert(scope.to_owned());
+                }
+            }
+        }
+        *client.challenge.lock().unwrap_or_else(|e| e.into_inner()) = Some(challenge);
+        Ok(true)
+    }
+
+    /// Asks `/v2/` how to log in, for registries that say so only there. True when they did.
+    async fn ping(&self, client: &HostClient) -> bool {
+        let Ok(url) = Url::parse(&format!("{}/v2/", client.base())) else {
+            return false;
+        };
+        let Ok(response) = client.http.get(url).send().await else {
+            return false;
+        };
+        if response.status().as_u16() != 401 {
+            return false;
+        }
+        let challenge = best_challenge(response.headers()).unwrap_or_else(|| Challenge {
+            scheme: "basic".into(),
+            parameters: Default::default(),
+        });
+        *client.challenge.lock().unwrap_or_else(|e| e.into_inner()) = Some(challenge);
+        true
+    }
+
+    async fn denied(&self, client: &HostClient, failure: StatusError) -> HostError {
+        let message = match (failure.code, failure.message) {
+            (Some(code), Some(message)) => Some(format!("{code}: {message}")),
+            (one, other) => one.or(other),
+        };
+        HostError::Auth(AuthError {
+            credentials: self.credentials_shown(client).await,
+            status: Some(failure.status),
+            by: client.host.clone(),
+            message,
+            transport: None,
+        })
+    }
+
+    /// Twice as long each time, and up to half more by chance, so that many clients do not come back at once.
+    pub(super) async fn pause(&self, round: u32) {
+        let base = self.config.limits.backoff.saturating_mul(1 << round.min(6));
+        let chance = std::collections::hash_map::RandomState::new()
+            .build_hasher()
+            .finish()
+            % 512;
+        let jitter = base.saturating_mul(chance as u32) / 1024;
+        tokio::time::sleep((base + jitter).min(self.config.limits.longest_pause)).await;
+    }
+}
+
+/// Names a request's failure by the host that it really went to.
+pub(super) async fn named(error: &reqwest::Error, url: &Url, via: &HostClient) -> TransportError {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_or_known_default().unwrap_or(443);
+    let tls = (url.scheme() == "https").then_some(&via.tls);
+    classify(error, Probe { host, port, tls }).await
+}
+
+fn may_be_plain(client: &HostClient, error: &TransportError) -> bool {
+    match error.kind {
+        Kind::PlainHttp | Kind::HandshakeTimeout => true,
+        Kind::TcpRefused | Kind::TcpTimeout => !client.has_port(),
+        _ => false,
+    }
+}
+
+/// Bearer before Basic; others are not spoken.
+fn best_challenge(headers: &HeaderMap) -> Option<Challenge> {
+    let all: Vec<Challenge> = headers
+        .get_all(WWW_AUTHENTICATE)
+        .iter()
+        .take(8)
+        .filter_map(|v| std::str::from_utf8(v.as_bytes()).ok())
+        .flat_map(challenge::parse)
+        .collect();
+    let of = |scheme: &str| all.iter().find(|c| c.scheme == scheme).cloned();
+    of("bearer").or_else(|| of("basic"))
+}
+
+/// Seconds, or a date.
+fn retry_after(value: &str) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let when =
+        time::OffsetDateTime::parse(value, &time::format_description::well_known::Rfc2822).ok()?;
+    let left = when - time::OffsetDateTime::now_utc();
+    Some(Duration::from_secs(
+        left.whole_seconds().max(0).unsigned_abs(),
+    ))
+}
+
+/// A body that went past its limit, or broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("the body is larger than {0} bytes")]
+    TooLarge(u64),
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Reads a body while counting; what the header announces is not believed.
+pub(crate) async fn read_limited(mut response: Response, limit: u64) -> Result<Bytes, ReadError> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => {
+                if body.len() as u64 + chunk.len() as u64 > limit {
+                    return Err(ReadError::TooLarge(limit));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(None) => return Ok(body.into()),
+            Err(error) => return Err(ReadError::Broken(error.without_url().to_string())),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    #[serde(default)]
+    errors: Vec<ErrorEntry>,
+    #[serde(default)]
+    error: Option<serde_json::Value>,
+    #[serde(default)]
+    details: Option<serde_json::Value>,
+    #[serde(default)]
+    message: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct ErrorEntry {
+    #[serde(default)]
+    code: serde_json::Value,
+    #[serde(default)]
+    message: serde_json::Value,
+}
+
+/// Code and message of an error body, as far as there are any. Unknown codes are fine; HTML is never shown.
+pub(crate) fn registry_error(body: &[u8]) -> (Option<String>, Option<String>) {
+    if body.trim_ascii_start().starts_with(b"<") {
+        return (
+            None,
+            Some(format!("an HTML page{}", crate::media::html_title(body))),
+        );
+    }
+    let Ok(parsed) = serde_json::from_slice::<ErrorBody>(body) else {
+        return (None, std::str::from_utf8(body).ok().and_then(cleaned));
+    };
+    let text = |v: &serde_json::Value| v.as_str().and_then(cleaned);
+    match parsed.errors.first() {
+        Some(first) => (text(&first.code), text(&first.message)),
+        None => {
+            let loose = [parsed.error, parsed.details, parsed.message];
+            (None, loose.iter().flatten().find_map(text))
+        }
+    }
+}
+
+/// What a token service said, in one line.
+pub(crate) fn service_message(body: &[u8]) -> Option<String> {
+    match registry_error(body) {
+        (Some(code), Some(message)) => Some(format!("{code}: {message}")),
+        (one, other) => one.or(other),
+    }
+}
+
+fn cleaned(text: &str) -> Option<String> {
+    const LONGEST: usize = 300;
+    let text: String = text
+        .trim()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(LONGEST)
+        .collect();
+    (!text.is_empty()).then_some(text)
+}
