@@ -9,8 +9,16 @@ mod export;
 mod job;
 #[allow(dead_code)]
 mod key;
+#[allow(dead_code)]
+mod report;
 mod result;
+#[allow(dead_code)]
+mod shared;
 mod solver;
+#[allow(dead_code)]
+mod store;
+#[allow(dead_code)]
+mod view;
 
 pub use error::SolverError;
 pub use export::{ExportResponse, Exporter, OutputTarget, SolvedRefs, SolvedResult};

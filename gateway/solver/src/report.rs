@@ -1,0 +1,276 @@
+//! Progress of vertices: who was announced, started, finished, and what counts as cached.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use gateway_api::progress::{Progress, ProgressGroup, Status, Vertex, VertexLog, VertexStatus};
+use time::OffsetDateTime;
+
+/// The vertices of one build as its client sees them.
+pub struct Reports {
+    progress: Progress,
+    known: Mutex<HashMap<String, Vertex>>,
+}
+
+impl Reports {
+    pub fn new(progress: Progress) -> Self {
+        Reports {
+            progress,
+            known: Mutex::default(),
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, Vertex>) -> T) -> T {
+        work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Shows vertices for the first time; those already shown are passed over.
+    pub fn announce(&self, vertices: Vec<Vertex>) {
+        let fresh: Vec<Vertex> = self.with(|known| {
+            vertices
+                .into_iter()
+                .filter(|vertex| {
+                    let fresh = !known.contains_key(&vertex.digest);
+                    if fresh {
+                        known.insert(vertex.digest.clone(), vertex.clone());
+                    }
+                    fresh
+                })
+                .collect()
+        });
+        if !fresh.is_empty() {
+            self.progress.send(Status {
+                vertexes: fresh,
+                ..Status::default()
+            });
+        }
+    }
+
+    /// A vertex begins; inputs that never ran were not needed and count as cached.
+    pub fn start(&self, digest: &str) -> Running<'_> {
+        let now = OffsetDateTime::now_utc();
+        let changed = self.with(|known| {
+            let mut changed = cached_inputs(known, digest, now);
+            if let Some(vertex) = known.get_mut(digest) {
+                vertex.started = Some(now);
+                vertex.completed = None;
+                vertex.cached = false;
+                vertex.error.clear();
+                changed.push(vertex.clone());
+            }
+            changed
+        });
+        self.send(changed);
+        Running {
+            reports: self,
+            digest: digest.to_owned(),
+            done: false,
+        }
+    }
+
+    /// A vertex whose result was found.
+    pub fn cached(&self, digest: &str) {
+        let now = OffsetDateTime::now_utc();
+        let changed = self.with(|known| {
+            let mut changed = cached_inputs(known, digest, now);
+            if let Some(vertex) = known.get_mut(digest) {
+                vertex.started = vertex.started.or(Some(now));
+                vertex.completed = Some(now);
+                vertex.cached = true;
+                changed.push(vertex.clone());
+            }
+            changed
+        });
+        self.send(changed);
+    }
+
+    fn send(&self, vertexes: Vec<Vertex>) {
+        if !vertexes.is_empty() {
+            self.progress.send(Status {
+                vertexes,
+                ..Status::default()
+            });
+        }
+    }
+
+    fn complete(&self, digest: &str, error: &str) {
+        let changed = self.with(|known| {
+            known.get_mut(digest).map(|vertex| {
+                vertex.completed = Some(OffsetDateTime::now_utc());
+                vertex.error = error.to_owned();
+                vertex.clone()
+            })
+        });
+        self.send(changed.into_iter().collect());
+    }
+
+    pub fn log(&self, digest: &str, stream: i64, data: Vec<u8>) {
+        self.progress.log(VertexLog {
+            vertex: digest.to_owned(),
+            stream,
+            data,
+            timestamp: OffsetDateTime::now_utc(),
+        });
+    }
+
+    /// A part of a vertex begins; bytes are told by the handle.
+    pub fn status(&self, vertex: &str, id: impl Into<String>, name: &str) -> StatusHandle {
+        let now = OffsetDateTime::now_utc();
+        let handle = StatusHandle {
+            progress: self.progress.clone(),
+            status: VertexStatus {
+                id: id.into(),
+                vertex: vertex.to_owned(),
+                name: name.to_owned(),
+                total: 0,
+                current: 0,
+                timestamp: now,
+                started: Some(now),
+                completed: None,
+            },
+        };
+        handle.progress.status(handle.status.clone());
+        handle
+    }
+}
+
+/// Marks inputs that never started, theirs too, and gives them inputs first. No recursion: graphs are deep.
+fn cached_inputs(
+    known: &mut HashMap<String, Vertex>,
+    digest: &str,
+    now: OffsetDateTime,
+) -> Vec<Vertex> {
+    let mut stack: Vec<String> = known
+        .get(digest)
+        .map(|vertex| vertex.inputs.clone())
+        .unwrap_or_default();
+    let mut changed = Vec::new();
+    while let Some(input) = stack.pop() {
+        let Some(vertex) = known.get_mut(&input) else {
+            continue;
+        };
+        if vertex.started.is_some() {
+            continue;
+        }
+        vertex.started = Some(now);
+        vertex.completed = Some(now);
+        vertex.cached = true;
+        stack.extend(vertex.inputs.iter().cloned());
+        changed.push(vertex.clone());
+    }
+    changed.reverse();
+    changed
+}
+
+/// A running vertex; ends as canceled when dropped without a word.
+pub struct Running<'a> {
+    reports: &'a Reports,
+    digest: String,
+    done: bool,
+}
+
+impl Running<'_> {
+    pub fn finish<T>(mut self, outcome: &Result<T, gateway_api::Error>) {
+        self.done = true;
+        match outcome {
+            Ok(_) => self.reports.complete(&self.digest, ""),
+            Err(error) => self.reports.complete(&self.digest, &error.message),
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.reports.complete(&self.digest, "context canceled");
+        }
+    }
+}
+
+/// A part of a vertex with progress of its own.
+#[derive(Clone)]
+pub struct StatusHandle {
+    progress: Progress,
+    status: VertexStatus,
+}
+
+impl StatusHandle {
+    pub fn update(&mut self, current: u64, total: u64) {
+        self.status.current = i64::try_from(current).unwrap_or(i64::MAX);
+        self.status.total = i64::try_from(total).unwrap_or(i64::MAX);
+        self.status.timestamp = OffsetDateTime::now_utc();
+        self.progress.status(self.status.clone());
+    }
+
+    pub fn done(mut self) {
+        let now = OffsetDateTime::now_utc();
+        self.status.timestamp = now;
+        self.status.completed = Some(now);
+        if self.status.total > 0 {
+            self.status.current = self.status.total;
+        }
+        self.progress.status(self.status.clone());
+    }
+
+    /// Ends with this many bytes, of no known total.
+    pub fn done_with(mut self, bytes: u64) {
+        self.status.current = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.done();
+    }
+}
+
+/// A vertex for the stream, from what LLB says of it.
+pub fn vertex(
+    digest: &str,
+    name: &str,
+    inputs: Vec<String>,
+    group: Option<&gateway_llb::pb::ProgressGroup>,
+) -> Vertex {
+    Vertex {
+        digest: digest.to_owned(),
+        inputs,
+        name: name.to_owned(),
+        progress_group: group.map(|group| ProgressGroup {
+            id: group.id.clone(),
+            name: group.name.clone(),
+            weak: group.weak,
+        }),
+        ..Vertex::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn inputs_that_never_ran_count_as_cached_when_their_user_starts() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = seen.clone();
+        let reports = Reports::new(Progress::new(move |status| {
+            sink.lock().unwrap().extend(status.vertexes);
+        }));
+        reports.announce(vec![
+            vertex("a", "a", vec![], None),
+            vertex("b", "b", vec!["a".into()], None),
+            vertex("c", "c", vec!["b".into()], None),
+        ]);
+        reports.start("c").finish(&Ok(()));
+        let seen = seen.lock().unwrap();
+        let told: Vec<(&str, bool, bool)> = seen
+            .iter()
+            .skip(3)
+            .map(|v| (v.name.as_str(), v.cached, v.completed.is_some()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("a", true, true),
+                ("b", true, true),
+                ("c", false, false),
+                ("c", false, true)
+            ]
+        );
+    }
+}

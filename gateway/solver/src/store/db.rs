@@ -1,0 +1,434 @@
+//! Metadata: cache links and results, layers and their compressed forms, cache mounts, images.
+//!
+//! Every call is one short transaction. WAL with `synchronous=NORMAL` never syncs on the path of
+//! a build; what a power cut takes is only work to be done again.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::schema;
+use crate::error::SolverError;
+
+/// How long a process waits for another's transaction; those take milliseconds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+
+pub struct Db {
+    root: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+/// A key by which one input of an op may be known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    pub key: String,
+    /// Empty: none.
+    pub selector: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerRecord {
+    pub id: String,
+    /// The layers below when it was made, lowest first.
+    pub base: Vec<String>,
+    /// What made it, for histories and usage lists.
+    pub description: String,
+    /// Seconds since the epoch.
+    pub created_at: i64,
+    /// Nothing of the layers below shows.
+    pub opaque_root: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VariantRecord {
+    pub digest: String,
+    pub size: u64,
+    pub media_type: String,
+    pub diff_id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRecord {
+    pub digest: String,
+    pub media_type: String,
+    pub size: u64,
+}
+
+type Result<T> = std::result::Result<T, SolverError>;
+
+impl Db {
+    pub fn open(root: &Path) -> Result<Db> {
+        let failed = |source| SolverError::Metadata {
+            root: root.to_owned(),
+            source,
+        };
+        let mut connection = Connection::open(root.join("metadata.db")).map_err(failed)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+        connection
+            .pragma_update(None, "journal_mode", "WAL")
+            .map_err(failed)?;
+        connection
+            .pragma_update(None, "synchronous", "NORMAL")
+            .map_err(failed)?;
+        match schema::migrate(&mut connection).map_err(failed)? {
+            Ok(()) => Ok(Db {
+                root: root.to_owned(),
+                connection: Mutex::new(connection),
+            }),
+            Err(found) => Err(SolverError::NewerSchema {
+                root: root.to_owned(),
+                found,
+                known: schema::VERSION,
+            }),
+        }
+    }
+
+    fn run<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let mut connection: MutexGuard<'_, Connection> = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        work(&mut connection).map_err(|source| SolverError::Metadata {
+            root: self.root.clone(),
+            source,
+        })
+    }
+
+    /// The keys of op `op` (digest and output) that every input leads to by one of its candidates.
+    pub fn targets(&self, op: &str, inputs: &[Vec<Candidate>]) -> Result<Vec<String>> {
+        self.run(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT target FROM links WHERE dep = ?1 AND input = ?2 AND op = ?3 AND selector = ?4",
+            )?;
+            let mut common: Option<Vec<String>> = None;
+            for (input, candidates) in inputs.iter().enumerate() {
+                let mut found = Vec::new();
+                for candidate in candidates {
+                    let rows = query.query_map(
+                        params![candidate.key, input as i64, op, candidate.selector],
+                        |row| row.get::<_, String>(0),
+                    )?;
+                    for row in rows {
+                        let target = row?;
+                        let wanted = common.as_ref().is_none_or(|list| list.contains(&target));
+                        if wanted && !found.contains(&target) {
+                            found.push(target);
+                        }
+                    }
+                }
+                if found.is_empty() {
+                    return Ok(found);
+                }
+                common = Some(found);
+            }
+            Ok(common.unwrap_or_default())
+        })
+    }
+
+    /// Results under any of the keys, newest first: layers, lowest first.
+    pub fn results(&self, keys: &[String]) -> Result<Vec<Vec<String>>> {
+        self.run(|connection| {
+            let mut query = connection
+                .prepare_cached("SELECT layers, created_at FROM results WHERE key = ?1")?;
+            let mut found: Vec<(i64, String)> = Vec::new();
+            for key in keys {
+                let rows = query.query_map([key], |row| Ok((row.get(1)?, row.get(0)?)))?;
+                for row in rows {
+                    found.push(row?);
+                }
+            }
+            found.sort_by(|a, b| b.0.cmp(&a.0));
+            Ok(found.iter().map(|(_, layers)| split(layers)).collect())
+        })
+    }
+
+    /// Records that `inputs` lead to `target` and, if given, what the result is.
+    pub fn save(
+        &self,
+        op: &str,
+        inputs: &[Vec<Candidate>],
+        target: &str,
+        result: Option<(&[String], i64)>,
+    ) -> Result<()> {
+        self.run(|connection| {
+            let transaction =
+                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            {
+                let mut insert = transaction.prepare_cached(
+                    "INSERT OR IGNORE INTO links (dep, input, op, selector, target)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?;
+                for (input, candidates) in inputs.iter().enumerate() {
+                    for candidate in candidates {
+                        insert.execute(params![
+                            candidate.key,
+                            input as i64,
+                            op,
+                            candidate.selector,
+                            target
+                        ])?;
+                    }
+                }
+                if let Some((layers, now)) = result {
+                    transaction
+                        .prepare_cached(
+                            "INSERT OR REPLACE INTO results (key, layers, created_at)
+                             VALUES (?1, ?2, ?3)",
+                        )?
+                        .execute(params![target, layers.join("\n"), now])?;
+                }
+            }
+            transaction.commit()
+        })
+    }
+
+    /// Forgets a result whose layers are gone.
+    pub fn drop_result(&self, layers: &[String]) -> Result<()> {
+        self.run(|connection| {
+            connection
+                .execute("DELETE FROM results WHERE layers = ?1", [layers.join("\n")])
+                .map(drop)
+        })
+    }
+
+    pub fn add_layer(&self, layer: &LayerRecord) -> Result<()> {
+        self.run(|connection| {
+            connection
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO layers (id, base, description, created_at, opaque_root)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?
+                .execute(params![
+                    layer.id,
+                    layer.base.join("\n"),
+                    layer.description,
+                    layer.created_at,
+                    layer.opaque_root
+                ])
+                .map(drop)
+        })
+    }
+
+    pub fn layer(&self, id: &str) -> Result<Option<LayerRecord>> {
+        self.run(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT base, description, created_at, opaque_root FROM layers WHERE id = ?1",
+                )?
+                .query_row([id], |row| {
+                    Ok(LayerRecord {
+                        id: id.to_owned(),
+                        base: split(&row.get::<_, String>(0)?),
+                        description: row.get(1)?,
+                        created_at: row.get(2)?,
+                        opaque_root: row.get(3)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// The layer as a blob in the given form (`gzip`, `zstd`, ... with options).
+    pub fn variant(&self, layer: &str, form: &str) -> Result<Option<VariantRecord>> {
+        self.run(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT digest, size, media_type, diff_id FROM variants
+                     WHERE layer = ?1 AND form = ?2",
+                )?
+                .query_row(params![layer, form], |row| {
+                    Ok(VariantRecord {
+                        digest: row.get(0)?,
+                        size: row.get::<_, i64>(1)?.unsigned_abs(),
+                        media_type: row.get(2)?,
+                        diff_id: row.get(3)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    pub fn add_variant(&self, layer: &str, form: &str, variant: &VariantRecord) -> Result<()> {
+        self.run(|connection| {
+            connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO variants (layer, form, digest, size, media_type, diff_id)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
+                .execute(params![
+                    layer,
+                    form,
+                    variant.digest,
+                    i64::try_from(variant.size).unwrap_or(i64::MAX),
+                    variant.media_type,
+                    variant.diff_id
+                ])
+                .map(drop)
+        })
+    }
+
+    pub fn image(&self, name: &str) -> Result<Option<ImageRecord>> {
+        self.run(|connection| {
+            connection
+                .prepare_cached("SELECT digest, media_type, size FROM images WHERE name = ?1")?
+                .query_row([name], |row| {
+                    Ok(ImageRecord {
+                        digest: row.get(0)?,
+                        media_type: row.get(1)?,
+                        size: row.get::<_, i64>(2)?.unsigned_abs(),
+                    })
+                })
+                .optional()
+        })
+    }
+
+    pub fn set_image(&self, name: &str, image: &ImageRecord, now: i64) -> Result<()> {
+        self.run(|connection| {
+            connection
+                .execute(
+                    "INSERT OR REPLACE INTO images (name, digest, media_type, size, created_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![
+                        name,
+                        image.digest,
+                        image.media_type,
+                        i64::try_from(image.size).unwrap_or(i64::MAX),
+                        now
+                    ],
+                )
+                .map(drop)
+        })
+    }
+
+    pub fn images(&self) -> Result<Vec<(String, ImageRecord)>> {
+        self.run(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT name, digest, media_type, size FROM images ORDER BY name",
+            )?;
+            let rows = query.query_map([], |row| {
+                Ok((
+                    row.get(0)?,
+                    ImageRecord {
+                        digest: row.get(1)?,
+                        media_type: row.get(2)?,
+                        size: row.get::<_, i64>(3)?.unsigned_abs(),
+                    },
+                ))
+            })?;
+            rows.collect()
+        })
+    }
+
+    /// The directory of slot `slot` of a cache mount: the known one, or `dir` from now on.
+    pub fn cache_mount(&self, key: &str, slot: i64, dir: &str) -> Result<String> {
+        self.run(|connection| {
+            let transaction =
+                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            transaction.execute(
+                "INSERT OR IGNORE INTO cache_mounts (key, slot, dir) VALUES (?1, ?2, ?3)",
+                params![key, slot, dir],
+            )?;
+            let dir = transaction.query_row(
+                "SELECT dir FROM cache_mounts WHERE key = ?1 AND slot = ?2",
+                params![key, slot],
+                |row| row.get(0),
+            )?;
+            transaction.commit()?;
+            Ok(dir)
+        })
+    }
+
+    /// Forgets a cache mount, so that its next user gets an empty one; gives its directories.
+    pub fn drop_cache_mount(&self, key: &str) -> Result<Vec<String>> {
+        self.run(|connection| {
+            let mut query = connection.prepare_cached(
+                "DELETE FROM cache_mounts WHERE key = ?1 OR key LIKE ?1 || ':%' RETURNING dir",
+            )?;
+            let rows = query.query_map([key], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
+    pub fn content_digest(&self, layers: &str, selector: &str) -> Result<Option<String>> {
+        self.run(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT digest FROM content_digests WHERE layers = ?1 AND selector = ?2",
+                )?
+                .query_row(params![layers, selector], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    pub fn set_content_digest(&self, layers: &str, selector: &str, digest: &str) -> Result<()> {
+        self.run(|connection| {
+            connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO content_digests (layers, selector, digest)
+                     VALUES (?1, ?2, ?3)",
+                )?
+                .execute(params![layers, selector, digest])
+                .map(drop)
+        })
+    }
+}
+
+fn split(layers: &str) -> Vec<String> {
+    layers
+        .split('\n')
+        .filter(|id| !id.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(key: &str, selector: &str) -> Candidate {
+        Candidate {
+            key: key.into(),
+            selector: selector.into(),
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_only_when_every_input_leads_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path()).unwrap();
+        let (a, b) = (vec![candidate("a", "s")], vec![candidate("b", "")]);
+        db.save(
+            "op@0",
+            &[a.clone(), b.clone()],
+            "t",
+            Some((&["l1".into()], 1)),
+        )
+        .unwrap();
+        assert_eq!(db.targets("op@0", &[a.clone(), b.clone()]).unwrap(), ["t"]);
+        for inputs in [
+            [a.clone(), vec![candidate("x", "")]],
+            [b.clone(), a.clone()],
+            [vec![candidate("a", "")], b.clone()],
+        ] {
+            assert!(db.targets("op@0", &inputs).unwrap().is_empty());
+        }
+        assert!(db.targets("op@1", &[a, b]).unwrap().is_empty());
+        assert_eq!(db.results(&["t".into()]).unwrap(), [["l1"]]);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_by_number() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Db::open(dir.path()).unwrap());
+        Connection::open(dir.path().join("metadata.db"))
+            .unwrap()
+            .pragma_update(None, "user_version", 99)
+            .unwrap();
+        assert!(matches!(
+            Db::open(dir.path()),
+            Err(SolverError::NewerSchema { found: 99, .. })
+        ));
+    }
+}

@@ -1,0 +1,130 @@
+//! The store on disk: layers, blobs, metadata. Several processes may use one at once.
+//!
+//! ```text
+//! blobs/ ingest/      content-addressed blobs (gateway-images)
+//! layers/<id>/        file system changes, one directory each, immutable once there
+//! cache/<id>/         cache mounts
+//! tmp/<process>/      unfinished work, one directory per process, locked while it lives
+//! empty/              the file system of scratch
+//! metadata.db         what is known of all of these
+//! ```
+//!
+//! A layer appears by one rename of a finished directory. What a killed process left behind is in
+//! its own directory below `tmp/`, whose lock the kernel freed: the next process to open the store
+//! removes it.
+
+mod db;
+mod schema;
+mod snapshot;
+mod workspace;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gateway_images::store::BlobStore;
+
+pub use db::{Candidate, Db, ImageRecord, LayerRecord, VariantRecord};
+pub use snapshot::{Layer, LazyBlob, Snapshot};
+pub use workspace::WorkDir;
+
+use crate::error::SolverError;
+use workspace::Workspace;
+
+/// One open store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<StoreInner>);
+
+struct StoreInner {
+    root: PathBuf,
+    blobs: BlobStore,
+    db: Db,
+    workspace: Workspace,
+}
+
+impl Store {
+    /// Opens the store at `root`, making it when it is missing.
+    ///
+    /// # Errors
+    /// When the directory cannot be used or was written by a newer program.
+    pub fn open(root: &Path) -> Result<Store, SolverError> {
+        let io = |source| SolverError::Io {
+            root: root.to_owned(),
+            source,
+        };
+        for dir in ["layers", "cache", "tmp", "empty"] {
+            std::fs::create_dir_all(root.join(dir)).map_err(io)?;
+        }
+        // The overlay options and mounts need paths that mean the same in every namespace.
+        let root = root.canonicalize().map_err(io)?;
+        let blobs = BlobStore::open(&root).map_err(|error| SolverError::Other {
+            root: root.clone(),
+            message: error.to_string(),
+        })?;
+        let db = Db::open(&root)?;
+        let workspace = Workspace::create(&root.join("tmp")).map_err(io)?;
+        Ok(Store(Arc::new(StoreInner {
+            root,
+            blobs,
+            db,
+            workspace,
+        })))
+    }
+
+    pub fn blobs(&self) -> &BlobStore {
+        &self.0.blobs
+    }
+
+    pub fn db(&self) -> &Db {
+        &self.0.db
+    }
+
+    /// Where the changes of a layer are.
+    pub fn layer_dir(&self, id: &str) -> PathBuf {
+        self.0.root.join("layers").join(id.replace(':', "-"))
+    }
+
+    pub fn cache_dir(&self, id: &str) -> PathBuf {
+        self.0.root.join("cache").join(id)
+    }
+
+    /// An empty directory: the lower of scratch.
+    pub fn empty_dir(&self) -> PathBuf {
+        self.0.root.join("empty")
+    }
+
+    /// A new directory for unfinished work, deleted when dropped.
+    pub fn work_dir(&self) -> std::io::Result<WorkDir> {
+        self.0.workspace.dir()
+    }
+
+    /// Moves a finished directory into place as the layer `id`. Another process may have been
+    /// faster with equal content: then its layer stays.
+    pub fn commit_layer(&self, from: &Path, id: &str) -> std::io::Result<()> {
+        let to = self.layer_dir(id);
+        match std::fs::rename(from, &to) {
+            Ok(()) => Ok(()),
+            Err(_) if to.is_dir() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn has_layer(&self, id: &str) -> bool {
+        self.layer_dir(id).is_dir()
+    }
+}
+
+/// An id that no other layer has or will have.
+pub fn new_id() -> String {
+    let mut bytes = [0u8; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let rest = bytes.get_mut(filled..).unwrap_or_default();
+        match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            // The call cannot fail otherwise on a kernel that runs containers.
+            Err(_) => break,
+        }
+    }
+    hex::encode(bytes)
+}

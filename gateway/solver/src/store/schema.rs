@@ -1,0 +1,67 @@
+//! The numbered schema of `metadata.db`.
+
+use rusqlite::Connection;
+
+/// Raised with every change of the tables; each number has a step below.
+pub const VERSION: i64 = 1;
+
+const STEPS: [&str; VERSION as usize] = ["
+    -- A key is known by what leads to it: equal op, output, input position and selector.
+    CREATE TABLE links (
+        dep TEXT NOT NULL, input INTEGER NOT NULL, op TEXT NOT NULL, selector TEXT NOT NULL,
+        target TEXT NOT NULL,
+        PRIMARY KEY (dep, input, op, selector, target)
+    ) WITHOUT ROWID;
+    -- Ops without inputs are found by their root key itself.
+    CREATE TABLE results (
+        key TEXT NOT NULL, layers TEXT NOT NULL, created_at INTEGER NOT NULL,
+        PRIMARY KEY (key, layers)
+    ) WITHOUT ROWID;
+    CREATE TABLE layers (
+        id TEXT PRIMARY KEY, base TEXT NOT NULL, description TEXT NOT NULL,
+        created_at INTEGER NOT NULL, opaque_root INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    -- Compressed forms of a layer.
+    CREATE TABLE variants (
+        layer TEXT NOT NULL, form TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL,
+        media_type TEXT NOT NULL, diff_id TEXT NOT NULL,
+        PRIMARY KEY (layer, form)
+    ) WITHOUT ROWID;
+    CREATE TABLE cache_mounts (
+        key TEXT NOT NULL, slot INTEGER NOT NULL, dir TEXT NOT NULL,
+        PRIMARY KEY (key, slot)
+    ) WITHOUT ROWID;
+    CREATE TABLE images (
+        name TEXT PRIMARY KEY, digest TEXT NOT NULL, media_type TEXT NOT NULL,
+        size INTEGER NOT NULL, created_at INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE content_digests (
+        layers TEXT NOT NULL, selector TEXT NOT NULL, digest TEXT NOT NULL,
+        PRIMARY KEY (layers, selector)
+    ) WITHOUT ROWID;
+"];
+
+/// Brings the tables up to [`VERSION`]; gives the number found when it is newer.
+pub fn migrate(connection: &mut Connection) -> rusqlite::Result<Result<(), i64>> {
+    let found = version(connection)?;
+    if found == VERSION {
+        return Ok(Ok(()));
+    }
+    let transaction =
+        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    // Another process may have been faster.
+    let found = version(&transaction)?;
+    let Some(steps) = usize::try_from(found).ok().and_then(|at| STEPS.get(at..)) else {
+        return Ok(Err(found));
+    };
+    for step in steps {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()?;
+    Ok(Ok(()))
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}

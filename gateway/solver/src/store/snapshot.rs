@@ -1,0 +1,69 @@
+//! What a result is: layers, lowest first.
+
+use std::sync::Arc;
+
+use gateway_images::media::Descriptor;
+
+/// A file system as a list of layers, lowest first; empty is scratch. Cheap to clone.
+#[derive(Clone, Default, Debug)]
+pub struct Snapshot {
+    pub layers: Arc<Vec<Layer>>,
+}
+
+/// One layer of a snapshot.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    pub id: String,
+    /// A layer of an image that may not be here yet.
+    pub lazy: Option<Arc<LazyBlob>>,
+    /// Lives only as long as this: the files of a local source.
+    pub local: Option<Arc<super::WorkDir>>,
+}
+
+/// Where a layer that is not here can be had.
+#[derive(Debug)]
+pub struct LazyBlob {
+    pub descriptor: Descriptor,
+    pub diff_id: String,
+    /// The image it belongs to.
+    pub reference: String,
+    /// The vertex that shows its transfer.
+    pub vertex: String,
+}
+
+impl Layer {
+    pub fn stored(id: impl Into<String>) -> Layer {
+        Layer {
+            id: id.into(),
+            lazy: None,
+            local: None,
+        }
+    }
+}
+
+impl Snapshot {
+    pub fn scratch() -> Self {
+        Snapshot::default()
+    }
+
+    pub fn new(layers: Vec<Layer>) -> Self {
+        Snapshot {
+            layers: Arc::new(layers),
+        }
+    }
+
+    pub fn ids(&self) -> Vec<String> {
+        self.layers.iter().map(|layer| layer.id.clone()).collect()
+    }
+
+    /// The same with one more layer on top.
+    pub fn with(&self, layer: Layer) -> Self {
+        let mut layers = (*self.layers).clone();
+        layers.push(layer);
+        Snapshot::new(layers)
+    }
+
+    pub fn is_local(&self) -> bool {
+        self.layers.iter().any(|layer| layer.local.is_some())
+    }
+}

@@ -1,0 +1,108 @@
+//! A snapshot's layers as one directory tree, without mounting anything anywhere.
+//!
+//! The overlay is a detached mount: it hangs on a file descriptor alone, is reached through it,
+//! and is gone when the descriptor is closed, whatever ends this process.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
+};
+
+/// An open view; the tree stays as long as this.
+pub struct View {
+    path: PathBuf,
+    _mount: Option<OwnedFd>,
+}
+
+impl View {
+    /// The layers, topmost first, read-only. At least one.
+    pub fn read_only(lowers: &[PathBuf]) -> io::Result<View> {
+        match lowers {
+            [single] => Ok(View {
+                path: single.clone(),
+                _mount: None,
+            }),
+            lowers => View::overlay(lowers, None),
+        }
+    }
+
+    /// The layers with a directory that takes the changes; without layers that directory itself.
+    pub fn writable(lowers: &[PathBuf], upper: &Path, work: &Path) -> io::Result<View> {
+        if lowers.is_empty() {
+            return Ok(View {
+                path: upper.to_owned(),
+                _mount: None,
+            });
+        }
+        View::overlay(lowers, Some((upper, work)))
+    }
+
+    fn overlay(lowers: &[PathBuf], changes: Option<(&Path, &Path)>) -> io::Result<View> {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let context = &context;
+        // One call a layer: no limit on the length of the whole text.
+        for lower in lowers {
+            fsconfig_set_string(context, "lowerdir+", lower)?;
+        }
+        // What the differ could not read back is off.
+        for option in ["index", "metacopy", "redirect_dir"] {
+            fsconfig_set_string(context, option, "off")?;
+        }
+        if let Some((upper, work)) = changes {
+            fsconfig_set_string(context, "upperdir", upper)?;
+            fsconfig_set_string(context, "workdir", work)?;
+            // Without it the unmount syncs the whole file system below.
+            fsconfig_set_flag(context, "volatile")?;
+        }
+        fsconfig_create(context)?;
+        let attributes = match changes {
+            Some(_) => MountAttrFlags::empty(),
+            None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        };
+        let mount = fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        Ok(View {
+            path: PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd())),
+            _mount: Some(mount),
+        })
+    }
+
+    /// The root of the tree.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_shows_all_layers_and_keeps_changes_in_its_upper() {
+        let dir = tempfile::tempdir().unwrap();
+        let sub = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let (low, top, upper, work) = (sub("low"), sub("top"), sub("upper"), sub("work"));
+        std::fs::write(low.join("a"), "low").unwrap();
+        std::fs::write(top.join("a"), "top").unwrap();
+        std::fs::write(low.join("b"), "b").unwrap();
+        let lowers = [top, low.clone()];
+        let view = View::writable(&lowers, &upper, &work).unwrap();
+        assert_eq!(std::fs::read(view.path().join("a")).unwrap(), b"top");
+        std::fs::write(view.path().join("b"), "changed").unwrap();
+        std::fs::create_dir(view.path().join("d")).unwrap();
+        drop(view);
+        assert_eq!(std::fs::read(upper.join("b")).unwrap(), b"changed");
+        assert_eq!(std::fs::read(low.join("b")).unwrap(), b"b");
+        assert!(upper.join("d").is_dir());
+        let view = View::read_only(&lowers).unwrap();
+        assert_eq!(std::fs::read(view.path().join("b")).unwrap(), b"b");
+        assert!(std::fs::write(view.path().join("c"), "").is_err());
+    }
+}
