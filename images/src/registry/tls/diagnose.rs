@@ -18,6 +18,8 @@ use crate::registry::error::{Kind, PeerReport, TransportError};
 /// A probe is for the error text only, so it is short.
 const PROBE_TIME: Duration = Duration::from_secs(3);
 
+const PLAIN_HTTP: &str = "http: server gave HTTP response to HTTPS client";
+
 /// Where the failed request went.
 pub(crate) struct Probe<'a> {
     pub(crate) host: &'a str,
