@@ -1,0 +1,278 @@
+//! The caller's side: starts the zygote, sends it specifications, follows each
+//! sandbox to its end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use serde::de::DeserializeOwned;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::error::{Error, Result};
+use crate::etc_files;
+use crate::spec::{MountKind, SandboxSpec};
+use crate::wire::{self, Command, Hello, Packet, Reply, StartRequest};
+use crate::zygote;
+
+/// How the launcher process is started.
+#[derive(Debug, Clone)]
+pub struct LauncherOptions {
+    /// A program whose `main` calls [`crate::maybe_run_zygote`] first. By
+    /// default the running program itself.
+    pub program: PathBuf,
+}
+
+impl Default for LauncherOptions {
+    fn default() -> Self {
+        LauncherOptions {
+            program: PathBuf::from("/proc/self/exe"),
+        }
+    }
+}
+
+/// Starts sandboxes. Clones share one launcher process, which ends with the
+/// last of them, and every sandbox with it.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    control: AsyncFd<OwnedFd>,
+    /// Reaped by the runtime after it ends.
+    _process: tokio::process::Child,
+}
+
+/// The payload's descriptors; absent ones are `/dev/null`.
+#[derive(Debug, Default)]
+pub struct Stdio {
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+/// How a payload ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitStatus {
+    /// The code it ended with, unless a signal ended it.
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    /// Whether the kernel killed one of its processes for want of memory; only
+    /// known with a memory limit.
+    pub oom_killed: bool,
+}
+
+impl ExitStatus {
+    pub fn success(&self) -> bool {
+        self.code == Some(0)
+    }
+
+    /// The code, or 128 plus the signal, as container runtimes report it.
+    pub fn exit_code(&self) -> i32 {
+        match (self.code, self.signal) {
+            (Some(code), _) => code,
+            (None, Some(signal)) => 128 + signal,
+            (None, None) => 255,
+        }
+    }
+}
+
+/// A payload that has started. Dropping it kills the sandbox.
+#[derive(Debug)]
+pub struct Running {
+    socket: AsyncFd<OwnedFd>,
+    pidfd: OwnedFd,
+    ended: Option<ExitStatus>,
+}
+
+fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    Ok(pair.map_err(io::Error::from)?)
+}
+
+fn watched(socket: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` owns an open descriptor; it is neither replaced nor
+    // closed while the `AsyncFd` has it.
+    let watched = unsafe { AsyncFd::register(socket) };
+    Ok(watched.map_err(io::Error::from)?)
+}
+
+/// The next message; `None` at the end.
+async fn next<T: DeserializeOwned>(socket: &AsyncFd<OwnedFd>) -> Result<Option<(T, Vec<OwnedFd>)>> {
+    let received = socket
+        .async_io(Interest::READABLE, |fd| wire::receive_message(fd.as_fd()))
+        .await;
+    match received {
+        // Unread messages at the time the other side died.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+        received => Ok(received?),
+    }
+}
+
+impl Launcher {
+    /// Starts the launcher process and waits until it is ready (some
+    /// milliseconds). Callers that may never need it start it late.
+    pub async fn start(options: LauncherOptions) -> Result<Launcher> {
+        let (near, far) = pair()?;
+        let process = tokio::process::Command::new(&options.program)
+            .arg(zygote::OUTER)
+            // Nothing of the caller's environment may reach a payload.
+            .env_clear()
+            .stdin(far)
+            .stdout(std::process::Stdio::null())
+            // A signal from the terminal is for the caller to handle.
+            .process_group(0)
+            .spawn()
+            .map_err(|source| Error::LauncherStart {
+                program: options.program.display().to_string(),
+                source,
+            })?;
+        let control = watched(near)?;
+        match next::<Hello>(&control).await? {
+            Some((Hello::Ready, _)) => {}
+            Some((Hello::Failed(error), _)) => return Err(Error::LauncherSetup(error)),
+            None => return Err(Error::LauncherGone),
+        }
+        Ok(Launcher {
+            inner: Arc::new(Inner {
+                control,
+                _process: process,
+            }),
+        })
+    }
+
+    /// Starts a sandbox and returns when its program runs. Dropping the future
+    /// kills what has been started so far.
+    ///
+    /// # Errors
+    /// [`Error::Setup`] says which stage failed; see
+    /// [`Error::step_exit_code`] for programs that cannot be executed.
+    pub async fn spawn(&self, spec: SandboxSpec, stdio: Stdio) -> Result<Running> {
+        check(&spec)?;
+        let request = StartRequest {
+            hosts: etc_files::hosts(&spec),
+            resolv_conf: etc_files::resolv_conf(&spec),
+            spec,
+        };
+        let stdio = [stdio.stdin, stdio.stdout, stdio.stderr];
+        let packet = Packet::new(&request, stdio.each_ref().map(Option::is_some))?;
+        let (near, far) = pair()?;
+        {
+            let fds: [Option<BorrowedFd<'_>>; 3] =
+                stdio.each_ref().map(|fd| fd.as_ref().map(AsFd::as_fd));
+            let sent = self
+                .inner
+                .control
+                .async_io(Interest::WRITABLE, |control| {
+                    Ok(packet.send(control.as_fd(), far.as_fd(), &fds)?)
+                })
+                .await;
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return Err(Error::LauncherGone);
+                }
+                sent => sent?,
+            }
+        }
+        // Whoever reads the other ends must see the payload's end, not ours.
+        drop((far, stdio));
+        let socket = watched(near)?;
+        match next::<Reply>(&socket).await? {
+            Some((Reply::Started, fds)) => Ok(Running {
+                socket,
+                pidfd: fds.into_iter().next().ok_or(Error::LauncherGone)?,
+                ended: None,
+            }),
+            Some((Reply::Failed(error), _)) => Err(Error::Setup(error)),
+            Some((Reply::Exited { .. }, _)) | None => Err(Error::LauncherGone),
+        }
+    }
+}
+
+/// Refuses what no sandbox can be.
+fn check(spec: &SandboxSpec) -> Result<()> {
+    if spec.args.is_empty() {
+        return Err(Error::InvalidSpec("there is no program to run".into()));
+    }
+    let strings = spec.args.iter().chain(&spec.env).chain([&spec.cwd]);
+    if strings.into_iter().any(|text| text.contains('\0')) {
+        let reason = "an argument, environment variable or path contains a zero byte";
+        return Err(Error::InvalidSpec(reason.into()));
+    }
+    for mount in &spec.mounts {
+        if !mount.dest.starts_with('/') {
+            let reason = format!("mount point {} is not an absolute path", mount.dest);
+            return Err(Error::InvalidSpec(reason));
+        }
+        if let MountKind::Overlay { upper, work, .. } = &mount.kind
+            && upper.is_some() != work.is_some()
+        {
+            let reason = format!("the mount at {} has only one of upper and work", mount.dest);
+            return Err(Error::InvalidSpec(reason));
+        }
+    }
+    Ok(())
+}
+
+impl Running {
+    /// The payload's process number as the caller sees it; `None` once it has
+    /// ended.
+    pub fn pid(&self) -> Option<u32> {
+        use std::os::fd::AsRawFd;
+        let path = format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd());
+        let info = std::fs::read_to_string(path).ok()?;
+        let line = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+        line.trim().parse().ok()
+    }
+
+    /// Waits for the end of the payload and of everything it started. May be
+    /// dropped and called again.
+    pub async fn wait(&mut self) -> Result<ExitStatus> {
+        if let Some(status) = self.ended {
+            return Ok(status);
+        }
+        match next::<Reply>(&self.socket).await? {
+            Some((
+                Reply::Exited {
+                    code,
+                    signal,
+                    oom_killed,
+                },
+                _,
+            )) => {
+                let status = ExitStatus {
+                    code,
+                    signal,
+                    oom_killed,
+                };
+                self.ended = Some(status);
+                Ok(status)
+            }
+            Some((Reply::Failed(error), _)) => Err(Error::Setup(error)),
+            Some((Reply::Started, _)) | None => Err(Error::LauncherGone),
+        }
+    }
+
+    /// Sends a signal to the payload. As process 1 of its namespace it only
+    /// gets those it handles, and SIGKILL.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let command = Command::Signal(signal);
+        Ok(wire::send_message(
+            self.socket.get_ref().as_fd(),
+            &command,
+            &[],
+        )?)
+    }
+
+    /// Kills the payload and everything it started; [`Running::wait`] tells
+    /// when that is done.
+    pub fn kill(&self) {
+        // Fails only when there is nothing left to kill.
+        let _ = self.signal(libc::SIGKILL);
+    }
+}

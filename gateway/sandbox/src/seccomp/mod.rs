@@ -1,0 +1,7 @@
+//! The system call filter of a confined payload: which calls, and the program
+//! the kernel runs for each of them.
+
+mod filter;
+mod rules;
+
+pub(crate) use filter::compile;

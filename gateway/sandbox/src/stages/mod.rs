@@ -1,0 +1,179 @@
+//! What the new process does, in order, until it becomes the payload. It runs
+//! in its own namespaces, alone, and can only succeed by `exec`; every failure
+//! is a [`SetupError`] that goes to the zygote through the report pipe.
+//!
+//! While host paths are visible ([`rootfs`], [`sources`], [`kernel_fs`]) every
+//! mount is made *detached*: a descriptor, attached nowhere. Then the process
+//! enters the new root ([`pivot`]) and host paths are gone for good; what
+//! follows attaches the detached mounts inside it.
+
+mod attach;
+mod detached;
+mod exec;
+mod kernel_fs;
+mod pivot;
+mod privileges;
+mod rootfs;
+mod sources;
+mod user;
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{At, SetupError, Stage};
+use crate::spec::{Network, Profile, Security};
+use crate::sys;
+use crate::walk::{self, Create, Made};
+use crate::wire::StartRequest;
+
+/// What the zygote knows about the machine and each sandbox's process needs.
+#[derive(Clone)]
+pub(crate) struct Host {
+    /// Not all ids are mapped: device nodes cannot be made, overlays keep
+    /// their marks in `user.` attributes.
+    pub user_namespace: bool,
+    /// Whether supplementary groups may be set.
+    pub setgroups: bool,
+    /// Whether group 5, the usual owner of terminals, exists here.
+    pub tty_group: bool,
+    /// The only control group hierarchy is version 2.
+    pub pure_cgroup2: bool,
+    /// The system call filter of a confined payload, compiled once.
+    pub filter: Vec<libc::sock_filter>,
+    /// Distinguishes this zygote's control groups from others'.
+    pub instance: String,
+}
+
+/// A new process's inheritance.
+pub(crate) struct Child {
+    pub host: Host,
+    pub request: StartRequest,
+    pub stdio: [Option<OwnedFd>; 3],
+    /// What to write to in order to enter the control group.
+    pub entrances: Vec<OwnedFd>,
+    /// Takes a [`Report`] and, if all goes well, is closed by `exec`.
+    pub report: OwnedFd,
+}
+
+/// What the new process says before it becomes the payload.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// Mount points made in the root's own file system, in the order made.
+    Made(Vec<Made>),
+    Failed(SetupError),
+}
+
+/// Runs all stages; does not return.
+pub(crate) fn run(child: Child) -> ! {
+    let Child {
+        host,
+        request,
+        stdio,
+        entrances,
+        report,
+    } = child;
+    let mut report = std::fs::File::from(report);
+    let Err(error) =
+        enter_cgroup(entrances).and_then(|()| start(&host, &request, stdio, &mut report));
+    // If even this fails the zygote sees a process that ended early.
+    let _ = send(&mut report, &Report::Failed(error));
+    sys::exit_now(1)
+}
+
+fn enter_cgroup(entrances: Vec<OwnedFd>) -> Result<(), SetupError> {
+    for entrance in entrances {
+        rustix::io::write(&entrance, b"0").at(Stage::Cgroup, || "entering it".into())?;
+    }
+    Ok(())
+}
+
+fn send(pipe: &mut std::fs::File, report: &Report) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    pipe.write_all(&line)
+}
+
+fn start(
+    host: &Host,
+    request: &StartRequest,
+    stdio: [Option<OwnedFd>; 3],
+    report: &mut std::fs::File,
+) -> Result<std::convert::Infallible, SetupError> {
+    let spec = &request.spec;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    sys::mount_setattr(rustix::fs::CWD, c"/", true, 0, libc::MS_PRIVATE)
+        .at(Stage::Namespaces, || "making all mounts private".into())?;
+
+    // Host paths are visible.
+    let root = rootfs::open(spec, host)?;
+    let kernel = kernel_fs::open(spec, host)?;
+    let sources = sources::open(request, host)?;
+
+    pivot::enter(root.as_fd())?;
+
+    // Only the new root is visible.
+    let user = user::find(root.as_fd(), &spec.user)?;
+    kernel.attach(root.as_fd())?;
+    let made = attach::mounts(root.as_fd(), spec, sources)?;
+    if spec.security == Security::Sandbox && spec.profile != Profile::FrontendStrict {
+        kernel_fs::confine(root.as_fd())?;
+    }
+    let cwd = working_directory(&root, &spec.cwd, &user)?;
+    if spec.root_readonly {
+        sys::mount_setattr(root.as_fd(), c"", false, sys::ATTR_RDONLY, 0)
+            .at(Stage::RootFs, || "making it read-only".into())?;
+    }
+    rustix::system::sethostname(spec.hostname().as_bytes()).at(Stage::Namespaces, || {
+        format!("setting host name {:?}", spec.hostname())
+    })?;
+    if spec.network == Network::None {
+        sys::loopback_up().at(Stage::Network, || "bringing lo up".into())?;
+    }
+    privileges::limit(&spec.ulimits)?;
+    send(report, &Report::Made(made)).at(Stage::Launcher, || "reporting".into())?;
+
+    exec::place_stdio(root.as_fd(), stdio, &user, spec.terminal)?;
+    rustix::process::fchdir(&cwd).at(Stage::Cwd, || format!("entering {}", spec.cwd))?;
+    let program = exec::Program::find(spec, &user)?;
+    sys::close_on_exec_from(3).at(Stage::Privileges, || "closing descriptors".into())?;
+    sys::reset_signals();
+    privileges::drop(spec, host, &user)?;
+    Err(program.run())
+}
+
+/// Opens the working directory, making it for the user where it is missing.
+fn working_directory(root: &OwnedFd, cwd: &str, user: &user::User) -> Result<OwnedFd, SetupError> {
+    let path = if cwd.is_empty() { "/" } else { cwd };
+    if !path.starts_with('/') {
+        return Err(SetupError::new(
+            Stage::Cwd,
+            0,
+            format!("{path} is not an absolute path"),
+        ));
+    }
+    let resolved = walk::resolve(root.as_fd(), Path::new(path), Create::Directory)
+        .at(Stage::Cwd, || path.to_owned())?;
+    for made in &resolved.made {
+        let made = walk::resolve(root.as_fd(), &made.path, Create::Nothing)
+            .at(Stage::Cwd, || path.to_owned())?;
+        rustix::fs::chownat(
+            &made.fd,
+            "",
+            Some(rustix::fs::Uid::from_raw(user.uid)),
+            Some(rustix::fs::Gid::from_raw(user.gid)),
+            rustix::fs::AtFlags::EMPTY_PATH,
+        )
+        .at(Stage::Cwd, || format!("giving {path} to the user"))?;
+    }
+    rustix::fs::openat(
+        &resolved.fd,
+        ".",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .at(Stage::Cwd, || path.to_owned())
+}

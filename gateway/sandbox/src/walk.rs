@@ -1,0 +1,210 @@
+//! Resolves paths inside a root directory component by component, so that no
+//! symbolic link, however made, leads out of it, and makes what is missing.
+//!
+//! Every component is opened relative to the descriptor of the one before,
+//! never following links; `..` goes back in the list of descriptors and so
+//! cannot climb above the root. Links are expanded as text, which also takes
+//! the magic out of `/proc`'s.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+/// As the kernel's own limit.
+const MAX_LINKS: u32 = 40;
+
+/// What to make when the last component is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Create {
+    Nothing,
+    File,
+    Directory,
+}
+
+/// A path made on the way, with what is needed to undo it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Made {
+    /// Relative to the root, free of links.
+    pub path: PathBuf,
+    /// The parent's access and modification time before.
+    pub parent_times: [(i64, i64); 2],
+    /// The parent's modification time after.
+    pub parent_mtime_after: (i64, i64),
+    /// The device of the parent: tells whether it belongs to the root's own
+    /// file system.
+    pub device: u64,
+}
+
+/// A resolved path.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    /// An `O_PATH` descriptor.
+    pub fd: OwnedFd,
+    /// Relative to the root, free of links.
+    pub path: PathBuf,
+    /// What had to be made, outermost first.
+    pub made: Vec<Made>,
+}
+
+struct Walk<'a> {
+    root: BorrowedFd<'a>,
+    /// Names and descriptors from the root down to where the walk is.
+    stack: Vec<(Vec<u8>, OwnedFd)>,
+    todo: VecDeque<Vec<u8>>,
+    links: u32,
+}
+
+impl Walk<'_> {
+    fn here(&self) -> BorrowedFd<'_> {
+        self.stack.last().map_or(self.root, |(_, fd)| fd.as_fd())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.stack
+            .iter()
+            .map(|(name, _)| OsStr::from_bytes(name))
+            .collect()
+    }
+
+    fn push_todo(&mut self, path: &[u8]) {
+        for component in path.rsplit(|b| *b == b'/') {
+            if !component.is_empty() && component != b"." {
+                self.todo.push_front(component.to_vec());
+            }
+        }
+    }
+}
+
+/// Resolves `path` inside `root`. Missing parents are made as directories if
+/// anything may be made at all.
+pub(crate) fn resolve(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    create: Create,
+) -> Result<Resolved, Errno> {
+    let mut walk = Walk {
+        root,
+        stack: Vec::new(),
+        todo: VecDeque::new(),
+        links: 0,
+    };
+    let mut made = Vec::new();
+    walk.push_todo(path.as_os_str().as_bytes());
+    while let Some(name) = walk.todo.pop_front() {
+        if name == b".." {
+            walk.stack.pop();
+            continue;
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(walk.here(), &name[..], flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) if create != Create::Nothing => {
+                let directory = create == Create::Directory || !walk.todo.is_empty();
+                made.push(make(&walk, &name, directory)?);
+                rustix::fs::openat(walk.here(), &name[..], flags, Mode::empty())?
+            }
+            Err(errno) => return Err(errno),
+        };
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
+        if kind == FileType::Symlink {
+            walk.links += 1;
+            if walk.links > MAX_LINKS {
+                return Err(Errno::LOOP);
+            }
+            let target = rustix::fs::readlinkat(&fd, "", Vec::new())?.into_bytes();
+            if target.first() == Some(&b'/') {
+                walk.stack.clear();
+            }
+            walk.push_todo(&target);
+            continue;
+        }
+        if kind != FileType::Directory && !walk.todo.is_empty() {
+            return Err(Errno::NOTDIR);
+        }
+        walk.stack.push((name, fd));
+    }
+    let path = walk.path();
+    let fd = match walk.stack.pop() {
+        Some((_, fd)) => fd,
+        None => rustix::fs::openat(
+            root,
+            ".",
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?,
+    };
+    Ok(Resolved { fd, path, made })
+}
+
+fn make(walk: &Walk<'_>, name: &[u8], directory: bool) -> Result<Made, Errno> {
+    let parent = walk.here();
+    let before = rustix::fs::fstat(parent)?;
+    if directory {
+        rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+    } else {
+        rustix::fs::mknodat(
+            parent,
+            name,
+            FileType::RegularFile,
+            Mode::from_raw_mode(0o644),
+            0,
+        )?;
+    }
+    let after = rustix::fs::fstat(parent)?;
+    Ok(Made {
+        path: walk.path().join(OsStr::from_bytes(name)),
+        parent_times: [
+            (before.st_atime as i64, before.st_atime_nsec as i64),
+            (before.st_mtime as i64, before.st_mtime_nsec as i64),
+        ],
+        parent_mtime_after: (after.st_mtime as i64, after.st_mtime_nsec as i64),
+        device: before.st_dev as u64,
+    })
+}
+
+/// Reads a small regular file inside the root; `None` when there is none or
+/// it is something else, such as a FIFO that would never end.
+pub(crate) fn read_file(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    limit: u64,
+) -> Result<Option<Vec<u8>>, Errno> {
+    let resolved = match resolve(root, path, Create::Nothing) {
+        Ok(resolved) => resolved,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(errno) => return Err(errno),
+    };
+    let stat = rustix::fs::fstat(&resolved.fd)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Ok(None);
+    }
+    if stat.st_size as u64 > limit {
+        return Err(Errno::FBIG);
+    }
+    let (Some(parent), Some(name)) = (resolved.path.parent(), resolved.path.file_name()) else {
+        return Ok(None);
+    };
+    let parent = resolve(root, parent, Create::Nothing)?;
+    let file = rustix::fs::openat(
+        &parent.fd,
+        name,
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    if rustix::fs::fstat(&file)?.st_ino != stat.st_ino {
+        return Ok(None);
+    }
+    let mut content = Vec::new();
+    use std::io::Read;
+    std::fs::File::from(file)
+        .take(limit)
+        .read_to_end(&mut content)
+        .map_err(|e| Errno::from_raw_os_error(e.raw_os_error().unwrap_or(libc::EIO)))?;
+    Ok(Some(content))
+}

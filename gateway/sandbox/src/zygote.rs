@@ -1,0 +1,436 @@
+//! The launcher process: single-threaded, small, and the parent of every
+//! sandbox.
+//!
+//! It is process 1 of a process namespace of its own. When the program that
+//! uses it dies, however suddenly, its end of the control socket closes, the
+//! zygote ends, and the kernel kills every process in the namespace: no
+//! sandbox survives, whatever it did. Likewise its mount namespace holds every
+//! mount ever made.
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+
+use crate::cgroup::{self, Group};
+use crate::error::{At, SetupError, Stage};
+use crate::seccomp;
+use crate::spawn::{self, Spawned};
+use crate::stages::{Host, Report};
+use crate::stubs::{self, Changes};
+use crate::sys;
+use crate::walk::Made;
+use crate::wire::{self, Command, Hello, Received, Reply};
+
+/// First argument of the process the launcher starts.
+pub(crate) const OUTER: &str = "--gateway-sandbox-zygote";
+/// First argument of the zygote proper.
+const INNER: &str = "--gateway-sandbox-zygote-inner";
+
+/// Becomes the launcher process if this process was started to be one, and
+/// then does not return. To be called first thing in `main`, before any thread
+/// is started and any option parsed.
+pub fn maybe_run_zygote() {
+    let first = std::env::args_os().nth(1);
+    if first.as_deref() == Some(OsStr::new(OUTER)) {
+        std::process::exit(outer());
+    }
+    if first.as_deref() == Some(OsStr::new(INNER)) {
+        // SAFETY: this is the first thing the process does, as documented.
+        std::process::exit(unsafe { inner() });
+    }
+}
+
+/// The control socket is descriptor 0 of both processes.
+fn control() -> BorrowedFd<'static> {
+    sys::stdin()
+}
+
+fn fail(error: SetupError) -> i32 {
+    // If the launcher is gone nobody wants to know.
+    let _ = wire::send_message(control(), &Hello::Failed(error), &[]);
+    1
+}
+
+/// Makes the namespaces and the zygote in them, and waits for its end.
+fn outer() -> i32 {
+    match enter_namespaces() {
+        Ok(program) => match start_inner(program) {
+            Ok(code) => code,
+            Err(error) => fail(error),
+        },
+        Err(error) => fail(error),
+    }
+}
+
+fn enter_namespaces() -> Result<Option<OwnedFd>, SetupError> {
+    sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWPID).at(Stage::Launcher, || {
+        "making mount and process namespaces (needs root, or a user namespace: see the \
+         documentation on running as an ordinary user)"
+            .into()
+    })?;
+    sys::mount_setattr(rustix::fs::CWD, c"/", true, 0, libc::MS_PRIVATE)
+        .at(Stage::Launcher, || "making all mounts private".into())?;
+    Ok(read_only_program())
+}
+
+/// This program through a read-only mount of its own. A payload that tricks
+/// the kernel into handing it `/proc/self/exe` of a starting sandbox then
+/// cannot write to the program's file. `None` if the file is gone.
+fn read_only_program() -> Option<OwnedFd> {
+    let path = std::fs::read_link("/proc/self/exe").ok()?;
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    use rustix::mount::OpenTreeFlags;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(rustix::fs::CWD, &path, flags).ok()?;
+    sys::mount_setattr(tree.as_fd(), c"", false, sys::ATTR_RDONLY, 0).ok()?;
+    let ours = rustix::fs::stat("/proc/self/exe").ok()?;
+    let theirs = rustix::fs::fstat(&tree).ok()?;
+    let same = (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino);
+    same.then_some(tree)
+}
+
+fn start_inner(program: Option<OwnedFd>) -> Result<i32, SetupError> {
+    let args = [
+        c"gateway-sandbox-zygote".to_owned(),
+        CString::new(INNER).unwrap_or_default(),
+    ];
+    // SAFETY: this process has started no thread.
+    let pid = unsafe { sys::fork() }.at(Stage::Launcher, || "fork".into())?;
+    if pid == 0 {
+        let errno = match &program {
+            Some(program) => sys::execveat(program.as_fd(), &args, &[]),
+            None => sys::execve(c"/proc/self/exe", &args, &[]),
+        };
+        let detail = "executing the launcher program again";
+        sys::exit_now(fail(SetupError::new(Stage::Launcher, errno, detail)));
+    }
+    // The zygote's copy of the socket must be the only one on this side.
+    if let Ok(null) = std::fs::File::open("/dev/null") {
+        sys::place_fd(null.as_fd(), 0).at(Stage::Launcher, || "dup2".into())?;
+    }
+    let status = sys::wait_child(pid).at(Stage::Launcher, || "waiting".into())?;
+    Ok(if libc::WIFEXITED(status) {
+        libc::WEXITSTATUS(status)
+    } else {
+        128 + libc::WTERMSIG(status)
+    })
+}
+
+/// # Safety
+/// The process must be single-threaded.
+unsafe fn inner() -> i32 {
+    let zygote = match Zygote::new() {
+        Ok(zygote) => zygote,
+        Err(error) => return fail(error),
+    };
+    if wire::send_message(control(), &Hello::Ready, &[]).is_err() {
+        return 0;
+    }
+    // SAFETY: the caller's promise; nothing here starts a thread.
+    match unsafe { zygote.serve() } {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+fn inspect_host() -> Host {
+    let maps = |file| {
+        std::fs::read_to_string(file)
+            .map(|text| parse_id_map(&text))
+            .unwrap_or_default()
+    };
+    let whole = [(0, 0, u64::from(u32::MAX))];
+    let groups = maps("/proc/self/gid_map");
+    let setgroups = std::fs::read_to_string("/proc/self/setgroups");
+    Host {
+        user_namespace: maps("/proc/self/uid_map") != whole,
+        setgroups: setgroups.is_ok_and(|text| text.trim() == "allow"),
+        tty_group: groups
+            .iter()
+            .any(|(inside, _, length)| (*inside..inside + length).contains(&5)),
+        pure_cgroup2: cgroup::is_pure_version_2(),
+        filter: seccomp::compile(),
+        instance: instance(),
+    }
+}
+
+/// A name that no other zygote of this machine has: process numbers of
+/// namespaces repeat, namespace numbers of living ones do not.
+fn instance() -> String {
+    std::fs::read_link("/proc/self/ns/mnt")
+        .map(|link| {
+            let text = link.to_string_lossy().into_owned();
+            text.chars().filter(char::is_ascii_digit).collect()
+        })
+        .unwrap_or_else(|_| "sandbox".to_owned())
+}
+
+/// `(inside, outside, length)` of each line.
+fn parse_id_map(text: &str) -> Vec<(u64, u64, u64)> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().map(str::parse);
+            match (fields.next()?, fields.next()?, fields.next()?) {
+                (Ok(inside), Ok(outside), Ok(length)) => Some((inside, outside, length)),
+                _ => None,
+            }
+        })
+        .collect()
+}
+
+/// A sandbox from its request to its end.
+struct Run {
+    socket: OwnedFd,
+    pidfd: OwnedFd,
+    report: Option<OwnedFd>,
+    /// What came through `report` and is no whole line yet.
+    buffer: Vec<u8>,
+    /// Said by the new process once everything but `exec` had worked.
+    made: Option<Vec<Made>>,
+    failed: Option<SetupError>,
+    changes: Option<Changes>,
+    cgroup: Option<Group>,
+}
+
+/// Which of a run's descriptors an event belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Socket = 0,
+    Report = 1,
+    Process = 2,
+}
+
+/// The control socket's key; runs are numbered from 1.
+const CONTROL_KEY: u64 = 0;
+
+fn key(serial: u64, source: Source) -> u64 {
+    serial * 4 + source as u64
+}
+
+struct Zygote {
+    host: Host,
+    epoll: OwnedFd,
+    runs: HashMap<u64, Run>,
+    next_serial: u64,
+}
+
+impl Zygote {
+    fn new() -> Result<Zygote, SetupError> {
+        let what = || "epoll".to_owned();
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).at(Stage::Launcher, what)?;
+        let data = epoll::EventData::new_u64(CONTROL_KEY);
+        epoll::add(&epoll, control(), data, epoll::EventFlags::IN).at(Stage::Launcher, what)?;
+        Ok(Zygote {
+            host: inspect_host(),
+            epoll,
+            runs: HashMap::new(),
+            next_serial: 1,
+        })
+    }
+
+    /// Serves until the launcher is gone.
+    ///
+    /// # Safety
+    /// The process must be single-threaded.
+    unsafe fn serve(mut self) -> std::io::Result<()> {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            events.clear();
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                None,
+            ) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            for event in &events {
+                let key = event.data.u64();
+                if key == CONTROL_KEY {
+                    match wire::receive_request(control()) {
+                        // SAFETY: the caller's promise.
+                        Ok(Some(received)) => unsafe { self.start(received) },
+                        Ok(None) => return Ok(()),
+                        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                        // A request that makes no sense has no one to tell.
+                        Err(e) if e.raw_os_error().is_none() => {}
+                        Err(e) => return Err(e),
+                    }
+                    continue;
+                }
+                let serial = key / 4;
+                match key % 4 {
+                    0 => self.on_socket(serial),
+                    1 => self.on_report(serial),
+                    _ => self.on_exit(serial),
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// The process must be single-threaded.
+    unsafe fn start(&mut self, mut received: Received) {
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let changes = Changes::of(&received.request.spec);
+        let socket = match received.run.try_clone() {
+            Ok(socket) => std::mem::replace(&mut received.run, socket),
+            Err(_) => return,
+        };
+        // SAFETY: the caller's promise.
+        match unsafe { spawn::spawn(&self.host, received, serial) } {
+            Ok(Spawned {
+                pidfd,
+                report,
+                cgroup,
+            }) => {
+                let run = Run {
+                    socket,
+                    pidfd,
+                    report: Some(report),
+                    buffer: Vec::new(),
+                    made: None,
+                    failed: None,
+                    changes,
+                    cgroup,
+                };
+                if self.watch(serial, &run).is_err() {
+                    // Unwatched it would never be reaped or reported.
+                    let _ = rustix::process::pidfd_send_signal(&run.pidfd, Signal::KILL);
+                }
+                self.runs.insert(serial, run);
+            }
+            Err(error) => reply(&socket, &Reply::Failed(error), &[]),
+        }
+    }
+
+    fn watch(&self, serial: u64, run: &Run) -> rustix::io::Result<()> {
+        let add = |fd: BorrowedFd<'_>, source| {
+            let data = epoll::EventData::new_u64(key(serial, source));
+            epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
+        };
+        add(run.pidfd.as_fd(), Source::Process)?;
+        add(run.socket.as_fd(), Source::Socket)?;
+        match &run.report {
+            Some(report) => add(report.as_fd(), Source::Report),
+            None => Ok(()),
+        }
+    }
+
+    /// A signal to pass on, or the end of the caller's interest.
+    fn on_socket(&mut self, serial: u64) {
+        let Some(run) = self.runs.get(&serial) else {
+            return;
+        };
+        match wire::receive_message::<Command>(run.socket.as_fd()) {
+            Ok(Some((Command::Signal(number), _))) => {
+                // SAFETY: only signals the launcher was asked to send, sent
+                // to a process of ours; an invalid number is an error.
+                let signal = unsafe { Signal::from_raw_unchecked(number) };
+                let _ = rustix::process::pidfd_send_signal(&run.pidfd, signal);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Ok(None) | Err(_) => {
+                let _ = epoll::delete(&self.epoll, &run.socket);
+                let _ = rustix::process::pidfd_send_signal(&run.pidfd, Signal::KILL);
+            }
+        }
+    }
+
+    /// News from the set-up; its end means that the payload runs or that the
+    /// process is about to end.
+    fn on_report(&mut self, serial: u64) {
+        let Some(run) = self.runs.get_mut(&serial) else {
+            return;
+        };
+        if !run.read_report() {
+            return;
+        }
+        // Closing it also removes it from the epoll set.
+        run.report = None;
+        if run.failed.is_none() && run.made.is_some() {
+            reply(&run.socket, &Reply::Started, &[run.pidfd.as_fd()]);
+        }
+    }
+
+    fn on_exit(&mut self, serial: u64) {
+        // The last words may still be in the pipe.
+        self.on_report(serial);
+        let Some(run) = self.runs.remove(&serial) else {
+            return;
+        };
+        let status =
+            rustix::process::waitid(WaitId::PidFd(run.pidfd.as_fd()), WaitIdOptions::EXITED);
+        let status = status.ok().flatten();
+        if let (Some(changes), Some(made)) = (&run.changes, &run.made) {
+            stubs::remove(changes, made);
+        }
+        let oom_killed = run.cgroup.as_ref().is_some_and(Group::oom_killed);
+        drop(run.cgroup);
+        let answer = match (run.failed, run.made) {
+            (Some(error), _) => Reply::Failed(error),
+            (None, None) => {
+                let detail = "the process was killed before it could start the program";
+                Reply::Failed(SetupError::new(Stage::Namespaces, 0, detail))
+            }
+            (None, Some(_)) => Reply::Exited {
+                code: status.as_ref().and_then(|s| s.exit_status()),
+                signal: status.as_ref().and_then(|s| s.terminating_signal()),
+                oom_killed,
+            },
+        };
+        reply(&run.socket, &answer, &[]);
+    }
+}
+
+impl Run {
+    /// Takes what the pipe has; whether it ended.
+    fn read_report(&mut self) -> bool {
+        let Some(report) = &self.report else {
+            return false;
+        };
+        let mut chunk = [0; 4096];
+        let ended = loop {
+            match rustix::io::read(report, &mut chunk) {
+                Ok(0) => break true,
+                Ok(length) => self
+                    .buffer
+                    .extend_from_slice(chunk.get(..length).unwrap_or(&[])),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break false,
+                Err(_) => break true,
+            }
+        };
+        while let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.buffer.drain(..=end).collect();
+            match serde_json::from_slice(&line) {
+                Ok(Report::Made(made)) => self.made = Some(made),
+                Ok(Report::Failed(error)) => self.failed = Some(error),
+                Err(_) => {}
+            }
+        }
+        ended
+    }
+}
+
+fn reply(socket: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) {
+    // Whoever is not there to hear it does not need it.
+    let _ = wire::send_message(socket.as_fd(), reply, fds);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_maps_are_read_line_by_line() {
+        let text = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(parse_id_map(text), [(0, 1000, 1), (1, 100_000, 65536)]);
+    }
+}

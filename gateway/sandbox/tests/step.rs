@@ -1,0 +1,234 @@
+//! What a build step sees, run as root on the host network.
+
+mod common;
+
+use std::fs;
+
+use common::{Rig, tree};
+use gateway_sandbox::{Error, Network, Stage, Ulimit};
+
+#[tokio::test]
+async fn a_step_runs_and_its_output_and_exit_code_come_back() {
+    let rig = Rig::new().await;
+    let outcome = rig.run(rig.shell("echo out; echo err >&2; exit 7")).await;
+    assert_eq!(outcome.stdout, "out\n");
+    assert_eq!(outcome.stderr, "err\n");
+    assert_eq!(outcome.status.code, Some(7));
+}
+
+#[tokio::test]
+async fn what_a_step_writes_lands_in_the_upper_directory_and_no_mount_point_does() {
+    let rig = Rig::new().await;
+    rig.output("echo x > /written; mkdir /d").await;
+    assert_eq!(
+        fs::read_to_string(rig.upper("written")).expect("file"),
+        "x\n"
+    );
+    let left: Vec<_> = tree(&rig.path("upper"))
+        .into_iter()
+        // The base lacks these three; they stay as under BuildKit.
+        .filter(|name| !["proc", "dev", "sys"].contains(&name.as_str()))
+        .collect();
+    assert_eq!(left, ["d", "etc", "written"]);
+}
+
+#[tokio::test]
+async fn a_step_has_the_capabilities_and_the_filter_of_a_step() {
+    let rig = Rig::new().await;
+    let status = rig
+        .output("grep -e ^Cap -e ^NoNewPrivs -e ^Seccomp: /proc/self/status")
+        .await;
+    assert_eq!(
+        status,
+        "CapInh:\t0000000000000000\n\
+         CapPrm:\t00000000a80425fb\n\
+         CapEff:\t00000000a80425fb\n\
+         CapBnd:\t00000000a80425fb\n\
+         CapAmb:\t0000000000000000\n\
+         NoNewPrivs:\t0\n\
+         Seccomp:\t2\n"
+    );
+}
+
+#[tokio::test]
+async fn devices_and_masked_paths_are_those_of_a_step() {
+    let rig = Rig::new().await;
+    let devices = rig.output("ls /dev | sort").await;
+    assert_eq!(
+        devices,
+        "fd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n"
+    );
+    let proc = rig
+        .output("touch /proc/sys/kernel/x 2>/dev/null || echo ro; cat /proc/keys /proc/timer_list; stat -fc %T /dev/shm")
+        .await;
+    assert_eq!(proc, "ro\ntmpfs\n");
+    let shm = rig
+        .output("df -k /dev/shm | tail -n 1 | awk '{print $2}'")
+        .await;
+    assert_eq!(shm, "65536\n");
+}
+
+#[tokio::test]
+async fn the_environment_is_given_plus_path_and_home() {
+    let rig = Rig::new().await;
+    let mut spec = rig.spec(&["env"]);
+    spec.env = vec!["A=1".into()];
+    let outcome = rig.run(spec).await;
+    assert_eq!(
+        outcome.stdout,
+        "A=1\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nHOME=/root\n"
+    );
+}
+
+#[tokio::test]
+async fn a_step_is_process_1_alone_with_three_descriptors_and_an_empty_stdin() {
+    let rig = Rig::new().await;
+    let seen = rig
+        .output(
+            "echo $$; cat; ls /proc | grep -c '^[0-9]'; umask; hostname; pwd; ls /proc/1/fd; true",
+        )
+        .await;
+    // The shell, ls and grep.
+    assert_eq!(seen, "1\n3\n0022\nbuildkitsandbox\n/\n0\n1\n2\n");
+}
+
+#[tokio::test]
+async fn users_are_looked_up_in_the_root() {
+    let rig = Rig::new().await;
+    for (user, expected) in [
+        (
+            "app",
+            "uid=1000(app) gid=1000(app) groups=1000(app),2000(extra) /home/app\n",
+        ),
+        (
+            "app:staff",
+            "uid=1000(app) gid=50(staff) groups=50(staff) /home/app\n",
+        ),
+        ("4242:4343", "uid=4242 gid=4343 groups=4343 /\n"),
+    ] {
+        let mut spec = rig.shell("echo $(id) $HOME");
+        spec.user = user.into();
+        assert_eq!(rig.run(spec).await.stdout, expected, "{user}");
+    }
+    let mut spec = rig.shell("true");
+    spec.user = "nobody-here".into();
+    let error = rig.try_run(spec).await.expect_err("unknown user");
+    assert!(
+        error
+            .to_string()
+            .contains("unable to find user nobody-here"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn another_user_has_no_capabilities_and_can_reopen_its_output() {
+    let rig = Rig::new().await;
+    let mut spec =
+        rig.shell("grep -e ^CapEff -e ^CapBnd /proc/self/status; echo again > /dev/stdout");
+    spec.user = "app".into();
+    let outcome = rig.run(spec).await;
+    assert_eq!(
+        outcome.stdout, "CapEff:\t0000000000000000\nCapBnd:\t00000000a80425fb\nagain\n",
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[tokio::test]
+async fn a_missing_working_directory_is_made_for_the_user() {
+    let rig = Rig::new().await;
+    let mut spec = rig.shell("pwd; stat -c '%u %g %a' . ..");
+    spec.cwd = "/site/dir".into();
+    spec.user = "app:staff".into();
+    assert_eq!(
+        rig.run(spec).await.stdout,
+        "/site/dir\n1000 50 755\n1000 50 755\n"
+    );
+}
+
+#[tokio::test]
+async fn without_network_there_is_only_a_loopback_interface_that_is_up() {
+    let rig = Rig::new().await;
+    let mut spec = rig.shell(
+        "ip -o link | grep -c UP; cat /proc/net/route | wc -l; ip -o link | grep -c 'lo:.*UP'",
+    );
+    spec.network = Network::None;
+    assert_eq!(rig.run(spec).await.stdout, "1\n1\n1\n");
+}
+
+#[tokio::test]
+async fn hosts_and_host_name_follow_the_specification() {
+    let rig = Rig::new().await;
+    let mut spec = rig.shell("hostname; cat /etc/hosts");
+    spec.hostname = "builder".into();
+    spec.extra_hosts = vec![("db".into(), "10.1.2.3".into())];
+    assert_eq!(
+        rig.run(spec).await.stdout,
+        "builder\n127.0.0.1\tlocalhost builder\n::1\tlocalhost ip6-localhost ip6-loopback\n10.1.2.3\tdb\n"
+    );
+}
+
+#[tokio::test]
+async fn resource_limits_are_set() {
+    let rig = Rig::new().await;
+    let mut spec = rig.shell("ulimit -n; ulimit -Hn");
+    spec.ulimits = vec![Ulimit {
+        name: "nofile".into(),
+        soft: 123,
+        hard: 456,
+    }];
+    assert_eq!(rig.run(spec).await.stdout, "123\n456\n");
+}
+
+async fn exec_error(rig: &Rig, args: &[&str]) -> String {
+    let error = rig
+        .try_run(rig.spec(args))
+        .await
+        .expect_err("must not start");
+    assert!(
+        matches!(&error, Error::Setup(e) if e.stage == Stage::Exec),
+        "{error}"
+    );
+    assert_eq!(error.step_exit_code(), Some(1));
+    error.to_string()
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_executed_is_explained() {
+    let rig = Rig::new().await;
+    rig.output(
+        "printf '#!/no/such/interpreter\\n' > /script; printf x > /junk; chmod 755 /script /junk",
+    )
+    .await;
+    assert_eq!(
+        exec_error(&rig, &["/no/such/program"]).await,
+        "unable to start the process: exec: \"/no/such/program\": stat /no/such/program: no such file or directory"
+    );
+    assert_eq!(
+        exec_error(&rig, &["nothing"]).await,
+        "unable to start the process: exec: \"nothing\": executable file not found in $PATH"
+    );
+    let error = exec_error(&rig, &["/script"]).await;
+    assert!(
+        error.contains("interpreter /no/such/interpreter"),
+        "{error}"
+    );
+    let error = exec_error(&rig, &["/junk"]).await;
+    assert!(error.contains("exec format error"), "{error}");
+    let error = exec_error(&rig, &["/etc"]).await;
+    assert!(error.ends_with("is a directory"), "{error}");
+    let error = exec_error(&rig, &["/etc/passwd"]).await;
+    assert!(error.ends_with("permission denied"), "{error}");
+}
+
+#[tokio::test]
+async fn a_signal_that_ends_a_step_is_reported() {
+    let rig = Rig::new().await;
+    let outcome = rig.run(rig.shell("sh -c 'kill -9 $$'; echo $?")).await;
+    assert_eq!(outcome.stdout, "137\n");
+    let mut running = rig.start(rig.spec(&["sleep", "1000"])).await;
+    running.kill();
+    let status = running.wait().await.expect("status");
+    assert_eq!((status.signal, status.exit_code()), (Some(9), 137));
+}
