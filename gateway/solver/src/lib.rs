@@ -6,6 +6,7 @@
 
 mod error;
 mod export;
+pub mod fs;
 mod job;
 #[allow(dead_code)]
 mod key;

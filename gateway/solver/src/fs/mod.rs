@@ -1,0 +1,25 @@
+//! File-system work on plain directories: patterns, copies, file actions, content hashes.
+//!
+//! Everything takes the path of a directory as it should look (a merged view that the caller
+//! has mounted, or a plain directory); whiteouts and layers are the caller's business. All
+//! of it blocks, and nothing here knows of vertices, jobs or caches.
+
+pub mod actions;
+pub mod chmod;
+mod content;
+pub mod copy;
+pub mod error;
+mod expression;
+pub mod glob;
+pub mod gopath;
+pub mod meta;
+pub mod owner;
+pub mod pattern;
+pub mod root;
+pub mod unpack;
+pub mod wildcard;
+
+pub use actions::{ActionInputs, apply};
+pub use copy::{CopyOptions, CopyStats, copy};
+pub use error::FsError;
+pub use root::{Owner, Root};
