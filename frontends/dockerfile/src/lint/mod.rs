@@ -55,25 +55,32 @@ impl Linter {
 
     /// Report a finding about the file.
     pub fn report(&mut self, location: LineRange, finding: Finding) {
-        if self.config.wants(finding.rule) {
-            self.push(location, finding);
-        }
+        self.report_all(&[], [(location, finding)]);
     }
 
     /// Report a finding about an instruction, whose comments may hold a `check=` of its own.
     pub fn report_at(&mut self, comments: &[String], location: LineRange, finding: Finding) {
-        if self.config.with_comments(comments).wants(finding.rule) {
-            self.push(location, finding);
-        }
+        self.report_all(comments, [(location, finding)]);
     }
 
-    fn push(&mut self, location: LineRange, finding: Finding) {
-        let Finding { rule, message } = finding;
-        self.warnings.push(Warning {
-            rule,
-            message,
+    /// Report what was found about one instruction.
+    pub fn report_all(
+        &mut self,
+        comments: &[String],
+        findings: impl IntoIterator<Item = (LineRange, Finding)>,
+    ) {
+        let Self { config, warnings } = self;
+        let mut findings = findings.into_iter().peekable();
+        if findings.peek().is_none() {
+            return;
+        }
+        let config = config.with_comments(comments);
+        let wanted = findings.filter(|(_, f)| config.wants(f.rule));
+        warnings.extend(wanted.map(|(location, f)| Warning {
+            rule: f.rule,
+            message: f.message,
             location,
-        });
+        }));
     }
 
     /// What was found, in order.

@@ -1,6 +1,6 @@
 //! The rules about the instructions of a stage that is built. The conversion calls them instruction by instruction.
 
-use super::{Linter, rules};
+use super::{Finding, Linter, rules};
 use crate::parse::{Instruction, Kind, LineRange};
 
 /// What was seen of a stage so far.
@@ -24,11 +24,12 @@ impl StageChecks {
     /// Check one instruction; `has_shell` says that the image's config (base or SHELL) names a shell.
     ///
     /// Raises LegacyKeyValueFormat, SecretsUsedInArgOrEnv of ARG, JSONArgsRecommended and
-    /// MultipleInstructionsDisallowed; [`Self::env_key`] and [`Self::workdir`] need expanded values.
+    /// MultipleInstructionsDisallowed; [`Self::env_keys`] and [`Self::workdir`] need expanded values.
     pub fn check(&mut self, each: &Instruction, has_shell: bool, linter: &mut Linter) {
         let keyword = each.keyword.as_str();
         let here = each.location;
-        let mut report = |location, finding| linter.report_at(&each.comments, location, finding);
+        let mut found: Vec<(LineRange, Finding)> = Vec::new();
+        let mut report = |location, finding| found.push((location, finding));
         match &each.kind {
             Kind::Env(pairs) | Kind::Label(pairs) => {
                 for _ in pairs.iter().filter(|p| p.legacy) {
@@ -58,14 +59,20 @@ impl StageChecks {
             }
             _ => {}
         }
+        linter.report_all(&each.comments, found);
     }
 
-    /// Check a key of ENV after its expansion: SecretsUsedInArgOrEnv.
-    pub fn env_key(&self, each: &Instruction, key: &str, linter: &mut Linter) {
-        if rules::is_secret_name(key) {
-            let finding = rules::secrets_used_in_arg_or_env("ENV", key);
-            linter.report_at(&each.comments, each.location, finding);
-        }
+    /// Check the keys of ENV after their expansion: SecretsUsedInArgOrEnv.
+    pub fn env_keys<'a>(
+        &self,
+        each: &Instruction,
+        keys: impl IntoIterator<Item = &'a str>,
+        linter: &mut Linter,
+    ) {
+        let secrets = keys.into_iter().filter(|key| rules::is_secret_name(key));
+        let found =
+            secrets.map(|key| (each.location, rules::secrets_used_in_arg_or_env("ENV", key)));
+        linter.report_all(&each.comments, found);
     }
 
     /// Check the path of WORKDIR after its expansion: WorkdirRelativePath, once per chain of stages.
@@ -91,7 +98,7 @@ mod tests {
             for each in &stage.instructions {
                 checks.check(each, false, &mut linter);
                 match &each.kind {
-                    Kind::Env(pairs) => checks.env_key(each, &pairs[0].key, &mut linter),
+                    Kind::Env(pairs) => checks.env_keys(each, [pairs[0].key.as_str()], &mut linter),
                     Kind::Workdir(path) => checks.workdir(each, path, &mut linter),
                     _ => {}
                 }

@@ -2,6 +2,8 @@
 //!
 //! The order of the checks decides which message a line with several mistakes gets; it is the reference's.
 
+use std::collections::HashMap;
+
 use super::ast::*;
 use super::device;
 use super::duration::health_time;
@@ -205,6 +207,7 @@ fn pairs(args: &Args, instruction: &str) -> Result<Vec<KeyValue>, String> {
 }
 
 fn arg(words: &[String], comments: &[String]) -> Result<Vec<ArgPair>, String> {
+    let about = descriptions(comments);
     let pair = |word: &String| {
         let (key, value) = match word.split_once('=') {
             Some(("", _)) => return Err("ARG names can not be blank".to_owned()),
@@ -214,22 +217,16 @@ fn arg(words: &[String], comments: &[String]) -> Result<Vec<ArgPair>, String> {
         Ok(ArgPair {
             key: key.to_owned(),
             value,
-            doc_comment: doc_comment(comments, key),
+            doc_comment: about.get(key).map_or_else(String::new, |t| (*t).to_owned()),
         })
     };
     words.iter().map(pair).collect()
 }
 
-/// What the comments above say of a name: the rest of the first line that starts with it.
-fn doc_comment(comments: &[String], name: &str) -> String {
-    let after = |line: &String| {
-        let rest = line.strip_prefix(name)?.strip_prefix(' ')?;
-        Some(rest.to_owned())
-    };
-    if name.is_empty() {
-        return String::new();
-    }
-    comments.iter().find_map(after).unwrap_or_default()
+/// What the comments above say of names: by the first word of a line, its rest; the first line of a word counts.
+fn descriptions(comments: &[String]) -> HashMap<&str, &str> {
+    let lines = comments.iter().rev();
+    lines.filter_map(|line| line.split_once(' ')).collect()
 }
 
 fn from(node: Node) -> Result<Stage, String> {
@@ -248,7 +245,10 @@ fn from(node: Node) -> Result<Stage, String> {
         ));
     }
     let flags = flags::parse(&node.flags, &FROM_FLAGS)?;
-    let doc_comment = doc_comment(&node.comments, name.as_deref().unwrap_or_default());
+    let about = name
+        .as_deref()
+        .and_then(|name| descriptions(&node.comments).get(name).copied());
+    let doc_comment = about.unwrap_or_default().to_owned();
     Ok(Stage {
         base: base.clone(),
         name_as_written: written.cloned(),
@@ -274,6 +274,12 @@ fn sources_and_dest(node: &Node, instruction: &str) -> Result<SourcesAndDest, St
         return Err(no_destination(instruction));
     };
     let read = |word: &str| heredoc::parse_word(word).ok().flatten();
+    // the last body of a name counts
+    let bodies: HashMap<&str, &str> = node
+        .heredocs
+        .iter()
+        .map(|d| (d.name.as_str(), d.content.as_str()))
+        .collect();
     if read(dest).is_some() {
         return Err(format!(
             "{instruction} cannot accept a heredoc as a destination"
@@ -288,8 +294,8 @@ fn sources_and_dest(node: &Node, instruction: &str) -> Result<SourcesAndDest, St
             paths.sources.push(source.clone());
             continue;
         };
-        if let Some(with_body) = node.heredocs.iter().rev().find(|d| d.name == doc.name) {
-            doc.content.clone_from(&with_body.content);
+        if let Some(body) = bodies.get(doc.name.as_str()) {
+            doc.content = (*body).to_owned();
         }
         doc.content = doc.chomped();
         paths.inline.push(doc);

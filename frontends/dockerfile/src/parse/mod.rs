@@ -135,3 +135,6 @@ pub fn parse_onbuild_trigger(
         Err(message) => Err(ParseError::at(message, location)),
     }
 }
+
+#[cfg(test)]
+mod tests;
