@@ -25,6 +25,11 @@ pub struct Finding {
     pub message: String,
 }
 
+/// The rule of a name.
+pub fn by_name(name: &str) -> Option<&'static Rule> {
+    ALL.into_iter().find(|rule| rule.name == name)
+}
+
 fn finding(rule: &'static Rule, message: impl Into<String>) -> Finding {
     Finding {
         rule,
@@ -423,6 +428,10 @@ mod tests {
     fn every_rule_has_its_own_name_and_address() {
         let names: std::collections::BTreeSet<_> = ALL.iter().map(|r| r.name).collect();
         assert_eq!(names.len(), ALL.len());
+        for rule in ALL {
+            assert_eq!(by_name(rule.name), Some(rule));
+        }
+        assert_eq!(by_name("NoSuchRule"), None);
         assert_eq!(
             JSON_ARGS_RECOMMENDED.url,
             "https://docs.docker.com/go/dockerfile/rule/json-args-recommended/"
