@@ -1,1 +1,8 @@
-//! Hosts a frontend: resolves and runs its image, serves LLBBridge over its stdio, forwards between frontends.
+//! Hosts frontends: resolves and runs a frontend's image, serves LLBBridge over its stdio, forwards
+//! between frontends, and drives a build from request to exported result.
+//!
+//! What may not enter: how ops are solved or processes confined (asks the solver and the sandbox);
+//! command lines, terminals, the environment.
+
+pub mod service;
+pub mod transport;

@@ -1,0 +1,118 @@
+//! A frontend's life: connect, Ping, the function, exactly one Return, an exit code.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use gateway_api::{BuildResult, Code, Error, FrontendFn};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::client::Client;
+use crate::invocation::Environment;
+use crate::{stdio, transport};
+
+/// Why a frontend's process ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("this program is a frontend: stdin and stdout must be pipes to a build server: {0}")]
+    Stdio(std::io::Error),
+    #[error("cannot start: {0}")]
+    Runtime(std::io::Error),
+    #[error("cannot connect to the build server: {0}")]
+    Connect(hyper::Error),
+    #[error("cannot connect to the build server: {0}")]
+    Ping(Error),
+    #[error("the build server has closed the connection")]
+    Closed,
+    #[error("cannot return the result: {0}")]
+    Return(Error),
+    /// The function failed; the build server knows.
+    #[error("{0}")]
+    Frontend(Error),
+}
+
+/// The whole `main` of a frontend image: serves one call over stdin and stdout.
+pub fn run(frontend: FrontendFn) -> ExitCode {
+    match try_run(frontend) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The one place that may speak: stderr of a frontend is for its user.
+            eprintln!("frontend: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_run(frontend: FrontendFn) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(RunError::Runtime)?;
+    let variables = std::env::vars_os().map(|(name, value)| {
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        (text(name), text(value))
+    });
+    let environment = Environment::parse(variables);
+    let ended = runtime.block_on(async {
+        let io = stdio::take().map_err(RunError::Stdio)?;
+        serve(io, environment, frontend).await
+    });
+    // A call that still runs must not hold up the exit.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Serves one call over any stream.
+///
+/// # Errors
+/// See [`RunError`]; the build server has been told where it could be.
+pub async fn serve<T>(io: T, environment: Environment, frontend: FrontendFn) -> Result<(), RunError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (channel, connection) = transport::connect(io).await.map_err(RunError::Connect)?;
+    let connection = tokio::spawn(connection);
+    let call = async {
+        let client = Client::connect(channel, environment)
+            .await
+            .map_err(RunError::Ping)?;
+        let client = Arc::new(client);
+        let gateway = client.clone();
+        let built = guarded(async { frontend(gateway).await }).await;
+        let failure = built.as_ref().err().cloned();
+        client.finish(built).await.map_err(RunError::Return)?;
+        match failure {
+            Some(error) => Err(RunError::Frontend(error)),
+            None => Ok(()),
+        }
+    };
+    tokio::select! {
+        // When both are ready the call's own words are the better ones.
+        biased;
+        ended = call => ended,
+        _ = connection => Err(RunError::Closed),
+    }
+}
+
+/// A panic is an error of the build: the host must get a Return in any case.
+async fn guarded(
+    frontend: impl Future<Output = Result<BuildResult, Error>>,
+) -> Result<BuildResult, Error> {
+    AssertUnwindSafe(frontend)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| {
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned());
+            let text = text.unwrap_or_else(|| "no message".to_owned());
+            Err(Error::new(
+                Code::Internal,
+                format!("frontend panicked: {text}"),
+            ))
+        })
+}

@@ -1,0 +1,50 @@
+//! What the reader of a frontend's stdout saw, for whoever explains how the connection ended: the
+//! HTTP/2 library may report a fault late, in its own words, or not at all.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+/// Shared between the reader and the host of a frontend.
+#[derive(Debug)]
+pub struct Observed {
+    /// First fault only.
+    fault: Mutex<Option<String>>,
+    speaks_http2: watch::Sender<bool>,
+}
+
+impl Default for Observed {
+    fn default() -> Self {
+        Observed {
+            fault: Mutex::default(),
+            speaks_http2: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Observed {
+    pub fn set_fault(&self, text: String) {
+        self.fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(text);
+    }
+
+    pub fn fault(&self) -> Option<String> {
+        self.fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set_speaks_http2(&self) {
+        self.speaks_http2.send_replace(true);
+    }
+
+    /// Ends when the frontend has sent the connection preface; never, if it does not.
+    pub async fn speaks_http2(&self) {
+        let mut seen = self.speaks_http2.subscribe();
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = seen.wait_for(|seen| *seen).await;
+    }
+}

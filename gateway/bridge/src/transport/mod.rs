@@ -1,0 +1,10 @@
+//! The connection with a frontend: HTTP/2 over the two pipes of its stdin and stdout.
+
+pub mod authority;
+pub mod fault;
+pub mod reader;
+pub mod serve;
+
+pub use fault::Observed;
+pub use reader::FrontendReader;
+pub use serve::serve;

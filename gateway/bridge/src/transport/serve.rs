@@ -1,0 +1,153 @@
+//! Serves LLBBridge on one connection: HTTP/2 without TLS or upgrade, the client speaks first or
+//! we do. One connection is one frontend call.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gateway_proto::frontend::llb_bridge_server::LlbBridgeServer;
+use gateway_proto::health::health_server::HealthServer;
+use gateway_proto::limits;
+use hyper::server::conn::http2;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tonic::body::Body;
+use tower::{Service, ServiceExt, service_fn};
+
+use super::fault::Observed;
+use super::reader::FrontendReader;
+use crate::service::{BridgeService, HealthService};
+
+/// Streams at once. Frontends of 2018 start three calls per stage at the same time; what is beyond
+/// waits in the client.
+const MAX_CONCURRENT_STREAMS: u32 = 1000;
+
+/// Runs the connection until it ends. Handlers that still run then are dropped.
+///
+/// # Errors
+/// What broke the connection, in words for the user. A frontend may well be gone between its last
+/// bytes and ours, so an error after its Return means nothing.
+pub async fn serve<R, W>(
+    read: R,
+    write: W,
+    bridge: BridgeService,
+    observed: Arc<Observed>,
+) -> Result<(), String>
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let io = tokio::io::join(FrontendReader::new(read, observed.clone()), write);
+    let handlers = Handlers::default();
+    let connection = http2::Builder::new(handlers.clone())
+        .max_header_list_size(limits::MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes(bridge)));
+    let ended = connection.await;
+    handlers.abort();
+    match (observed.fault(), ended) {
+        (Some(fault), _) => Err(fault),
+        (None, Ok(())) => Ok(()),
+        (None, Err(error)) => Err(format!(
+            "frontend broke the HTTP/2 protocol: {}",
+            with_causes(&error)
+        )),
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// The services by their path; what is neither is answered by the bridge's own "unimplemented".
+fn routes(
+    bridge: BridgeService,
+) -> impl Service<
+    http::Request<hyper::body::Incoming>,
+    Response = http::Response<Body>,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send
++ 'static {
+    let bridge = LlbBridgeServer::new(bridge)
+        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+    let health = HealthServer::new(HealthService);
+    service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (bridge, health) = (bridge.clone(), health.clone());
+        async move {
+            let path = request.uri().path();
+            if path.starts_with("/grpc.health.v1.Health/") {
+                return health.oneshot(request).await;
+            }
+            if path.starts_with("/moby.buildkit.v1.frontend.LLBBridge/") {
+                return bridge.oneshot(request).await.map(plain_limit_error);
+            }
+            Ok(unknown_method(path))
+        }
+    })
+}
+
+fn unknown_method(path: &str) -> http::Response<Body> {
+    let (service, method) = path
+        .trim_start_matches('/')
+        .rsplit_once('/')
+        .unwrap_or((path, ""));
+    let message = format!("unknown method {method} for service {service}");
+    tonic::Status::unimplemented(message).into_http()
+}
+
+/// A message over the limit is `ResourceExhausted` to every gRPC client; tonic says `OutOfRange`.
+fn plain_limit_error(mut response: http::Response<Body>) -> http::Response<Body> {
+    let out_of_range = response
+        .headers()
+        .get("grpc-status")
+        .is_some_and(|code| code == "11");
+    let too_large = response
+        .headers()
+        .get("grpc-message")
+        .and_then(|message| message.to_str().ok())
+        .is_some_and(|message| message.contains("message%20length%20too%20large"));
+    if out_of_range && too_large {
+        let code = http::HeaderValue::from_static("8");
+        response.headers_mut().insert("grpc-status", code);
+    }
+    response
+}
+
+/// Runs the handlers of one connection, and ends with it: hyper's own executor would let them go on.
+#[derive(Clone, Default)]
+struct Handlers(Arc<Mutex<JoinSet<()>>>);
+
+impl Handlers {
+    fn abort(&self) {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.abort_all();
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Handlers
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Keeps the set small while a long build makes thousands of calls.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            future.await;
+        });
+    }
+}
