@@ -335,6 +335,7 @@ fn auth_error(
     message: Option<String>,
 ) -> AuthError {
     AuthError {
+        action: "pull",
         credentials: shown(login),
         status,
         by: by.to_owned(),

@@ -317,6 +317,8 @@ pub struct StatusError {
 
 #[derive(Debug, Clone)]
 pub struct AuthError {
+    /// `pull` or `push`.
+    pub action: &'static str,
     /// Where the credentials came from, or that there were none; never the credentials.
     pub credentials: String,
     /// 401 or 403, or what the token service said.
@@ -403,8 +405,10 @@ impl fmt::Display for AuthError {
                 inner.0, inner.1.phrase
             );
         }
-        f.write_str(
-            "pull access denied, repository does not exist or may require authorization: authorization failed",
+        write!(
+            f,
+            "{} access denied, repository does not exist or may require authorization: authorization failed",
+            self.action
         )?;
         write!(f, " ({} answered", self.by)?;
         if let Some(status) = self.status {

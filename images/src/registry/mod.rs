@@ -11,6 +11,7 @@ pub mod credentials;
 pub mod error;
 mod hosts;
 mod page;
+mod push;
 mod resolve;
 mod tls;
 mod transport;
@@ -30,6 +31,7 @@ pub use config::{
 pub use credentials::{Anonymous, Credential, Credentials, DockerConfig, FixedCredentials, Login};
 pub use error::{Attempt, HostError, Kind, RegistryError, TransportError};
 pub use page::error_page;
+pub use push::{BlobSource, Pushed, SourceFuture, SourceReader};
 pub use resolve::{PulledImageMeta, Resolved};
 
 use crate::digest::Digest;

@@ -56,16 +56,6 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The verb as Go capitalises it.
-    pub(crate) fn verb(&self) -> &'static str {
-        match self.method {
-            Method::HEAD => "Head",
-            Method::PUT => "Put",
-            Method::POST => "Post",
-            Method::PATCH => "Patch",
-            _ => "Get",
-        }
-    }
 }
 
 /// A success, and where it came from after redirects.
@@ -323,6 +313,7 @@ impl Inner {
             (one, other) => one.or(other),
         };
         HostError::Auth(AuthError {
+            action: "pull",
             credentials: self.credentials_shown(client).await,
             status: Some(failure.status),
             by: client.host.clone(),

@@ -111,10 +111,7 @@ async fn tls_failure(error: &rustls::Error, probe: &Probe<'_>, asked: bool) -> (
     match error {
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             match banner(probe).await {
-                Some(banner) if banner.starts_with("HTTP/") => (
-                    Kind::PlainHttp,
-                    "http: server gave HTTP response to HTTPS client".into(),
-                ),
+                Some(banner) if banner.starts_with("HTTP/") => (Kind::PlainHttp, PLAIN_HTTP.into()),
                 Some(banner) => (
                     Kind::NotTls,
                     format!(
@@ -210,10 +207,13 @@ async fn plain_failure(
         let dialled =
             tokio::time::timeout(PROBE_TIME, TcpStream::connect((probe.host, probe.port))).await;
         return match dialled {
-            Ok(Ok(_)) if probe.tls.is_some() => (
-                Kind::HandshakeTimeout,
-                "net/http: TLS handshake timeout".into(),
-            ),
+            Ok(Ok(_)) if probe.tls.is_some() => match banner(probe).await {
+                Some(banner) if banner.starts_with("HTTP/") => (Kind::PlainHttp, PLAIN_HTTP.into()),
+                _ => (
+                    Kind::HandshakeTimeout,
+                    "net/http: TLS handshake timeout".into(),
+                ),
+            },
             _ => (
                 Kind::TcpTimeout,
                 format!("dial tcp {authority}: i/o timeout"),
