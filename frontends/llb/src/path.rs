@@ -56,7 +56,7 @@ pub fn dir(path: &str) -> String {
 
 /// Makes a file op's path absolute below `parent`. With `keep_slash`, a trailing `/` or `/.` stays:
 /// both change what a copy means.
-pub(crate) fn normalize(parent: &str, path: &str, keep_slash: bool) -> String {
+pub fn normalize(parent: &str, path: &str, keep_slash: bool) -> String {
     let mut out = clean(path);
     if !out.starts_with('/') {
         out = join(&["/", parent, &out]);

@@ -1,0 +1,327 @@
+//! The options of a build, read once from the map that a frontend is called with.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use gateway_api::{CacheImport, Error, Invocation};
+use gateway_llb::{ResolveMode, pb, platform};
+
+use super::csv;
+
+/// What the client asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// `build-arg:*`.
+    pub build_args: BTreeMap<String, String>,
+    /// `label:*`.
+    pub labels: BTreeMap<String, String>,
+    /// Prefix of cache mount ids.
+    pub cache_id_namespace: String,
+    /// Parent of the cgroups of commands.
+    pub cgroup_parent: String,
+    /// Lines for the hosts file of commands.
+    pub extra_hosts: Vec<pb::HostIp>,
+    /// Host name of commands.
+    pub hostname: String,
+    /// When registries are asked again.
+    pub resolve_mode: ResolveMode,
+    /// Network of commands that name none.
+    pub network: pb::NetMode,
+    /// Size of `/dev/shm` in bytes; 0 for the default.
+    pub shm_size: i64,
+    /// The stage to build; empty for the last.
+    pub target: String,
+    /// Resource limits of commands.
+    pub ulimits: Vec<pb::Ulimit>,
+    /// Memory and CPU limits of commands.
+    pub linux_resources: Option<pb::LinuxResources>,
+    /// Caches to look into.
+    pub cache_imports: Vec<CacheImport>,
+    /// What to build for; empty for the builder's own platform.
+    pub target_platforms: Vec<pb::Platform>,
+    /// What the builder runs, first its own.
+    pub build_platforms: Vec<pb::Platform>,
+    /// Return a map of results, even of one.
+    pub multi_platform: bool,
+    /// Stages without cache: none, all (an empty list), or these.
+    pub no_cache: Option<Vec<String>>,
+    /// Session ids by local name, where they are not the main one.
+    pub local_sessions: BTreeMap<String, String>,
+    /// Lint options that replace the directive of the file.
+    pub check: Option<String>,
+}
+
+impl Config {
+    /// Reads the options.
+    ///
+    /// # Errors
+    /// In the words of the reference frontend, when a value cannot be used.
+    pub fn read(invocation: &Invocation) -> Result<Self, Error> {
+        let opts = &invocation.opts;
+        let get = |key: &str| opts.get(key).map(String::as_str).filter(|v| !v.is_empty());
+
+        let own = invocation
+            .workers
+            .first()
+            .and_then(|worker| worker.platforms.first())
+            .cloned()
+            .unwrap_or_else(|| platform::normalize(&platform::host()));
+        let mut target_platforms = Vec::new();
+        for text in get("platform").into_iter().flat_map(|v| v.split(',')) {
+            let parsed = platform::parse(text).map_err(|e| {
+                Error::unknown(format!("failed to parse target platform {text}: {e}"))
+            })?;
+            target_platforms.push(platform::normalize(&parsed));
+        }
+
+        let mut multi_platform = target_platforms.len() > 1;
+        if let Some(text) =
+            get("build-arg:BUILDKIT_MULTI_PLATFORM").or_else(|| get("multi-platform"))
+        {
+            let wanted = parse_bool(text).ok_or_else(|| {
+                Error::unknown(format!("invalid boolean value for multi-platform: {text}"))
+            })?;
+            if !wanted && multi_platform {
+                return Err(Error::unknown(
+                    "conflicting config: returning multiple target platforms is not allowed",
+                ));
+            }
+            multi_platform = wanted;
+        }
+
+        Ok(Self {
+            build_args: with_prefix(opts, "build-arg:"),
+            labels: with_prefix(opts, "label:"),
+            local_sessions: with_prefix(opts, "local-sessionid:"),
+            cache_id_namespace: get("build-arg:BUILDKIT_CACHE_MOUNT_NS")
+                .unwrap_or_default()
+                .to_owned(),
+            cgroup_parent: get("cgroup-parent").unwrap_or_default().to_owned(),
+            extra_hosts: extra_hosts(get("add-hosts"))
+                .map_err(|e| Error::unknown(format!("failed to parse additional hosts: {e}")))?,
+            hostname: get("build-arg:BUILDKIT_SANDBOX_HOSTNAME")
+                .or_else(|| get("hostname"))
+                .unwrap_or_default()
+                .to_owned(),
+            resolve_mode: match opts.get("image-resolve-mode").map(String::as_str) {
+                None | Some("" | "default") => ResolveMode::Default,
+                Some("pull") => ResolveMode::ForcePull,
+                Some("local") => ResolveMode::PreferLocal,
+                Some(other) => {
+                    return Err(Error::unknown(format!("invalid image-resolve-mode: {other}")));
+                }
+            },
+            network: match get("force-network-mode") {
+                None | Some("sandbox") => pb::NetMode::Unset,
+                Some("none") => pb::NetMode::None,
+                Some("host") => pb::NetMode::Host,
+                Some(other) => return Err(Error::unknown(format!("invalid netmode {other}"))),
+            },
+            shm_size: match get("shm-size") {
+                None => 0,
+                Some(text) => text.parse().map_err(|_| {
+                    Error::unknown(format!(
+                        "failed to parse shm size: strconv.ParseInt: parsing \"{text}\": invalid syntax"
+                    ))
+                })?,
+            },
+            target: get("target").unwrap_or_default().to_owned(),
+            ulimits: ulimits(get("ulimit"))
+                .map_err(|e| Error::unknown(format!("failed to parse ulimit: {e}")))?,
+            linux_resources: linux_resources(opts)
+                .map_err(|e| Error::unknown(format!("failed to parse resource limits: {e}")))?,
+            cache_imports: cache_imports(get("cache-imports"), get("cache-from"))?,
+            target_platforms,
+            build_platforms: vec![own],
+            multi_platform,
+            no_cache: opts.get("no-cache").map(|value| {
+                let names = value.split(',').filter(|_| !value.is_empty());
+                names.map(str::to_owned).collect()
+            }),
+            check: opts.get("build-arg:BUILDKIT_DOCKERFILE_CHECK").cloned(),
+        })
+    }
+
+    /// Whether a stage is built without cache.
+    pub fn is_no_cache(&self, stage: &str) -> bool {
+        self.no_cache.as_ref().is_some_and(|names| {
+            names.is_empty() || names.iter().any(|n| n.eq_ignore_ascii_case(stage))
+        })
+    }
+}
+
+/// The truth values that options and flags take.
+pub fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+fn with_prefix(opts: &BTreeMap<String, String>, prefix: &str) -> BTreeMap<String, String> {
+    opts.iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value.clone())))
+        .collect()
+}
+
+fn extra_hosts(text: Option<&str>) -> Result<Vec<pb::HostIp>, String> {
+    let Some(text) = text else {
+        return Ok(Vec::new());
+    };
+    csv::fields(text)?
+        .into_iter()
+        .map(|field| {
+            let lower = field.to_lowercase();
+            let (host, ip) = lower
+                .split_once('=')
+                .ok_or_else(|| format!("invalid key-value pair {field}"))?;
+            let ip: IpAddr = ip.parse().map_err(|_| format!("failed to parse IP {ip}"))?;
+            Ok(pb::HostIp {
+                host: host.to_owned(),
+                ip: ip.to_string(),
+            })
+        })
+        .collect()
+}
+
+fn ulimits(text: Option<&str>) -> Result<Vec<pb::Ulimit>, String> {
+    const NAMES: [&str; 16] = [
+        "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
+        "rss", "rtprio", "rttime", "sigpending", "stack", "as",
+    ];
+    let Some(text) = text else {
+        return Ok(Vec::new());
+    };
+    csv::fields(text)?
+        .into_iter()
+        .map(|field| {
+            let invalid = || format!("invalid ulimit argument: {field}");
+            let (name, limits) = field.split_once('=').ok_or_else(invalid)?;
+            if !NAMES.contains(&name) {
+                return Err(format!("invalid ulimit type: {name}"));
+            }
+            let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+            let number = |text: &str| text.parse::<i64>().map_err(|_| invalid());
+            let (soft, hard) = (number(soft)?, number(hard)?);
+            if hard != -1 && (soft == -1 || soft > hard) {
+                return Err(format!(
+                    "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+                ));
+            }
+            Ok(pb::Ulimit {
+                name: name.to_owned(),
+                soft,
+                hard,
+            })
+        })
+        .collect()
+}
+
+fn linux_resources(
+    opts: &BTreeMap<String, String>,
+) -> Result<Option<pb::LinuxResources>, String> {
+    let mut resources = pb::LinuxResources::default();
+    let number = |key: &str, least: i64| -> Result<i64, String> {
+        let Some(text) = opts.get(key).filter(|v| !v.is_empty()) else {
+            return Ok(0);
+        };
+        let value: i64 = text
+            .parse()
+            .map_err(|_| format!("invalid {key} value: {text}: invalid syntax"))?;
+        if value == 0 || value < least {
+            let rule = if least < 0 {
+                "must be -1 (unlimited) or > 0"
+            } else {
+                "must be > 0"
+            };
+            return Err(format!("invalid {key} value: {text}: {rule}"));
+        }
+        Ok(value)
+    };
+    let set = |key: &str| -> Result<String, String> {
+        let text = opts.get(key).cloned().unwrap_or_default();
+        let good = text.split(',').all(|part| {
+            let (from, to) = part.split_once('-').unwrap_or((part, part));
+            from.parse::<u32>().is_ok_and(|from| to.parse::<u32>().is_ok_and(|to| from <= to))
+        });
+        if !text.is_empty() && !good {
+            return Err(format!("invalid {key} value: {text}"));
+        }
+        Ok(text)
+    };
+    resources.memory = number("memory", 1)?;
+    resources.memory_swap = number("memswap", -1)?;
+    resources.cpu_shares = number("cpushares", 1)?.unsigned_abs();
+    resources.cpu_period = number("cpuperiod", 1)?.unsigned_abs();
+    resources.cpu_quota = number("cpuquota", 1)?;
+    resources.cpuset_cpus = set("cpusetcpus")?;
+    resources.cpuset_mems = set("cpusetmems")?;
+    Ok((resources != pb::LinuxResources::default()).then_some(resources))
+}
+
+fn cache_imports(new: Option<&str>, old: Option<&str>) -> Result<Vec<CacheImport>, Error> {
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        #[serde(rename = "Type", default)]
+        kind: String,
+        #[serde(rename = "Attrs", default)]
+        attrs: BTreeMap<String, String>,
+    }
+    let mut imports = Vec::new();
+    if let Some(text) = new {
+        let entries: Vec<Entry> = serde_json::from_str(text).map_err(|e| {
+            Error::unknown(format!("failed to unmarshal cache-imports ({text:?}): {e}"))
+        })?;
+        imports.extend(entries.into_iter().map(|entry| CacheImport {
+            kind: entry.kind,
+            attrs: entry.attrs,
+        }));
+    }
+    imports.extend(old.into_iter().flat_map(|v| v.split(',')).map(|reference| {
+        CacheImport {
+            kind: "registry".to_owned(),
+            attrs: [("ref".to_owned(), reference.to_owned())].into(),
+        }
+    }));
+    Ok(imports)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(opts: &[(&str, &str)]) -> Result<Config, Error> {
+        let opts = opts
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        Config::read(&Invocation {
+            opts,
+            ..Invocation::default()
+        })
+    }
+
+    #[test]
+    fn no_cache_without_names_means_all_stages() {
+        let all = read(&[("no-cache", "")]).unwrap();
+        assert!(all.is_no_cache("x"));
+        let one = read(&[("no-cache", "a,b")]).unwrap();
+        assert!(one.is_no_cache("A") && !one.is_no_cache("c"));
+        assert!(!read(&[]).unwrap().is_no_cache("a"));
+    }
+
+    #[test]
+    fn refused_values_are_named() {
+        for (key, value, words) in [
+            ("force-network-mode", "x", "invalid netmode x"),
+            ("image-resolve-mode", "x", "invalid image-resolve-mode: x"),
+            ("memory", "0", "failed to parse resource limits: invalid memory value: 0: must be > 0"),
+            ("add-hosts", "a=b", "failed to parse additional hosts: failed to parse IP b"),
+        ] {
+            assert_eq!(read(&[(key, value)]).unwrap_err().message, words);
+        }
+        let several = [("platform", "linux/amd64,linux/arm64"), ("multi-platform", "false")];
+        assert!(read(&several).unwrap_err().message.starts_with("conflicting config"));
+    }
+}

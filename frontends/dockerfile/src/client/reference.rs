@@ -1,0 +1,228 @@
+//! Image references as build files write them, made whole: `busybox` is
+//! `docker.io/library/busybox:latest`.
+
+/// A reference with its defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRef {
+    domain: String,
+    path: String,
+    tag: Option<String>,
+    digest: Option<String>,
+}
+
+/// Why a text is no reference.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReferenceError {
+    /// Not of the form.
+    #[error("invalid reference format")]
+    Format,
+    /// Capital letters in the repository.
+    #[error("invalid reference format: repository name ({0}) must be lowercase")]
+    Uppercase(String),
+    /// 64 hex digits could also be an image id.
+    #[error("invalid repository name ({0}), cannot specify 64-byte hexadecimal strings")]
+    Id(String),
+    /// Too long.
+    #[error("repository name must not be more than 255 characters")]
+    TooLong,
+}
+
+impl ImageRef {
+    /// Reads a reference in its short or full form.
+    ///
+    /// # Errors
+    /// When it has neither form.
+    pub fn parse(text: &str) -> Result<Self, ReferenceError> {
+        if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(ReferenceError::Id(text.to_owned()));
+        }
+        let (domain, rest) = split_domain(text);
+        let (name, digest) = match rest.split_once('@') {
+            Some((name, digest)) => (name, Some(digest)),
+            None => (rest.as_str(), None),
+        };
+        let (path, tag) = match name.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+            _ => (name, None),
+        };
+        let remote = rest.split(':').next().unwrap_or_default();
+        if remote.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(ReferenceError::Uppercase(remote.to_owned()));
+        }
+        let good = is_domain(&domain)
+            && path.split('/').all(is_component)
+            && tag.is_none_or(is_tag)
+            && digest.is_none_or(is_digest);
+        if !good {
+            return Err(ReferenceError::Format);
+        }
+        if path.len() > 255 {
+            return Err(ReferenceError::TooLong);
+        }
+        Ok(Self {
+            domain,
+            path: path.to_owned(),
+            tag: tag.map(str::to_owned),
+            digest: digest.map(str::to_owned),
+        })
+    }
+
+    /// With the tag `latest` when it has neither tag nor digest.
+    #[must_use]
+    pub fn tagged(mut self) -> Self {
+        if self.tag.is_none() && self.digest.is_none() {
+            self.tag = Some("latest".to_owned());
+        }
+        self
+    }
+
+    /// With a digest, in place of any it had.
+    #[must_use]
+    pub fn with_digest(mut self, digest: &str) -> Self {
+        self.digest = Some(digest.to_owned());
+        self
+    }
+
+    /// Domain and path.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.domain, self.path)
+    }
+
+    /// The digest, if one is given.
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+
+    /// The short form: without the default domain and folder.
+    pub fn familiar(&self) -> String {
+        let path = if self.domain == "docker.io" {
+            match self.path.strip_prefix("library/") {
+                Some(short) if !short.contains('/') => short.to_owned(),
+                _ => self.path.clone(),
+            }
+        } else {
+            self.name()
+        };
+        format!("{path}{}", self.suffix())
+    }
+
+    fn suffix(&self) -> String {
+        let tag = self.tag.as_ref().map(|tag| format!(":{tag}"));
+        let digest = self.digest.as_ref().map(|digest| format!("@{digest}"));
+        format!("{}{}", tag.unwrap_or_default(), digest.unwrap_or_default())
+    }
+}
+
+impl std::fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.name(), self.suffix())
+    }
+}
+
+fn split_domain(text: &str) -> (String, String) {
+    let (domain, rest) = match text.split_once('/') {
+        Some((first, rest))
+            if first.contains(['.', ':'])
+                || first == "localhost"
+                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+        {
+            (first, rest)
+        }
+        _ => ("docker.io", text),
+    };
+    let domain = if domain == "index.docker.io" {
+        "docker.io"
+    } else {
+        domain
+    };
+    let rest = if domain == "docker.io" && !rest.contains('/') {
+        format!("library/{rest}")
+    } else {
+        rest.to_owned()
+    };
+    (domain.to_owned(), rest)
+}
+
+fn is_domain(domain: &str) -> bool {
+    let (host, port) = match domain.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (domain, None),
+    };
+    let host_ok = if let Some(v6) = host.strip_prefix('[') {
+        v6.strip_suffix(']')
+            .is_some_and(|v6| v6.bytes().all(|b| b.is_ascii_hexdigit() || b == b':'))
+    } else {
+        host.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        })
+    };
+    host_ok && port.is_none_or(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Lower-case words joined by `.`, `_`, `__` or dashes.
+fn is_component(text: &str) -> bool {
+    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
+    if !word(*first) || !word(*last) {
+        return false;
+    }
+    text.split(|c: char| c.is_ascii_alphanumeric()).all(|sep| {
+        matches!(sep, "" | "." | "_" | "__") || sep.bytes().all(|b| b == b'-')
+    }) && bytes.iter().all(|b| word(*b) || matches!(b, b'.' | b'_' | b'-'))
+}
+
+fn is_tag(tag: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    tag.len() <= 128
+        && tag.bytes().next().is_some_and(word)
+        && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
+}
+
+fn is_digest(digest: &str) -> bool {
+    digest.split_once(':').is_some_and(|(algorithm, hex)| {
+        let len = match algorithm {
+            "sha256" => 64,
+            "sha384" => 96,
+            "sha512" => 128,
+            _ => return false,
+        };
+        hex.len() == len && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_forms_are_made_whole() {
+        for (text, want) in [
+            ("busybox", "docker.io/library/busybox:latest"),
+            ("a/b", "docker.io/a/b:latest"),
+            ("localhost:5000/x:1", "localhost:5000/x:1"),
+            ("ghcr.io/a/b", "ghcr.io/a/b:latest"),
+            ("index.docker.io/x", "docker.io/library/x:latest"),
+        ] {
+            assert_eq!(ImageRef::parse(text).unwrap().tagged().to_string(), want);
+        }
+        let full = ImageRef::parse("docker.io/library/alpine:3").unwrap();
+        assert_eq!(full.familiar(), "alpine:3");
+    }
+
+    #[test]
+    fn what_is_no_reference_is_refused_by_its_reason() {
+        assert_eq!(
+            ImageRef::parse("Foo:Bar:baz").unwrap_err().to_string(),
+            "invalid reference format: repository name (library/Foo) must be lowercase"
+        );
+        for bad in ["", "a//b", "a:", "a@sha256:00", "a b", "-a", "a..b"] {
+            assert_eq!(ImageRef::parse(bad), Err(ReferenceError::Format), "{bad}");
+        }
+    }
+}

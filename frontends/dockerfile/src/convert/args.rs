@@ -1,0 +1,117 @@
+//! The ARGs before the first FROM, and the variables that every build has.
+
+use std::collections::BTreeMap;
+
+use gateway_llb::{Env, pb, platform};
+
+use crate::parse::expand::{ExpandError, Expander, Vars};
+use crate::parse::{Instruction, Kind, LineRange};
+
+/// ARGs that steer the build and are never seen by commands.
+pub const NOT_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
+impl Vars for Env {
+    fn get(&self, name: &str) -> Option<&str> {
+        Env::get(self, name)
+    }
+}
+
+/// The automatic variables: what is built on and for.
+pub fn automatic(
+    build: &pb::Platform,
+    target: &pb::Platform,
+    stage: &str,
+    overrides: &BTreeMap<String, String>,
+) -> Env {
+    let stage = if stage.is_empty() { "default" } else { stage };
+    let mut env = Env::default();
+    for (key, value) in [
+        ("BUILDPLATFORM", platform::format(build).as_str()),
+        ("BUILDOS", &build.os),
+        ("BUILDOSVERSION", &build.os_version),
+        ("BUILDARCH", &build.architecture),
+        ("BUILDVARIANT", &build.variant),
+        ("TARGETPLATFORM", &platform::format_all(target)),
+        ("TARGETOS", &target.os),
+        ("TARGETOSVERSION", &target.os_version),
+        ("TARGETARCH", &target.architecture),
+        ("TARGETVARIANT", &target.variant),
+        ("TARGETSTAGE", stage),
+    ] {
+        env.set(key, overrides.get(key).map_or(value, String::as_str));
+    }
+    env
+}
+
+/// A global ARG as it was met: for outlines and suggestions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GlobalArg {
+    /// Its value, if it has one.
+    pub value: Option<String>,
+    /// What the comments say.
+    pub description: String,
+    /// Its line.
+    pub location: LineRange,
+}
+
+/// The values of the ARGs before the first FROM.
+///
+/// # Errors
+/// A default that cannot be expanded, with its lines.
+pub fn global(
+    mut env: Env,
+    instructions: &[Instruction],
+    rules: Expander,
+    build_args: Option<&BTreeMap<String, String>>,
+) -> Result<(Env, BTreeMap<String, GlobalArg>), (ExpandError, LineRange)> {
+    let mut all = BTreeMap::new();
+    for instruction in instructions {
+        let Kind::Arg(pairs) = &instruction.kind else {
+            continue;
+        };
+        for pair in pairs {
+            let given = build_args.and_then(|args| args.get(&pair.key));
+            let value = match (given, &pair.value) {
+                (Some(given), _) => Some(given.clone()),
+                (None, Some(default)) => {
+                    let expanded = rules
+                        .expand(default, &env)
+                        .map_err(|e| (e, instruction.location))?;
+                    Some(expanded.value)
+                }
+                (None, None) => None,
+            };
+            if let Some(value) = &value {
+                env.set(pair.key.as_str(), value.as_str());
+            }
+            all.insert(
+                pair.key.clone(),
+                GlobalArg {
+                    value,
+                    description: pair.doc_comment.clone(),
+                    location: instruction.location,
+                },
+            );
+        }
+    }
+    Ok((env, all))
+}
+
+/// The proxy variables among the build args, in any case; `None` when there is none.
+pub fn proxy(args: &BTreeMap<String, String>) -> Option<pb::ProxyEnv> {
+    let mut proxy = pb::ProxyEnv::default();
+    let mut any = false;
+    for (key, value) in args {
+        let place = match key.to_ascii_lowercase().as_str() {
+            "http_proxy" => &mut proxy.http_proxy,
+            "https_proxy" => &mut proxy.https_proxy,
+            "ftp_proxy" => &mut proxy.ftp_proxy,
+            "no_proxy" => &mut proxy.no_proxy,
+            "all_proxy" => &mut proxy.all_proxy,
+            _ => continue,
+        };
+        place.clone_from(value);
+        any = true;
+    }
+    any.then_some(proxy)
+}

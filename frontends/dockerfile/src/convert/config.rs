@@ -1,0 +1,338 @@
+//! Instructions that only change the image's config: ENV, LABEL, ARG, CMD and their like.
+
+use gateway_api::Error;
+
+use super::image::Healthcheck;
+use super::stage::Stage;
+use super::{Converter, args, signal};
+use crate::parse::quote::go_quote;
+use crate::parse::{self, ArgPair, CommandLine, Instruction, KeyValue, LineRange};
+
+impl Converter<'_> {
+    pub(super) fn env(
+        &mut self,
+        stage: &mut Stage,
+        instruction: &Instruction,
+        pairs: &[KeyValue],
+    ) -> Result<(), Error> {
+        let pairs = self.expand_pairs(stage, instruction, pairs)?;
+        let mut text = "ENV".to_owned();
+        for (key, value, legacy) in pairs {
+            self.check_legacy(instruction, legacy);
+            self.check_secret(instruction, "ENV", &key);
+            text.push_str(&format!(" {key}={value}"));
+            stage.state = stage.state.env(&key, &value);
+            stage.image.set_env(&key, &value);
+        }
+        stage.image.commit(text, false, self.epoch);
+        Ok(())
+    }
+
+    pub(super) fn label(
+        &mut self,
+        stage: &mut Stage,
+        instruction: &Instruction,
+        pairs: &[KeyValue],
+    ) -> Result<(), Error> {
+        let pairs = self.expand_pairs(stage, instruction, pairs)?;
+        let mut text = "LABEL".to_owned();
+        for (key, value, legacy) in pairs {
+            self.check_legacy(instruction, legacy);
+            text.push_str(&format!(" {key}={value}"));
+            stage.image.config.labels.insert(key, value);
+        }
+        stage.image.commit(text, false, self.epoch);
+        Ok(())
+    }
+
+    fn expand_pairs(
+        &self,
+        stage: &Stage,
+        instruction: &Instruction,
+        pairs: &[KeyValue],
+    ) -> Result<Vec<(String, String, bool)>, Error> {
+        pairs
+            .iter()
+            .map(|pair| {
+                let key = self.expand(stage, instruction, &pair.key)?;
+                let value = self.expand(stage, instruction, &pair.value)?;
+                Ok((key, value, pair.legacy))
+            })
+            .collect()
+    }
+
+    pub(super) fn arg(
+        &mut self,
+        stage: &mut Stage,
+        instruction: &Instruction,
+        pairs: &[ArgPair],
+    ) -> Result<(), Error> {
+        let mut texts = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            let key = &pair.key;
+            self.check_secret(instruction, "ARG", key);
+            let value = match (self.build_args.get(key), &pair.value) {
+                (Some(given), _) => Some(given.clone()),
+                (None, Some(default)) => Some(self.expand(stage, instruction, default)?),
+                (None, None) => self.global.get(key).map(str::to_owned),
+            };
+            if let Some(value) = value.as_deref().filter(|_| !args::NOT_IN_ENV.contains(&key.as_str())) {
+                stage.state = stage.state.env(key, value);
+            }
+            texts.push(match &value {
+                Some(value) => format!("{key}={value}"),
+                None => key.clone(),
+            });
+            stage.args.push((key.clone(), value));
+        }
+        let text = format!("ARG {}", texts.join(" "));
+        stage.image.commit(text, false, self.epoch);
+        Ok(())
+    }
+
+    pub(super) fn cmd(
+        &mut self,
+        stage: &mut Stage,
+        instruction: &Instruction,
+        line: &CommandLine,
+    ) -> Result<(), Error> {
+        let before = stage.cmd_at.replace(instruction.location);
+        self.check_once(instruction, before);
+        let args = self.config_command(stage, instruction, line);
+        stage.image.commit(format!("CMD {}", quoted(&args)), false, self.epoch);
+        stage.image.config.cmd = args;
+        stage.image.config.args_escaped = true;
+        Ok(())
+    }
+
+    pub(super) fn entrypoint(
+        &mut self,
+        stage: &mut Stage,
+        instruction: &Instruction,
+        line: &CommandLine,
+    ) -> Result<(), Error> {
+        let before = stage.entrypoint_at.replace(instruction.location);
+        self.check_once(instruction, before);
+        let args = self.config_command(stage, instruction, line);
+        let text = format!("ENTRYPOINT {}", quoted(&args));
+        stage.image.commit(text, false, self.epoch);
+        stage.image.config.entrypoint = args;
+        // The base's arguments were meant for the base's entry point.
+        if stage.cmd_at.is_none() {
+            stage.image.config.cmd.clear();
+        }
+        Ok(())
+    }
+
+    fn config_command(
+        &self,
+        stage: &Stage,
+        instruction: &Instruction,
+        line: &CommandLine,
+    ) -> Vec<String> {
+        if !line.shell_form {
+            return line.args.clone();
+        }
+        if stage.image.config.shell.is_empty() {
+            let text = format!(
+                "JSON arguments recommended for {} to prevent unintended behavior related to OS signals",
+                instruction.keyword
+            );
+            let lines = instruction.location;
+            self.checks
+                .found("JSONArgsRecommended", lines, &instruction.comments, text);
+        }
+        with_shell(stage, &line.args)
+    }
+
+    pub(super) fn healthcheck(
+        &mut self,
+        stage: &mut Stage,
+        instruction: &Instruction,
+        check: &parse::Healthcheck,
+    ) -> Result<(), Error> {
+        let before = stage.healthcheck_at.replace(instruction.location);
+        self.check_once(instruction, before);
+        let text = format!(
+            "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+            check.test.join(" "),
+            duration(check.interval),
+            duration(check.timeout),
+            duration(check.start_period),
+            duration(check.start_interval),
+            check.retries
+        );
+        stage.image.config.healthcheck = Some(Healthcheck {
+            test: check.test.clone(),
+            interval: check.interval,
+            timeout: check.timeout,
+            start_period: check.start_period,
+            start_interval: check.start_interval,
+            retries: check.retries.into(),
+        });
+        stage.image.commit(text, false, self.epoch);
+        Ok(())
+    }
+
+    pub(super) fn shell(&mut self, stage: &mut Stage, shell: &[String]) -> Result<(), Error> {
+        let text = format!("SHELL [{}]", shell.join(" "));
+        stage.image.commit(text, false, self.epoch);
+        stage.image.config.shell = shell.to_vec();
+        Ok(())
+    }
+
+    pub(super) fn maintainer(&mut self, stage: &mut Stage, name: &str) -> Result<(), Error> {
+        name.clone_into(&mut stage.image.author);
+        let text = format!("MAINTAINER {name}");
+        stage.image.commit(text, false, self.epoch);
+        Ok(())
+    }
+
+    pub(super) fn volume(
+        &mut self,
+        stage: &mut Stage,
+        instruction: &Instruction,
+        volumes: &[String],
+    ) -> Result<(), Error> {
+        let volumes = self.expand_all(stage, instruction, volumes)?;
+        if volumes.iter().any(String::is_empty) {
+            return Err(Error::unknown("VOLUME specified can not be an empty string"));
+        }
+        let text = format!("VOLUME [{}]", volumes.join(" "));
+        let entries = volumes.into_iter().map(|volume| (volume, super::image::Empty {}));
+        stage.image.config.volumes.extend(entries);
+        stage.image.commit(text, false, self.epoch);
+        Ok(())
+    }
+
+    pub(super) fn stopsignal(
+        &mut self,
+        stage: &mut Stage,
+        instruction: &Instruction,
+        name: &str,
+    ) -> Result<(), Error> {
+        let name = self.expand(stage, instruction, name)?;
+        if !signal::is_signal(&name) {
+            return Err(Error::unknown(format!("invalid signal: {name}")));
+        }
+        let text = format!("STOPSIGNAL {name}");
+        stage.image.commit(text, false, self.epoch);
+        stage.image.config.stop_signal = name;
+        Ok(())
+    }
+
+    fn check_once(&self, instruction: &Instruction, before: Option<LineRange>) {
+        if let Some(before) = before {
+            let text = format!(
+                "Multiple {} instructions should not be used in the same stage because only the last one will be used",
+                instruction.keyword
+            );
+            // The earlier one is the one without effect.
+            let rule = "MultipleInstructionsDisallowed";
+            self.checks.found(rule, before, &instruction.comments, text);
+        }
+    }
+
+    fn check_legacy(&self, instruction: &Instruction, legacy: bool) {
+        if legacy {
+            let name = &instruction.keyword;
+            let text = format!(
+                "\"{name} key=value\" should be used instead of legacy \"{name} key value\" format"
+            );
+            let lines = instruction.location;
+            self.checks
+                .found("LegacyKeyValueFormat", lines, &instruction.comments, text);
+        }
+    }
+
+    fn check_secret(&self, instruction: &Instruction, kind: &str, key: &str) {
+        const SECRET: [&str; 10] = [
+            "apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd",
+            "secret", "token",
+        ];
+        const PLAIN: [&str; 3] = ["public", "file", "version"];
+        let lower = key.to_ascii_lowercase();
+        let has = |words: &[&str]| lower.split('_').any(|word| words.contains(&word));
+        if has(&SECRET) && !has(&PLAIN) {
+            let text = format!(
+                "Do not use ARG or ENV instructions for sensitive data ({kind} {})",
+                go_quote(key)
+            );
+            let lines = instruction.location;
+            self.checks
+                .found("SecretsUsedInArgOrEnv", lines, &instruction.comments, text);
+        }
+    }
+}
+
+/// A command in shell form, with the shell of the image in front.
+pub(super) fn with_shell(stage: &Stage, args: &[String]) -> Vec<String> {
+    let shell = &stage.image.config.shell;
+    let mut out = if !shell.is_empty() {
+        shell.clone()
+    } else if stage.image.os == "windows" {
+        ["cmd", "/S", "/C"].map(str::to_owned).to_vec()
+    } else {
+        ["/bin/sh", "-c"].map(str::to_owned).to_vec()
+    };
+    out.push(args.join(" "));
+    out
+}
+
+/// Arguments as the history shows them: `["a" "b"]`.
+fn quoted(args: &[String]) -> String {
+    let args: Vec<String> = args.iter().map(|arg| go_quote(arg)).collect();
+    format!("[{}]", args.join(" "))
+}
+
+/// A time in nanoseconds as the history shows it: `1m30s`, `1.5s`, `100ms`.
+fn duration(nanoseconds: i64) -> String {
+    if nanoseconds == 0 {
+        return "0s".to_owned();
+    }
+    let sign = if nanoseconds < 0 { "-" } else { "" };
+    let all = nanoseconds.unsigned_abs();
+    let decimal = |value: u64, unit: u64, name: &str| {
+        let digits = unit.ilog10() as usize;
+        let fraction = format!("{:0digits$}", value % unit);
+        let fraction = fraction.trim_end_matches('0');
+        if fraction.is_empty() || digits == 0 {
+            format!("{}{name}", value / unit)
+        } else {
+            format!("{}.{fraction}{name}", value / unit)
+        }
+    };
+    let text = match all {
+        0..1_000 => format!("{all}ns"),
+        1_000..1_000_000 => decimal(all, 1_000, "µs"),
+        1_000_000..1_000_000_000 => decimal(all, 1_000_000, "ms"),
+        _ => {
+            let minutes = all / 60_000_000_000;
+            let seconds = decimal(all % 60_000_000_000, 1_000_000_000, "s");
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => seconds,
+                (0, minutes) => format!("{minutes}m{seconds}"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+            }
+        }
+    };
+    format!("{sign}{text}")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn durations_are_printed_in_their_usual_units() {
+        for (value, text) in [
+            (0, "0s"),
+            (5_000_000_000, "5s"),
+            (90_000_000_000, "1m30s"),
+            (3_600_000_000_000, "1h0m0s"),
+            (1_500_000_000, "1.5s"),
+            (100_000_000, "100ms"),
+            (1_500, "1.5µs"),
+        ] {
+            assert_eq!(super::duration(value), text);
+        }
+    }
+}

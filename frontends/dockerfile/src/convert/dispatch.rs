@@ -1,0 +1,236 @@
+//! The instructions of the needed stages, one after the other.
+
+use std::collections::BTreeSet;
+
+use gateway_api::Error;
+use gateway_llb::{Env, FileActions, Mkdir, Owner, path};
+
+use super::names::{expanded, uppercase_first};
+use super::stage::{Command, Stage};
+use super::{Converter, args, image};
+use crate::client::ignore;
+use crate::parse::expand::Expander;
+use crate::parse::suggest::nearest;
+use crate::parse::{Instruction, Kind};
+
+impl Converter<'_> {
+    /// Converts the stages that are needed, in file order.
+    pub(super) async fn dispatch_stages(
+        &mut self,
+        reachable: &BTreeSet<usize>,
+        target: usize,
+    ) -> Result<(), Error> {
+        let patterns = self.client.ignore_patterns().await?;
+        self.ignore = ignore::Matcher::new(patterns).map_err(Error::unknown)?;
+        for index in 0..self.stages.len() {
+            let Some(stage) = self.stages.get(index) else {
+                continue;
+            };
+            let needed = reachable.contains(&index) && !stage.dispatched;
+            if !self.all_stages && !needed {
+                continue;
+            }
+            if stage.dispatched {
+                continue;
+            }
+            self.dispatch_stage(index)?;
+        }
+        if let Some(stage) = self.stages.get(target) {
+            stage.use_path("/");
+        }
+        Ok(())
+    }
+
+    fn dispatch_stage(&mut self, index: usize) -> Result<(), Error> {
+        self.inherit(index);
+        let Some(mut stage) = self.stages.get(index).cloned() else {
+            return Ok(());
+        };
+        self.begin_stage(&mut stage);
+        let commands = stage.commands.clone();
+        // Instructions may read the stage's own earlier self only through errors, so it is put
+        // back when it is complete; its name and state until then are those of its base.
+        for command in &commands {
+            self.dispatch(&mut stage, command)
+                .map_err(|e| self.at(e, command.instruction.location))?;
+        }
+        stage.dispatched = true;
+        if let Some(place) = self.stages.get_mut(index) {
+            *place = stage;
+        }
+        Ok(())
+    }
+
+    fn begin_stage(&self, stage: &mut Stage) {
+        let platform = stage
+            .platform
+            .get_or_insert_with(|| self.target_platform.clone())
+            .clone();
+        let has_path = stage.image.env().any(|(key, _)| key == "PATH");
+        if !has_path && platform.os != "windows" {
+            let entry = format!("PATH={}", image::DEFAULT_PATH);
+            stage.image.config.env.push(entry);
+        }
+        let mut state = stage.state.clone();
+        for (key, value) in stage.image.env() {
+            state = state.env(key, value);
+        }
+        let config = self.client.config();
+        if !config.hostname.is_empty() {
+            state = state.hostname(&config.hostname);
+        }
+        if !stage.image.config.working_dir.is_empty() {
+            let dir = path::join(&["/", &stage.image.config.working_dir]);
+            state = state.dir(&dir);
+            stage.image.config.working_dir = dir;
+        }
+        if !stage.image.config.user.is_empty() {
+            state = state.user(&stage.image.config.user);
+        }
+        stage.state = state.network(config.network);
+    }
+
+    fn dispatch(&mut self, stage: &mut Stage, command: &Command) -> Result<(), Error> {
+        stage.in_trigger = command.is_trigger;
+        let instruction = &*command.instruction;
+        match &instruction.kind {
+            Kind::Env(pairs) => self.env(stage, instruction, pairs),
+            Kind::Label(pairs) => self.label(stage, instruction, pairs),
+            Kind::Arg(pairs) => self.arg(stage, instruction, pairs),
+            Kind::Run(run) => self.run(stage, command, run),
+            Kind::Copy(copy) => self.copy(stage, command, copy),
+            Kind::Add(add) => self.add(stage, command, add),
+            Kind::Workdir(dir) => self.workdir(stage, instruction, dir),
+            Kind::User(user) => self.user(stage, instruction, user),
+            Kind::Volume(volumes) => self.volume(stage, instruction, volumes),
+            Kind::Stopsignal(signal) => self.stopsignal(stage, instruction, signal),
+            Kind::Expose(ports) => self.expose(stage, instruction, ports),
+            Kind::Cmd(line) => self.cmd(stage, instruction, line),
+            Kind::Entrypoint(line) => self.entrypoint(stage, instruction, line),
+            Kind::Healthcheck(check) => self.healthcheck(stage, instruction, check),
+            Kind::Shell(shell) => self.shell(stage, shell),
+            Kind::Maintainer(name) => self.maintainer(stage, name),
+            Kind::Onbuild(onbuild) => {
+                stage.image.config.on_build.push(onbuild.expression.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// A word of an instruction with its variables; unset ones are noted.
+    pub(super) fn expand(
+        &self,
+        stage: &Stage,
+        instruction: &Instruction,
+        word: &str,
+    ) -> Result<String, Error> {
+        self.expand_by(self.rules, stage, instruction, word)
+    }
+
+    pub(super) fn expand_by(
+        &self,
+        rules: Expander,
+        stage: &Stage,
+        instruction: &Instruction,
+        word: &str,
+    ) -> Result<String, Error> {
+        let env = stage.state.get_env();
+        let done = rules
+            .expand(word, env)
+            .map_err(|e| Error::unknown(e.to_string()))?;
+        for name in &done.unmatched {
+            let declared = stage.args.iter().any(|(key, _)| key == name);
+            if declared || args::NOT_IN_ENV.contains(&name.as_str()) {
+                continue;
+            }
+            let mut text = format!("Usage of undefined variable '${name}'");
+            if let Some(near) = nearest(name, env.keys()) {
+                text.push_str(&format!(" (did you mean ${near}?)"));
+            }
+            let lines = instruction.location;
+            self.checks
+                .found("UndefinedVar", lines, &instruction.comments, text);
+        }
+        Ok(done.value)
+    }
+
+    pub(super) fn expand_all(
+        &self,
+        stage: &Stage,
+        instruction: &Instruction,
+        words: &[String],
+    ) -> Result<Vec<String>, Error> {
+        words
+            .iter()
+            .map(|word| self.expand(stage, instruction, word))
+            .collect()
+    }
+
+    /// The name of a step that changes files.
+    pub(super) fn file_step_text(&self, instruction: &Instruction, env: &Env) -> String {
+        uppercase_first(&expanded(self.rules, instruction.code(), env))
+    }
+
+    fn workdir(
+        &mut self,
+        stage: &mut Stage,
+        instruction: &Instruction,
+        dir: &str,
+    ) -> Result<(), Error> {
+        let dir = self.expand(stage, instruction, dir)?;
+        if !stage.workdir_set && !dir.starts_with('/') {
+            let text = format!(
+                "Relative workdir {dir:?} can have unexpected results if the base image changes"
+            );
+            let lines = instruction.location;
+            self.checks
+                .found("WorkdirRelativePath", lines, &instruction.comments, text);
+        }
+        stage.workdir_set = true;
+        if dir.is_empty() {
+            return Err(Error::unknown("normalizing workdir: cannot normalize nothing"));
+        }
+        let absolute = if dir.starts_with('/') {
+            path::clean(&dir)
+        } else {
+            path::join(&["/", &stage.image.config.working_dir, &dir])
+        };
+        stage.image.config.working_dir.clone_from(&absolute);
+        stage.state = stage.state.dir(&absolute);
+        let makes = absolute != "/";
+        // `WORKDIR /` is counted among the steps, but there is none to show.
+        if makes {
+            stage.count_step();
+            let user = &stage.image.config.user;
+            let options = Mkdir {
+                mode: 0o755,
+                parents: true,
+                owner: (!user.is_empty()).then(|| Owner::parse(user)),
+                timestamp: self.epoch.map(|s| s.saturating_mul(1_000_000_000)),
+            };
+            let env = stage.state.get_env();
+            let text = self.file_step_text(instruction, env);
+            let name = stage.step_name(&text, stage.platform.as_ref(), Some(env));
+            let constraints = self.from_lines(Some(instruction.location)).name(name);
+            let actions = FileActions::new().mkdir(&absolute, options);
+            stage.state = stage.state.file(actions, constraints);
+        }
+        stage
+            .image
+            .commit(format!("WORKDIR {absolute}"), makes, self.epoch);
+        Ok(())
+    }
+
+    fn user(
+        &mut self,
+        stage: &mut Stage,
+        instruction: &Instruction,
+        user: &str,
+    ) -> Result<(), Error> {
+        let user = self.expand(stage, instruction, user)?;
+        stage.state = stage.state.user(&user);
+        stage.image.commit(format!("USER {user}"), false, self.epoch);
+        stage.image.config.user = user;
+        Ok(())
+    }
+}

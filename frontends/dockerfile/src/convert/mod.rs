@@ -1,0 +1,265 @@
+//! A Dockerfile as LLB and an image config.
+//!
+//! The order of work: global ARGs ([`args`]), the stages and what they need of each other
+//! ([`stage`]), base images of what the target needs ([`resolve`]), then the instructions of
+//! those stages in file order ([`dispatch`] and its kin). What is not needed is not touched.
+
+pub mod args;
+pub mod checks;
+mod config;
+mod copy;
+mod dispatch;
+mod epoch;
+mod expose;
+pub mod image;
+mod mounts;
+mod names;
+mod resolve;
+mod run;
+mod signal;
+pub mod stage;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gateway_api::{Detail, Error, SourceLocation};
+use gateway_llb::{Constraints, Env, Slot, State, pb};
+
+use crate::client::named::follow_paths;
+use crate::client::{BuildFile, Client, PendingLocal, ignore};
+use crate::parse::expand::Expander;
+use crate::parse::{Dockerfile, LineRange};
+
+use args::GlobalArg;
+use checks::Checks;
+use image::Image;
+use stage::{Stage, Stages};
+
+/// What is converted, and for what.
+pub struct Request<'a> {
+    /// The build's client.
+    pub client: &'a Client,
+    /// The build file.
+    pub file: &'a BuildFile,
+    /// The build file, parsed.
+    pub dockerfile: &'a Dockerfile,
+    /// The platform to build for; `None` for the builder's own.
+    pub platform: Option<pb::Platform>,
+    /// Convert all stages, needed or not (for checks).
+    pub all_stages: bool,
+    /// Where findings go.
+    pub checks: &'a Checks,
+}
+
+/// A converted target.
+pub struct Converted {
+    /// Its files.
+    pub state: State,
+    /// Its config.
+    pub image: Image,
+    /// The config that it began with.
+    pub base_image: Option<Image>,
+    /// Times in the result are no later; seconds since 1970.
+    pub epoch: Option<i64>,
+    /// The platform of ops that name none.
+    pub platform: pb::Platform,
+    /// The stages, for outlines.
+    pub stages: Vec<Stage>,
+    /// The number of the target among them.
+    pub target: usize,
+    /// The ARGs before the first FROM.
+    pub global_args: BTreeMap<String, GlobalArg>,
+}
+
+pub(crate) struct Converter<'a> {
+    client: &'a Client,
+    file: &'a BuildFile,
+    dockerfile: &'a Dockerfile,
+    checks: &'a Checks,
+    all_stages: bool,
+
+    target_platform: pb::Platform,
+    implicit_platform: bool,
+    rules: Expander,
+    build_args: BTreeMap<String, String>,
+    global: Env,
+    global_args: BTreeMap<String, GlobalArg>,
+    proxy: Option<pb::ProxyEnv>,
+    epoch: Option<i64>,
+
+    stages: Stages,
+    build_context: Slot,
+    context_paths: BTreeSet<String>,
+    pending: Vec<PendingLocal>,
+    ignore: ignore::Matcher,
+    groups: usize,
+}
+
+/// Converts a Dockerfile.
+///
+/// # Errors
+/// Mistakes in the file with their lines, and what the gateway says.
+pub async fn convert(request: Request<'_>) -> Result<Converted, Error> {
+    let mut converter = Converter::new(request)?;
+    converter.resolve_epoch().await?;
+    converter.collect_stages()?;
+    let target = converter.find_target()?;
+    converter.link_stages()?;
+    let reachable = converter.resolve_stages(target).await?;
+    converter.dispatch_stages(&reachable, target).await?;
+    converter.finish(target).await
+}
+
+impl<'a> Converter<'a> {
+    fn new(request: Request<'a>) -> Result<Self, Error> {
+        let config = request.client.config();
+        let build = config.build_platforms.first().cloned().unwrap_or_default();
+        let target_platform = request.platform.clone().unwrap_or_else(|| build.clone());
+        let rules = Expander::new(request.dockerfile.escape.0);
+        let last = request.dockerfile.stages.last();
+        let stage = if config.target.is_empty() {
+            last.and_then(|s| s.name.as_deref()).unwrap_or_default()
+        } else {
+            &config.target
+        };
+        let automatic = args::automatic(&build, &target_platform, stage, &config.build_args);
+
+        let mut converter = Self {
+            client: request.client,
+            file: request.file,
+            dockerfile: request.dockerfile,
+            checks: request.checks,
+            all_stages: request.all_stages,
+            implicit_platform: request.platform.is_none(),
+            target_platform,
+            rules,
+            build_args: config.build_args.clone(),
+            global: Env::default(),
+            global_args: BTreeMap::new(),
+            proxy: args::proxy(&config.build_args),
+            epoch: None,
+            stages: Stages::default(),
+            build_context: Slot::new(),
+            context_paths: BTreeSet::new(),
+            pending: Vec::new(),
+            ignore: ignore::Matcher::default(),
+            groups: 0,
+        };
+        converter.check_default_bases(&automatic);
+        let instructions = &converter.dockerfile.meta_args;
+        let (global, all) =
+            args::global(automatic, instructions, rules, Some(&converter.build_args))
+                .map_err(|(e, lines)| converter.at(Error::unknown(e.to_string()), lines))?;
+        converter.global = global;
+        converter.global_args = all;
+        Ok(converter)
+    }
+
+    /// The error with the lines of the file that it is about.
+    fn at(&self, error: Error, lines: LineRange) -> Error {
+        locate(self.file, error, lines)
+    }
+
+    /// Metadata of an op that comes from some lines.
+    fn from_lines(&self, lines: Option<LineRange>) -> Constraints {
+        match lines {
+            Some(lines) => Constraints::new().at(&self.file.map, ranges(lines)),
+            None => Constraints::new(),
+        }
+    }
+
+    fn find_target(&self) -> Result<usize, Error> {
+        let target = &self.client.config().target;
+        if target.is_empty() {
+            return self
+                .stages
+                .len()
+                .checked_sub(1)
+                .ok_or_else(|| Error::unknown("dockerfile contains no stages to build"));
+        }
+        self.stages.by_name(target).ok_or_else(|| {
+            let text = format!(
+                "target stage {} could not be found",
+                crate::parse::quote::go_quote(target)
+            );
+            Error::unknown(self.hint(text, target))
+        })
+    }
+
+    /// A message with the stage name that may have been meant.
+    fn hint(&self, message: String, word: &str) -> String {
+        let names = self.stages.shown_names();
+        crate::parse::suggest::with_hint(message, word, names.iter().map(String::as_str))
+    }
+
+    async fn finish(mut self, target: usize) -> Result<Converted, Error> {
+        let labels = self.client.config().labels.clone();
+        let context = self
+            .client
+            .main_context(follow_paths(&self.context_paths))
+            .await?;
+        self.build_context.fill(context);
+        for local in self.pending.drain(..) {
+            local.fill();
+        }
+        let platform = &self.target_platform;
+        let implicit = self.implicit_platform;
+        let Some(stage) = self.stages.get_mut(target) else {
+            return Err(Error::unknown("dockerfile contains no stages to build"));
+        };
+        let image = &mut stage.image;
+        image.config.labels.extend(labels);
+        if !implicit {
+            let same = image.os == platform.os && image.architecture == platform.architecture;
+            image.os.clone_from(&platform.os);
+            image.architecture.clone_from(&platform.architecture);
+            if !same || !platform.variant.is_empty() {
+                image.variant.clone_from(&platform.variant);
+            }
+            if !same || !platform.os_version.is_empty() {
+                image.os_version.clone_from(&platform.os_version);
+            }
+            if !platform.os_features.is_empty() {
+                image.os_features.clone_from(&platform.os_features);
+            }
+        }
+        let normal = gateway_llb::platform::normalize(&image.platform());
+        image.set_platform(&normal);
+        Ok(Converted {
+            state: stage.state.clone(),
+            image: stage.image.clone(),
+            base_image: stage.base_image.clone(),
+            epoch: self.epoch,
+            platform: self.target_platform,
+            stages: self.stages.to_vec(),
+            target,
+            global_args: self.global_args,
+        })
+    }
+}
+
+/// An error with the lines of a build file that it is about.
+pub fn locate(file: &BuildFile, mut error: Error, lines: LineRange) -> Error {
+    let place = Detail::Source(SourceLocation {
+        info: file.map.to_info(),
+        ranges: ranges(lines),
+    });
+    if !error.details.contains(&place) {
+        error.details.insert(0, place);
+    }
+    error
+}
+
+/// Lines as they travel: one range for each.
+pub fn ranges(lines: LineRange) -> Vec<pb::Range> {
+    let position = |line: u32| pb::Position {
+        line: i32::try_from(line).unwrap_or(i32::MAX),
+        character: 0,
+    };
+    lines
+        .lines()
+        .map(|line| pb::Range {
+            start: Some(position(line)),
+            end: Some(position(line)),
+        })
+        .collect()
+}

@@ -1,0 +1,574 @@
+//! Which stages there are, what they need of each other, and what they begin with.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use gateway_api::Error;
+use gateway_llb::{ImageSource, State, pb, platform};
+
+use super::args;
+use super::image::Image;
+use super::stage::{Command, SCRATCH, Stage};
+use super::{Converter, checks::Checks};
+use crate::client::PendingLocal;
+use crate::client::reference::ImageRef;
+use crate::parse::expand::{Expanded, NoVars};
+use crate::parse::mount::Mount;
+use crate::parse::suggest::{nearest, with_hint};
+use crate::parse::{Instruction, Kind, LineRange, parse_onbuild_trigger};
+
+/// Image names that a mistyped base may have meant.
+const COMMON_IMAGES: [&str; 7] = [
+    "alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora",
+];
+
+/// What a stage begins with.
+struct Base {
+    base_name: String,
+    state: State,
+    image: Image,
+    base_image: Option<Image>,
+    platform: Option<pb::Platform>,
+    pending: Option<PendingLocal>,
+    /// Nothing of the stage itself is left to do.
+    complete: bool,
+    /// The op is made when the step's name is known.
+    pull: Option<pb::Platform>,
+}
+
+impl Converter<'_> {
+    /// The rule InvalidDefaultArgInFrom: bases that are no reference without build args.
+    pub(super) fn check_default_bases(&self, automatic: &gateway_llb::Env) {
+        let instructions = &self.dockerfile.meta_args;
+        let Ok((env, _)) = args::global(automatic.clone(), instructions, self.rules, None) else {
+            return;
+        };
+        for stage in &self.dockerfile.stages {
+            let Ok(base) = self.rules.expand(&stage.base, &env) else {
+                return;
+            };
+            if ImageRef::parse(&base.value).is_err() {
+                let text = format!(
+                    "Default value for ARG {} results in empty or invalid base image name",
+                    stage.base
+                );
+                let rule = "InvalidDefaultArgInFrom";
+                self.checks.found(rule, stage.location, &stage.comments, text);
+            }
+        }
+    }
+
+    fn check_from_args(&self, expanded: &Expanded, stage: &crate::parse::Stage) {
+        let known: BTreeSet<&str> = self
+            .global
+            .keys()
+            .chain(self.global_args.keys().map(String::as_str))
+            .collect();
+        for name in &expanded.unmatched {
+            if known.contains(name.as_str()) {
+                continue;
+            }
+            let text = format!("FROM argument '{name}' is not declared");
+            let text = with_hint(text, name, known.iter().copied());
+            self.checks.found("UndefinedArgInFrom", stage.location, &stage.comments, text);
+        }
+    }
+
+    /// The stages of the file, with their bases and platforms expanded.
+    pub(super) fn collect_stages(&mut self) -> Result<(), Error> {
+        for (index, parsed) in self.dockerfile.stages.iter().enumerate() {
+            let lines = parsed.location;
+            let base = self
+                .rules
+                .expand(&parsed.base, &self.global)
+                .map_err(|e| self.at(Error::unknown(e.to_string()), lines))?;
+            self.check_from_args(&base, parsed);
+            if base.value.is_empty() {
+                let text = format!("base name ({}) should not be blank", parsed.base);
+                return Err(self.at(Error::unknown(text), lines));
+            }
+            let platform = self.stage_platform(parsed)?;
+            let mut stage = Stage {
+                name: parsed.name.clone(),
+                code: parsed.code.clone(),
+                location: Some(lines),
+                comments: parsed.comments.clone(),
+                platform,
+                shown_name: parsed.name.clone().unwrap_or_else(|| format!("stage-{index}")),
+                show_platform: self.client.config().multi_platform,
+                ..Stage::new(base.value)
+            };
+            if let Some(name) = &parsed.name {
+                let platform = stage.platform.as_ref().unwrap_or(&self.target_platform);
+                stage.named = self.client.named_context(name, platform)?;
+            }
+            if stage.named.is_none() {
+                let from_image =
+                    stage.base_name != SCRATCH && !self.stages.has_base(&stage.base_name);
+                let counted = parsed.instructions.iter().filter(|i| {
+                    matches!(
+                        i.kind,
+                        Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_)
+                    )
+                });
+                stage.steps = usize::from(from_image) + counted.count();
+                stage.no_cache = self
+                    .client
+                    .config()
+                    .is_no_cache(parsed.name.as_deref().unwrap_or_default());
+            }
+            self.stages.add(stage);
+        }
+        Ok(())
+    }
+
+    fn stage_platform(
+        &self,
+        parsed: &crate::parse::Stage,
+    ) -> Result<Option<pb::Platform>, Error> {
+        let Some(written) = parsed.platform.as_deref().filter(|p| !p.is_empty()) else {
+            return Ok(None);
+        };
+        let lines = parsed.location;
+        let expanded = self.rules.expand(written, &self.global).map_err(|e| {
+            let text = format!("failed to process arguments for platform : {e}");
+            self.at(Error::unknown(text), lines)
+        })?;
+        self.check_from_args(&expanded, parsed);
+        self.check_platform_flag(written, &expanded, parsed);
+        let hint = |text: String| {
+            let keys: Vec<&str> = self.global.keys().collect();
+            let meant = expanded
+                .unmatched
+                .iter()
+                .find_map(|name| nearest(name, keys.iter().copied()));
+            match meant {
+                Some(near) => format!("{text} (did you mean {near}?)"),
+                None => text,
+            }
+        };
+        if expanded.value.is_empty() {
+            let text = hint(format!("empty platform value from expression {written}"));
+            return Err(self.at(Error::unknown(text), lines));
+        }
+        match platform::parse(&expanded.value) {
+            Ok(platform) => Ok(Some(platform)),
+            Err(e) => {
+                let text = format!("failed to parse platform {written}: {}", hint(e.to_string()));
+                Err(self.at(Error::unknown(text), lines))
+            }
+        }
+    }
+
+    fn check_platform_flag(
+        &self,
+        written: &str,
+        expanded: &Expanded,
+        parsed: &crate::parse::Stage,
+    ) {
+        let (lines, comments) = (parsed.location, &parsed.comments);
+        let mut matched = expanded.matched.iter();
+        let only = (matched.next(), matched.next());
+        if let (Some(name), None) = only
+            && name == "TARGETPLATFORM"
+            && expanded.unmatched.is_empty()
+            && self.global.get(name) == Some(&expanded.value)
+        {
+            let text = format!(
+                "Setting platform to predefined {written} in FROM is redundant as this is the default behavior"
+            );
+            self.checks.found("RedundantTargetPlatform", lines, comments, text);
+        }
+        if !expanded.matched.is_empty() || !expanded.unmatched.is_empty() {
+            return;
+        }
+        let Ok(platform) = platform::parse(&expanded.value) else {
+            return;
+        };
+        let name = parsed.name.as_deref().unwrap_or_default();
+        if name.contains(&platform.os) || name.contains(&platform.architecture) {
+            return;
+        }
+        let text = format!(
+            "FROM --platform flag should not use constant value {:?}",
+            expanded.value
+        );
+        let rule = "FromPlatformFlagConstDisallowed";
+        self.checks.found(rule, lines, comments, text);
+    }
+
+    /// Finds the stages and images that instructions read.
+    pub(super) fn link_stages(&mut self) -> Result<(), Error> {
+        for (index, parsed) in self.dockerfile.stages.iter().enumerate() {
+            let mut commands = Vec::with_capacity(parsed.instructions.len());
+            for instruction in &parsed.instructions {
+                commands.push(self.link(index, Arc::new(instruction.clone()), false)?);
+            }
+            if let Some(stage) = self.stages.get_mut(index) {
+                stage.commands = commands;
+            }
+        }
+        if let Some((stage, lines)) = self.stages.ring() {
+            let name = self.stages.get(stage).map(|s| s.shown_name.clone());
+            let mut error = Error::unknown(format!(
+                "circular dependency detected on stage: {}",
+                name.unwrap_or_default()
+            ));
+            // The first instruction is shown first: innermost, so last in the list.
+            for line in lines {
+                error = self.at(error, line);
+            }
+            return Err(error);
+        }
+        if let [only] = &mut *self.stages {
+            only.shown_name.clear();
+        }
+        Ok(())
+    }
+
+    /// The sources of an instruction of `stage`; images that are new become stages.
+    fn link(
+        &mut self,
+        stage: usize,
+        instruction: Arc<Instruction>,
+        is_trigger: bool,
+    ) -> Result<Command, Error> {
+        let lines = instruction.location;
+        let mut sources = Vec::new();
+        match &instruction.kind {
+            Kind::Copy(copy) => {
+                if let Some(from) = copy.from.as_deref().filter(|from| !from.is_empty()) {
+                    sources.push(self.copy_source(from, lines)?);
+                }
+            }
+            Kind::Run(run) => {
+                for raw in &run.mounts {
+                    let from = mount_from(raw);
+                    let from = from.as_deref().filter(|f| !f.is_empty()).unwrap_or(SCRATCH);
+                    let source = match self.stages.by_name(from) {
+                        Some(known) => known,
+                        None => self.stages.add(Stage::image(from.to_owned(), None)),
+                    };
+                    sources.push(source);
+                }
+            }
+            _ => {}
+        }
+        if let Some(stage) = self.stages.get_mut(stage) {
+            stage.deps.extend(sources.iter().map(|source| (*source, lines)));
+        }
+        Ok(Command {
+            instruction,
+            sources,
+            is_trigger,
+        })
+    }
+
+    fn copy_source(&mut self, from: &str, lines: LineRange) -> Result<usize, Error> {
+        let plain = self.rules.expand(from, &NoVars);
+        let plain = plain.map_err(|e| self.at(Error::unknown(e.to_string()), lines))?;
+        if plain.value != from {
+            return Err(self.at(Error::unknown("variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround"), lines));
+        }
+        if let Ok(index) = from.parse::<i64>() {
+            let known = usize::try_from(index).ok().filter(|i| *i < self.stages.len());
+            return known.ok_or_else(|| {
+                self.at(Error::unknown(format!("invalid stage index {index}")), lines)
+            });
+        }
+        Ok(match self.stages.by_name(from) {
+            Some(known) => known,
+            None => self.stages.add(Stage::image(from.to_owned(), Some(lines))),
+        })
+    }
+
+    /// Resolves the bases of all that `target` needs, triggers included.
+    pub(super) async fn resolve_stages(
+        &mut self,
+        target: usize,
+    ) -> Result<BTreeSet<usize>, Error> {
+        loop {
+            let reachable = self.stages.reachable(target);
+            self.resolve_bases(&reachable).await?;
+            let mut grown = false;
+            for index in &reachable {
+                self.inherit(*index);
+                grown |= self.take_triggers(*index)?;
+            }
+            if !grown {
+                return Ok(reachable);
+            }
+        }
+    }
+
+    /// Copies what a stage has from the stage that it is built on.
+    pub(super) fn inherit(&mut self, index: usize) {
+        let base = self.stages.get(index).and_then(|s| s.base);
+        let Some(base) = base.and_then(|base| self.stages.get(base)).cloned() else {
+            return;
+        };
+        if let Some(stage) = self.stages.get_mut(index) {
+            stage.inherit(&base);
+        }
+    }
+
+    /// Puts the triggers of the base in front of a stage's instructions. True when they read
+    /// stages or images that were not needed before.
+    fn take_triggers(&mut self, index: usize) -> Result<bool, Error> {
+        let Some(stage) = self.stages.get_mut(index) else {
+            return Ok(false);
+        };
+        let mut triggers = std::mem::take(&mut stage.image.config.on_build);
+        let location = stage.location.unwrap_or_default();
+        if let (Some(base), false) = (stage.base, stage.took_triggers) {
+            stage.took_triggers = true;
+            let of_base = self.stages.get(base).map(|b| b.commands.as_slice());
+            for command in of_base.unwrap_or_default() {
+                if let Kind::Onbuild(onbuild) = &command.instruction.kind {
+                    triggers.push(onbuild.expression.clone());
+                }
+            }
+        }
+        let mut grown = false;
+        let mut commands = Vec::with_capacity(triggers.len());
+        for trigger in &triggers {
+            let instruction = parse_onbuild_trigger(trigger, location)
+                .map_err(|e| self.at(Error::unknown(e.message), location))?;
+            let command = self.link(index, Arc::new(instruction), true)?;
+            grown |= !command.sources.is_empty();
+            commands.push(command);
+        }
+        if let Some(stage) = self.stages.get_mut(index) {
+            stage.steps += commands.len();
+            commands.append(&mut stage.commands);
+            stage.commands = commands;
+        }
+        Ok(grown)
+    }
+
+    async fn resolve_bases(&mut self, reachable: &BTreeSet<usize>) -> Result<(), Error> {
+        let mut waiting = Vec::new();
+        for (index, stage) in self.stages.iter().enumerate() {
+            let needed = self.all_stages || reachable.contains(&index);
+            if stage.base.is_none() && !stage.dispatched && !stage.resolved {
+                waiting.push((index, needed));
+            }
+        }
+        let this = &*self;
+        let bases = try_join_all(waiting.iter().map(|(index, needed)| async move {
+            let Some(stage) = this.stages.get(*index) else {
+                return Ok(None);
+            };
+            match this.resolve_base(stage, *needed).await {
+                Ok(base) => Ok(base.map(|base| (*index, base))),
+                Err(e) => Err(match stage.location {
+                    Some(lines) => this.at(e, lines),
+                    None => e,
+                }),
+            }
+        }))
+        .await?;
+        for (index, base) in bases.into_iter().flatten() {
+            self.begin(index, base);
+        }
+        Ok(())
+    }
+
+    /// Gives a stage its base; the step's name counts, so this is done in file order.
+    fn begin(&mut self, index: usize, base: Base) {
+        let Some(stage) = self.stages.get_mut(index) else {
+            return;
+        };
+        stage.resolved = true;
+        stage.state = base.state;
+        stage.dispatched = base.complete || stage.is_image;
+        stage.base_name = base.base_name;
+        stage.image = base.image;
+        stage.base_image = base.base_image;
+        if let Some(platform) = base.pull {
+            stage.count_step();
+            let text = format!("FROM {}", stage.base_name);
+            let name = stage.step_name(&text, Some(&platform), None);
+            let code = stage.code.clone();
+            let lines = stage.location;
+            let source = ImageSource {
+                resolve_mode: self.client.config().resolve_mode,
+                ..ImageSource::new(stage.base_name.as_str())
+            };
+            let constraints = self
+                .from_lines(lines)
+                .describe("com.docker.dockerfile.v1.command", code)
+                .platform(platform)
+                .name(name);
+            if let Some(stage) = self.stages.get_mut(index) {
+                stage.state = source.state(constraints);
+            }
+        }
+        if let Some(stage) = self.stages.get_mut(index)
+            && base.platform.is_some()
+        {
+            stage.platform = base.platform;
+        }
+        self.pending.extend(base.pending);
+    }
+
+    async fn resolve_base(&self, stage: &Stage, needed: bool) -> Result<Option<Base>, Error> {
+        let name = &stage.base_name;
+        if name == SCRATCH && stage.named.is_none() {
+            return Ok(needed.then(|| Base {
+                base_name: name.clone(),
+                state: State::scratch(),
+                image: Image::scratch(&self.target_platform),
+                base_image: None,
+                platform: Some(self.target_platform.clone()),
+                pending: None,
+                complete: false,
+                pull: None,
+            }));
+        }
+        let reference = ImageRef::parse(name)
+            .map_err(|e| Error::unknown(format!("failed to parse stage name {name:?}: {e}")))?
+            .tagged();
+        if !needed {
+            return Ok(None);
+        }
+        let full = reference.to_string();
+        let platform = stage.platform.as_ref().unwrap_or(&self.target_platform);
+
+        if let Some(named) = &stage.named {
+            let loaded = self.client.load_named(named, &stage.paths).await?;
+            let mut image = loaded.image.unwrap_or_default();
+            image.created = None;
+            let has_platform = !image.os.is_empty() && !image.architecture.is_empty();
+            return Ok(Some(Base {
+                base_name: full,
+                state: loaded.state,
+                platform: has_platform.then(|| image.platform()),
+                image,
+                base_image: None,
+                pending: loaded.pending,
+                complete: true,
+                pull: None,
+            }));
+        }
+        if let Some(named) = self.client.named_context(&full, platform)? {
+            let loaded = self.client.load_named(&named, &stage.paths).await?;
+            let mut image = loaded.image.unwrap_or_else(|| Image::scratch(platform));
+            let base_image = Some(image.clone());
+            image.created = None;
+            return Ok(Some(Base {
+                base_name: full,
+                state: loaded.state.platform(platform.clone()),
+                image,
+                base_image,
+                platform: Some(platform.clone()),
+                pending: loaded.pending,
+                complete: false,
+                pull: None,
+            }));
+        }
+
+        let shown = if self.client.config().multi_platform {
+            format!("{} ", platform::format_all(platform))
+        } else {
+            String::new()
+        };
+        let log_name = format!("[{shown}internal] load metadata for {full}");
+        let resolved = self
+            .client
+            .resolve_image(&full, platform, log_name)
+            .await
+            .map_err(|e| self.unresolved(e, name))?;
+        let mut reference = reference;
+        if resolved.reference != full {
+            reference = ImageRef::parse(&resolved.reference).map_err(|e| {
+                Error::unknown(format!("failed to parse ref {:?}: {e}", resolved.reference))
+            })?;
+        }
+        let mut image = Image::parse(&resolved.config)?;
+        let base_image = Some(image.clone());
+        image.created = None;
+        let mut platform = platform.clone();
+        if stage.platform.is_none() && self.implicit_platform {
+            platform = self.detect_platform(&image, platform);
+        }
+        if !resolved.digest.is_empty() {
+            reference = reference.with_digest(&resolved.digest);
+        }
+        check_base_platform(self.checks, name, &platform, &image, stage);
+        Ok(Some(Base {
+            base_name: reference.to_string(),
+            state: State::scratch(),
+            pull: (!image.is_empty()).then(|| platform.clone()),
+            image,
+            base_image,
+            platform: Some(platform),
+            pending: None,
+            complete: false,
+        }))
+    }
+
+    /// Without a wish for a platform, an image of another one that the builder runs is taken as
+    /// it is.
+    fn detect_platform(&self, image: &Image, target: pb::Platform) -> pb::Platform {
+        if target.os == image.os && target.architecture == image.architecture {
+            return target;
+        }
+        let mut supported = self.client.config().build_platforms.iter();
+        supported
+            .find(|p| p.os == image.os && p.architecture == image.architecture)
+            .cloned()
+            .unwrap_or(target)
+    }
+
+    /// An image that is not there may be a mistyped stage.
+    fn unresolved(&self, error: Error, name: &str) -> Error {
+        let mut error = error.context(name);
+        let mut options = self.stages.shown_names();
+        for image in COMMON_IMAGES {
+            options.push(image.to_owned());
+            options.push(format!("{image}:latest"));
+        }
+        error.message = with_hint(error.message, name, options.iter().map(String::as_str));
+        error
+    }
+}
+
+fn check_base_platform(
+    checks: &Checks,
+    name: &str,
+    expected: &pb::Platform,
+    image: &Image,
+    stage: &Stage,
+) {
+    let actual = image.platform();
+    if image.is_empty()
+        || (expected.os == actual.os && expected.architecture == actual.architecture)
+    {
+        return;
+    }
+    let show = |p: &pb::Platform| platform::format_all(&platform::normalize(p));
+    let text = format!(
+        "Base image {name} was pulled with platform {:?}, expected {:?} for current build",
+        show(&actual),
+        show(expected)
+    );
+    let lines = stage.location.unwrap_or_default();
+    checks.found("InvalidBaseImagePlatform", lines, &stage.comments, text);
+}
+
+/// The `from` of a mount, before anything else of it is known to be good.
+fn mount_from(raw: &str) -> Option<String> {
+    if let Ok(mount) = Mount::parse(raw, &mut |value| Ok(value.to_owned())) {
+        return Some(mount.from);
+    }
+    crate::client::csv::fields(raw)
+        .ok()?
+        .into_iter()
+        .filter_map(|field| {
+            let (key, value) = field.split_once('=')?;
+            key.eq_ignore_ascii_case("from").then(|| value.to_owned())
+        })
+        .next_back()
+}
