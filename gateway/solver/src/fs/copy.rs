@@ -21,6 +21,7 @@ use super::gopath;
 use super::meta::{Meta, XattrsOf};
 use super::pattern::{MatchInfo, PatternMatcher};
 use super::root::{self, Owner, Root};
+use super::walk::matcher;
 
 /// Permission bits of directories made for a destination when no mode is asked for.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -623,19 +624,6 @@ fn metadata_error(what: &str, op: &'static str, path: &[u8], errno: Errno) -> Fs
     FsError::path(op, path, errno)
         .context(format!("failed to {what} {}", lossy(path)))
         .context("failed to copy file info")
-}
-
-fn matcher(kind: &'static str, patterns: &[String]) -> Result<Option<PatternMatcher>, FsError> {
-    if patterns.is_empty() {
-        return Ok(None);
-    }
-    PatternMatcher::new(patterns)
-        .map(Some)
-        .map_err(|source| FsError::Patterns {
-            kind,
-            patterns: patterns.to_vec(),
-            source,
-        })
 }
 
 fn is_dir(dir: BorrowedFd<'_>, name: &[u8]) -> bool {

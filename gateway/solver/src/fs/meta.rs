@@ -137,6 +137,12 @@ pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Longest list of names, and longest value, that the kernel hands out (`XATTR_SIZE_MAX`).
 const XATTR_MAX: usize = 64 * 1024;
 
+/// Whether an attribute enters content hashes: all do, but labels and access lists.
+pub(crate) fn is_portable_xattr(name: &[u8]) -> bool {
+    name == b"security.capability"
+        || !name.starts_with(b"security.") && !name.starts_with(b"system.")
+}
+
 /// A file whose attributes are meant: an open one, or one that cannot be opened (a link, a
 /// device) by its path, a final link not followed.
 #[derive(Debug, Clone, Copy)]
@@ -166,9 +172,13 @@ impl XattrsOf<'_> {
     }
 
     /// Sets attributes. What the file system or our rights do not allow is left out: builds
-    /// must not fail over labels of another host.
+    /// must not fail over labels of another host. An overlay's own marks are never set: on a
+    /// layer they would hide files.
     pub(crate) fn set(self, xattrs: &Xattrs) {
         for (name, value) in xattrs {
+            if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+                continue;
+            }
             let name = OsStr::from_bytes(name);
             let flags = XattrFlags::empty();
             let _ = match self {

@@ -204,6 +204,13 @@ impl Root {
         Ok((fd, if name.is_empty() { b"." } else { name }))
     }
 
+    /// The text of a symbolic link at a resolved path; `EINVAL` if it is something else.
+    pub fn read_link(&self, resolved: &[u8]) -> Result<Vec<u8>, Errno> {
+        let (dir, name) = self.open_parent(resolved)?;
+        let target = rustix::fs::readlinkat(dir, OsStr::from_bytes(name), Vec::new())?;
+        Ok(target.into_bytes())
+    }
+
     /// The stat of a resolved path, its last link not followed.
     pub fn lstat(&self, resolved: &[u8]) -> Result<Meta, FsError> {
         self.open_parent(resolved)
