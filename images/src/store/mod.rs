@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(blob.digest, Digest::of(b"hello world"));
         assert_eq!(blob.size, 11);
         assert_eq!(store.read(&blob.digest, 100).unwrap(), b"hello world");
-        assert_eq!(store.list().unwrap(), [blob.digest.clone()]);
+        assert_eq!(store.list().unwrap(), std::slice::from_ref(&blob.digest));
         assert!(store.remove(&blob.digest).unwrap());
         assert!(!store.remove(&blob.digest).unwrap());
         assert!(matches!(
