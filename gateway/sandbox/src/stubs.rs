@@ -5,7 +5,9 @@
 //! gone: in an upper directory a removed stub leaves no whiteout behind.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
@@ -87,11 +89,14 @@ pub(crate) fn remove(changes: &Changes, made: &[Made]) {
             remove_one(parent.fd.as_fd(), name);
         }
     }
-    for parent in parents.values() {
+    for (path, parent) in &parents {
         // Nothing but our stubs happened here: as if they had never been.
         // Clock ticks are coarse, so equal times alone prove little.
-        let untouched =
-            parent.at_end[1] == parent.after && (!changes.upper || is_empty(parent.fd.as_fd()));
+        let untouched = parent.at_end[1] == parent.after
+            && (!changes.upper
+                || entries(parent.fd.as_fd()).is_some_and(|names| {
+                    names.iter().all(|n| parents.contains_key(&*path.join(n)))
+                }));
         let times = if untouched {
             parent.before
         } else {
@@ -150,11 +155,13 @@ fn set_times(fd: BorrowedFd<'_>, [access, modification]: [(i64, i64); 2]) {
     let _ = rustix::fs::futimens(fd, &times);
 }
 
-fn is_empty(dir: BorrowedFd<'_>) -> bool {
-    let Ok(entries) = Dir::read_from(dir) else {
-        return false;
-    };
-    entries
-        .flatten()
-        .all(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."))
+fn entries(dir: BorrowedFd<'_>) -> Option<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir).ok()? {
+        let name = entry.ok()?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    Some(names)
 }

@@ -360,3 +360,59 @@ pub(crate) fn stdin() -> BorrowedFd<'static> {
     // which it never closes.
     unsafe { BorrowedFd::borrow_raw(0) }
 }
+
+/// Sends a signal by number through a process's descriptor.
+pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    // SAFETY: takes integers and a null siginfo, which means a plain signal.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    })?;
+    Ok(())
+}
+
+/// Signals as something to read; they are blocked for the process as long as
+/// it lives.
+pub(crate) struct SignalFd(OwnedFd);
+
+impl SignalFd {
+    pub(crate) fn new(signals: &[i32]) -> Result<SignalFd, Errno> {
+        // SAFETY: the set is initialised by sigemptyset before it is read; the
+        // descriptor is new and owned by nobody else.
+        unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            for signal in signals {
+                libc::sigaddset(&raw mut set, *signal);
+            }
+            check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()).into())?;
+            let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+            check(fd.into())?;
+            Ok(SignalFd(OwnedFd::from_raw_fd(fd)))
+        }
+    }
+
+    /// The next pending signal and whether the kernel sent it.
+    pub(crate) fn next(&self) -> Option<(i32, bool)> {
+        let mut buffer = [0; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.0, &mut buffer) {
+            Ok(length) if length == buffer.len() => {}
+            _ => return None,
+        }
+        // SAFETY: the kernel filled a whole structure, which is plain data.
+        let info: libc::signalfd_siginfo =
+            unsafe { std::ptr::read_unaligned(buffer.as_ptr().cast()) };
+        Some((info.ssi_signo as i32, info.ssi_code > 0))
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -330,10 +330,8 @@ impl Zygote {
         };
         match wire::receive_message::<Command>(run.socket.as_fd()) {
             Ok(Some((Command::Signal(number), _))) => {
-                // SAFETY: only signals the launcher was asked to send, sent
-                // to a process of ours; an invalid number is an error.
-                let signal = unsafe { Signal::from_raw_unchecked(number) };
-                let _ = rustix::process::pidfd_send_signal(&run.pidfd, signal);
+                // A number that is no signal, or a process that just ended.
+                let _ = sys::send_signal(run.pidfd.as_fd(), number);
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Ok(None) | Err(_) => {

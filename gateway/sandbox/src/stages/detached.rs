@@ -25,7 +25,11 @@ pub(super) struct NewFs {
 impl NewFs {
     pub(super) fn open(name: &'static str, stage: Stage) -> Result<NewFs, SetupError> {
         match fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC) {
-            Ok(fd) => Ok(NewFs { fd, name, stage }),
+            Ok(fd) => {
+                // What the first column of /proc/mounts shows.
+                let _ = fsconfig_set_string(&fd, "source", name);
+                Ok(NewFs { fd, name, stage })
+            }
             Err(errno) => Err(SetupError::new(stage, errno, format!("opening {name}"))),
         }
     }
@@ -180,18 +184,6 @@ pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()
         target,
         "",
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
-    )
-}
-
-/// Attaches a detached mount over `/`, where absolute paths do not see it:
-/// older kernels copy parts of mounts only if these are attached.
-pub(super) fn park(mount: BorrowedFd<'_>) -> Result<(), Errno> {
-    move_mount(
-        mount,
-        "",
-        rustix::fs::CWD,
-        "/",
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
 }
 

@@ -11,6 +11,7 @@ mod attach;
 mod detached;
 mod exec;
 mod kernel_fs;
+mod parking;
 mod pivot;
 mod privileges;
 mod rootfs;
@@ -109,9 +110,11 @@ fn start(
         .at(Stage::Namespaces, || "making all mounts private".into())?;
 
     // Host paths are visible.
-    let root = rootfs::open(spec, host)?;
+    let parking = parking::Parking::open()?;
+    let root = rootfs::open(spec, host, &parking)?;
     let kernel = kernel_fs::open(spec, host)?;
-    let sources = sources::open(request, host)?;
+    let sources = sources::open(request, host, &parking)?;
+    drop(parking);
 
     pivot::enter(root.as_fd())?;
 

@@ -8,6 +8,7 @@ use rustix::mount::MountAttrFlags;
 
 use super::Host;
 use super::detached::{self, Upper};
+use super::parking::Parking;
 use crate::error::{At, SetupError, Stage};
 use crate::spec::{Root, SandboxSpec};
 use crate::sys;
@@ -17,7 +18,11 @@ use crate::sys;
 /// otherwise only be stopped by a device control group.
 const ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
 
-pub(super) fn open(spec: &SandboxSpec, host: &Host) -> Result<OwnedFd, SetupError> {
+pub(super) fn open(
+    spec: &SandboxSpec,
+    host: &Host,
+    parking: &Parking,
+) -> Result<OwnedFd, SetupError> {
     match &spec.root {
         Root::Overlay {
             lowers,
@@ -31,7 +36,7 @@ pub(super) fn open(spec: &SandboxSpec, host: &Host) -> Result<OwnedFd, SetupErro
             Stage::RootFs,
         ),
         Root::Throwaway { lowers, size_bytes } => {
-            throwaway(lowers, *size_bytes, host, Stage::RootFs)
+            throwaway(lowers, *size_bytes, host, parking, Stage::RootFs)
         }
         Root::Dir { path, readonly } => {
             let fail = || path.display().to_string();
@@ -46,12 +51,13 @@ pub(super) fn open(spec: &SandboxSpec, host: &Host) -> Result<OwnedFd, SetupErro
     }
 }
 
-/// Layers whose changes go to memory. The tmpfs that holds them is parked on
-/// the host side of the mount namespace and never visible to the payload.
+/// Layers whose changes go to memory. The tmpfs that holds them is parked
+/// and never visible to the payload.
 pub(super) fn throwaway(
     lowers: &[PathBuf],
     size_bytes: u64,
     host: &Host,
+    parking: &Parking,
     stage: Stage,
 ) -> Result<OwnedFd, SetupError> {
     let size = size_bytes.to_string();
@@ -66,7 +72,7 @@ pub(super) fn throwaway(
     }
     copy_root_metadata(lowers.first().map(PathBuf::as_path), &memory)
         .at(stage, || "preparing a throw-away directory".into())?;
-    detached::park(memory.as_fd()).at(stage, || "preparing a throw-away directory".into())?;
+    parking.park(memory.as_fd())?;
     let base = PathBuf::from(format!("/proc/self/fd/{}", memory.as_fd().as_raw_fd()));
     detached::overlay(
         lowers,

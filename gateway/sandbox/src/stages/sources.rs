@@ -7,7 +7,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 
-use super::detached::{self, NewFs, Upper};
+use super::detached::{self, Upper};
+use super::parking::Parking;
 use super::{Host, rootfs};
 use crate::error::{At, SetupError, Stage};
 use crate::spec::MountKind;
@@ -22,14 +23,29 @@ pub(super) struct Source {
 }
 
 /// Everything that goes over the root besides the kernel's file systems.
-pub(super) fn open(request: &StartRequest, host: &Host) -> Result<Vec<Source>, SetupError> {
+pub(super) fn open(
+    request: &StartRequest,
+    host: &Host,
+    parking: &Parking,
+) -> Result<Vec<Source>, SetupError> {
     let spec = &request.spec;
     let mut sources = Vec::with_capacity(spec.mounts.len() + 2);
-    let mut files = MemoryFiles::open()?;
     if let Some(content) = &request.resolv_conf {
-        sources.push(files.source("/etc/resolv.conf", content, 0, 0, 0o644)?);
+        sources.push(memory_file(
+            parking,
+            "/etc/resolv.conf",
+            content,
+            (0, 0),
+            0o644,
+        )?);
     }
-    sources.push(files.source("/etc/hosts", &request.hosts, 0, 0, 0o644)?);
+    sources.push(memory_file(
+        parking,
+        "/etc/hosts",
+        &request.hosts,
+        (0, 0),
+        0o644,
+    )?);
     for mount in &spec.mounts {
         let dest = mount.dest.as_str();
         sources.push(match &mount.kind {
@@ -38,17 +54,22 @@ pub(super) fn open(request: &StartRequest, host: &Host) -> Result<Vec<Source>, S
                 uid,
                 gid,
                 mode,
-            } => files.source(dest, &data.0, *uid, *gid, *mode & 0o777)?,
+            } => memory_file(parking, dest, &data.0, (*uid, *gid), *mode & 0o777)?,
             kind => Source {
                 dest: dest.to_owned(),
-                mount: one(dest, kind, host)?,
+                mount: one(dest, kind, host, parking)?,
             },
         });
     }
     Ok(sources)
 }
 
-fn one(dest: &str, kind: &MountKind, host: &Host) -> Result<OwnedFd, SetupError> {
+fn one(
+    dest: &str,
+    kind: &MountKind,
+    host: &Host,
+    parking: &Parking,
+) -> Result<OwnedFd, SetupError> {
     let stage = Stage::MountSource;
     let nodev = MountAttrFlags::MOUNT_ATTR_NODEV;
     let (mount, readonly) = match kind {
@@ -73,11 +94,14 @@ fn one(dest: &str, kind: &MountKind, host: &Host) -> Result<OwnedFd, SetupError>
                 _ => Upper::None,
             };
             let mount = detached::overlay(lowers, upper, host.user_namespace, nodev, stage)?;
-            (select_in_detached(mount, selector, dest)?, *readonly)
+            (
+                select_in_detached(mount, selector, dest, parking)?,
+                *readonly,
+            )
         }
         MountKind::Throwaway { lowers, selector } => {
-            let mount = rootfs::throwaway(lowers, 0, host, stage)?;
-            (select_in_detached(mount, selector, dest)?, false)
+            let mount = rootfs::throwaway(lowers, 0, host, parking, stage)?;
+            (select_in_detached(mount, selector, dest, parking)?, false)
         }
         MountKind::Tmpfs { size_bytes } => {
             let size = size_bytes.to_string();
@@ -116,76 +140,58 @@ fn select(root: &OwnedFd, selector: &str, dest: &str) -> Result<OwnedFd, SetupEr
     detached::clone_tree(selected.fd.as_fd(), Path::new(""), true).at(stage, what)
 }
 
-fn select_in_detached(mount: OwnedFd, selector: &str, dest: &str) -> Result<OwnedFd, SetupError> {
+fn select_in_detached(
+    mount: OwnedFd,
+    selector: &str,
+    dest: &str,
+    parking: &Parking,
+) -> Result<OwnedFd, SetupError> {
     if selector.trim_matches('/').is_empty() {
         return Ok(mount);
     }
-    detached::park(mount.as_fd()).at(Stage::MountSource, || format!("{selector} for {dest}"))?;
+    parking.park(mount.as_fd())?;
     select(&mount, selector, dest)
 }
 
-/// Files that exist in memory only, each mounted by itself. The tmpfs that
-/// holds them stays on the host side of the mount namespace.
-struct MemoryFiles {
-    tmpfs: OwnedFd,
-    count: u32,
-}
-
-impl MemoryFiles {
-    fn open() -> Result<Self, SetupError> {
-        let stage = Stage::MountSource;
-        let fs = NewFs::open("tmpfs", stage)?;
-        fs.set("mode", "0700")?;
-        // Secrets must not be written to a swap device.
-        fs.try_flag("noswap");
-        let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-        let tmpfs = fs.mount(attributes)?;
-        detached::park(tmpfs.as_fd()).at(stage, || "parking a tmpfs".into())?;
-        Ok(MemoryFiles { tmpfs, count: 0 })
+/// A read-only file that exists in memory only, mounted by itself.
+fn memory_file(
+    parking: &Parking,
+    dest: &str,
+    content: &[u8],
+    (uid, gid): (u32, u32),
+    mode: u32,
+) -> Result<Source, SetupError> {
+    let stage = Stage::MountSource;
+    let what = || format!("writing the file for {dest}");
+    let name = parking.name();
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(parking.dir(), &*name, flags, Mode::from_raw_mode(0o600))
+        .at(stage, what)?;
+    let mut rest = content;
+    while !rest.is_empty() {
+        let written = rustix::io::write(&file, rest).at(stage, what)?;
+        rest = rest.get(written..).unwrap_or_default();
     }
-
-    fn source(
-        &mut self,
-        dest: &str,
-        content: &[u8],
-        uid: u32,
-        gid: u32,
-        mode: u32,
-    ) -> Result<Source, SetupError> {
-        let stage = Stage::MountSource;
-        let what = || format!("writing the file for {dest}");
-        let tmpfs = &self.tmpfs;
-        self.count += 1;
-        let name = self.count.to_string();
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(tmpfs, &*name, flags, Mode::from_raw_mode(0o600)).at(stage, what)?;
-        let mut rest = content;
-        while !rest.is_empty() {
-            let written = rustix::io::write(&file, rest).at(stage, what)?;
-            rest = rest.get(written..).unwrap_or_default();
-        }
-        if (uid, gid) != (0, 0) {
-            rustix::fs::fchown(
-                &file,
-                Some(rustix::fs::Uid::from_raw(uid)),
-                Some(rustix::fs::Gid::from_raw(gid)),
-            )
-            .at(stage, || {
-                format!("giving the file for {dest} to {uid}:{gid}")
-            })?;
-        }
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).at(stage, what)?;
-        drop(file);
-        let mount = detached::clone_tree(tmpfs.as_fd(), Path::new(&name), false).at(stage, what)?;
-        let mut attributes = sys::ATTR_RDONLY | sys::ATTR_NODEV | sys::ATTR_NOSUID;
-        if mode & 0o111 == 0 {
-            attributes |= sys::ATTR_NOEXEC;
-        }
-        sys::mount_setattr(mount.as_fd(), c"", false, attributes, 0).at(stage, what)?;
-        Ok(Source {
-            dest: dest.to_owned(),
-            mount,
-        })
+    if (uid, gid) != (0, 0) {
+        rustix::fs::fchown(
+            &file,
+            Some(rustix::fs::Uid::from_raw(uid)),
+            Some(rustix::fs::Gid::from_raw(gid)),
+        )
+        .at(stage, || {
+            format!("giving the file for {dest} to {uid}:{gid}")
+        })?;
     }
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).at(stage, what)?;
+    drop(file);
+    let mount = detached::clone_tree(parking.dir(), Path::new(&name), false).at(stage, what)?;
+    let mut attributes = sys::ATTR_RDONLY | sys::ATTR_NODEV | sys::ATTR_NOSUID;
+    if mode & 0o111 == 0 {
+        attributes |= sys::ATTR_NOEXEC;
+    }
+    sys::mount_setattr(mount.as_fd(), c"", false, attributes, 0).at(stage, what)?;
+    Ok(Source {
+        dest: dest.to_owned(),
+        mount,
+    })
 }

@@ -15,10 +15,10 @@ use tempfile::TempDir;
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Applets that the tests call by name.
-const APPLETS: [&str; 34] = [
+const APPLETS: [&str; 36] = [
     "sh", "cat", "ls", "id", "env", "echo", "touch", "mkdir", "rm", "rmdir", "stat", "sleep",
     "hostname", "true", "false", "mount", "umount", "mknod", "grep", "sort", "wc", "kill", "chmod",
-    "chown", "ip", "dd", "mv", "ln", "df", "awk", "tail", "printf", "pwd", "unshare",
+    "chown", "ip", "dd", "mv", "ln", "df", "awk", "tail", "printf", "pwd", "unshare", "head", "tr",
 ];
 
 /// A layer with busybox and an upper directory over it.
@@ -58,7 +58,7 @@ pub fn make_layer(layer: &Path) {
 
 pub async fn launcher() -> Launcher {
     let options = LauncherOptions {
-        program: PathBuf::from(env!("CARGO_BIN_EXE_sandbox-zygote")),
+        program: PathBuf::from(env!("CARGO_BIN_EXE_sandbox-run")),
     };
     Launcher::start(options).await.expect("launcher")
 }

@@ -1,0 +1,57 @@
+//! Measures how long a sandbox takes from its request to its reported end:
+//! `latency LAYER RUNS`, where LAYER is a directory with `/bin/true`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use gateway_sandbox::{Launcher, LauncherOptions, Network, Root, SandboxSpec, Stdio};
+
+fn main() {
+    gateway_sandbox::maybe_run_zygote();
+    let mut args = std::env::args().skip(1);
+    let layer = args.next().expect("a layer");
+    let runs: usize = args.next().and_then(|n| n.parse().ok()).unwrap_or(100);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
+    runtime.block_on(measure(Path::new(&layer), runs));
+}
+
+async fn measure(layer: &Path, runs: usize) {
+    let state = tempfile::tempdir().expect("tempdir");
+    let start = Instant::now();
+    let launcher = Launcher::start(LauncherOptions::default())
+        .await
+        .expect("launcher");
+    println!("launcher ready: {:?}", start.elapsed());
+    for network in [Network::Host, Network::None] {
+        let (mut started, mut ended) = (Vec::new(), Vec::new());
+        for n in 0..runs {
+            let dir = state.path().join(format!("{network:?}{n}"));
+            let root = Root::Overlay {
+                lowers: vec![layer.to_owned()],
+                upper: dir.join("upper"),
+                work: dir.join("work"),
+            };
+            std::fs::create_dir_all(dir.join("upper")).expect("mkdir");
+            std::fs::create_dir_all(dir.join("work")).expect("mkdir");
+            let mut spec = SandboxSpec::new(root, vec!["/bin/true".into()]);
+            spec.network = network;
+            let start = Instant::now();
+            let mut running = launcher.spawn(spec, Stdio::default()).await.expect("spawn");
+            started.push(start.elapsed());
+            let status = running.wait().await.expect("wait");
+            ended.push(start.elapsed());
+            assert!(status.success());
+        }
+        for (what, times) in [("program runs", &mut started), ("end reported", &mut ended)] {
+            times.sort();
+            println!(
+                "{network:?} network, {what}: median {:?}, 90% {:?}",
+                times[runs / 2],
+                times[runs * 9 / 10]
+            );
+        }
+    }
+}
