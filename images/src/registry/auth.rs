@@ -25,6 +25,9 @@ const LONGEST_LIFETIME: u64 = 24 * 3600;
 /// Token services want a client's name in the OAuth2 form.
 const CLIENT_ID: &str = "buildkit-client";
 
+/// Tokens of one host after which the outdated ones are thrown away.
+const MAX_TOKENS: usize = 256;
+
 /// A token and when to ask for another.
 #[derive(Clone)]
 pub(crate) struct Token {
@@ -85,7 +88,7 @@ impl Inner {
                 )),
             };
         }
-        let key = scopes.iter().cloned().collect::<Vec<_>>().join(" ");
+        let key = (login.as_ref().map(|l| l.credential.clone()), joined(scopes));
         // Held while asking, so that many blobs cost one token.
         let mut tokens = client.tokens.lock().await;
         if let Some(token) = tokens.get(&key)
@@ -95,14 +98,22 @@ impl Inner {
         }
         let token = self.fetch_token(client, &challenge, scopes, &login).await?;
         let header = token.header.clone();
+        if tokens.len() >= MAX_TOKENS {
+            let now = Instant::now();
+            tokens.retain(|_, token| token.renew_at > now);
+        }
         tokens.insert(key, token);
         Ok(Some(header))
     }
 
     /// A token that was refused is not used again.
     pub(super) async fn forget_token(&self, client: &HostClient, scopes: &BTreeSet<String>) {
-        let key = scopes.iter().cloned().collect::<Vec<_>>().join(" ");
-        client.tokens.lock().await.remove(&key);
+        let refused = joined(scopes);
+        client
+            .tokens
+            .lock()
+            .await
+            .retain(|(_, held), _| *held != refused);
     }
 
     /// Who the caller is, for an error text.
@@ -250,10 +261,7 @@ fn post_request(
     if let Some(name) = challenge.get("service") {
         form.append_pair("service", name);
     }
-    form.append_pair(
-        "scope",
-        &scopes.iter().cloned().collect::<Vec<_>>().join(" "),
-    );
+    form.append_pair("scope", &joined(scopes));
     match login.as_ref().map(|l| &l.credential) {
         Some(Credential::Basic { username, password }) => {
             form.append_pair("grant_type", "password");
@@ -297,6 +305,14 @@ fn token_of(body: &[u8]) -> Option<Token> {
         header: secret_header(format!("Bearer {token}")).ok()?,
         renew_at,
     })
+}
+
+fn joined(scopes: &BTreeSet<String>) -> String {
+    scopes
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn basic(username: &str, password: &str) -> String {

@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use super::error::CredentialsError;
 
 /// A login. Its `Debug` form hides the secret.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Credential {
     Basic {
         username: String,

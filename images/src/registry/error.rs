@@ -29,12 +29,6 @@ pub enum RegistryError {
         reference: String,
         source: ManifestError,
     },
-    #[error("{reference}: the image is for {found}, but {wanted} was asked for")]
-    WrongPlatform {
-        reference: String,
-        wanted: String,
-        found: String,
-    },
     #[error("{reference}: {digest} is {size} bytes, more than the {limit} that are read")]
     TooLarge {
         reference: String,

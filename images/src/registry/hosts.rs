@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::auth::Token;
 use super::challenge::Challenge;
 use super::config::{HostConfig, RegistriesConfig};
+use super::credentials::Credential;
 use super::error::HostError;
 use super::tls::{HostTls, TrustStore};
 use crate::reference::{HUB, Reference, api_host};
@@ -62,13 +63,16 @@ pub(crate) struct HostClient {
     /// `host[:port]`.
     pub(crate) host: String,
     pub(crate) http: reqwest::Client,
+    /// For large bodies that we send: waiting for the answer begins before the body is out.
+    pub(crate) upload: reqwest::Client,
     pub(crate) tls: HostTls,
     pub(crate) config: HostConfig,
     /// Plain HTTP is allowed here, also when TLS was tried.
     pub(crate) may_be_plain: bool,
     scheme: AtomicU8,
     pub(crate) challenge: Mutex<Option<Challenge>>,
-    pub(crate) tokens: tokio::sync::Mutex<HashMap<String, Token>>,
+    /// By login and scopes: a token is never used for another login than its own.
+    pub(crate) tokens: tokio::sync::Mutex<HashMap<(Option<Credential>, String), Token>>,
     pub(crate) pinged: AtomicBool,
     pub(crate) head_unreliable: AtomicBool,
     failed: Mutex<Option<(Instant, HostError)>>,
@@ -235,42 +239,12 @@ impl Hosts {
             (false, _) => TLS,
         };
         let tls = HostTls::new(settings, &self.trust, insecure)?;
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls.config.clone())
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .retry(reqwest::retry::never())
-            .user_agent(config.user_agent.as_str())
-            .connect_timeout(config.limits.connect)
-            .read_timeout(config.limits.stall)
-            .tcp_nodelay(true)
-            .no_proxy();
-        if let Some(proxy) = config.proxy.as_ref().filter(|_| !loopback) {
-            let except = proxy
-                .no_proxy
-                .as_deref()
-                .and_then(reqwest::NoProxy::from_string);
-            let wrong =
-                |e: reqwest::Error| HostError::Config(format!("proxy: {}", e.without_url()));
-            if let Some(url) = &proxy.http {
-                builder = builder.proxy(
-                    reqwest::Proxy::http(url)
-                        .map_err(wrong)?
-                        .no_proxy(except.clone()),
-                );
-            }
-            if let Some(url) = &proxy.https {
-                builder =
-                    builder.proxy(reqwest::Proxy::https(url).map_err(wrong)?.no_proxy(except));
-            }
-        }
-        let http = builder
-            .build()
-            .map_err(|e| HostError::Config(format!("HTTP client: {e}")))?;
+        let http = client(config, &tls, loopback, Some(config.limits.stall))?;
+        let upload = client(config, &tls, loopback, None)?;
         Ok(HostClient {
             host: host.to_owned(),
             http,
+            upload,
             tls,
             config: settings.clone(),
             may_be_plain: plain,
@@ -283,6 +257,47 @@ impl Hosts {
             blobs: Arc::new(Semaphore::new(config.limits.blobs_per_host.max(1))),
         })
     }
+}
+
+fn client(
+    config: &RegistriesConfig,
+    tls: &HostTls,
+    loopback: bool,
+    stall: Option<std::time::Duration>,
+) -> Result<reqwest::Client, HostError> {
+    let mut builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.config.clone())
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .retry(reqwest::retry::never())
+        .user_agent(config.user_agent.as_str())
+        .connect_timeout(config.limits.connect)
+        .tcp_nodelay(true)
+        .no_proxy();
+    if let Some(stall) = stall {
+        builder = builder.read_timeout(stall);
+    }
+    if let Some(proxy) = config.proxy.as_ref().filter(|_| !loopback) {
+        let except = proxy
+            .no_proxy
+            .as_deref()
+            .and_then(reqwest::NoProxy::from_string);
+        let wrong = |e: reqwest::Error| HostError::Config(format!("proxy: {}", e.without_url()));
+        if let Some(url) = &proxy.http {
+            builder = builder.proxy(
+                reqwest::Proxy::http(url)
+                    .map_err(wrong)?
+                    .no_proxy(except.clone()),
+            );
+        }
+        if let Some(url) = &proxy.https {
+            builder = builder.proxy(reqwest::Proxy::https(url).map_err(wrong)?.no_proxy(except));
+        }
+    }
+    builder
+        .build()
+        .map_err(|e| HostError::Config(format!("HTTP client: {e}")))
 }
 
 fn split_port(host: &str) -> (&str, Option<&str>) {

@@ -30,7 +30,7 @@ pub use config::{
 };
 pub use credentials::{Anonymous, Credential, Credentials, DockerConfig, FixedCredentials, Login};
 pub use error::{Attempt, HostError, Kind, RegistryError, TransportError};
-pub use page::error_page;
+pub use page::{error_json, error_page};
 pub use push::{BlobSource, Pushed, SourceFuture, SourceReader};
 pub use resolve::{PulledImageMeta, Resolved};
 
@@ -43,19 +43,31 @@ pub struct Registries(Arc<Inner>);
 
 pub(crate) struct Inner {
     config: RegistriesConfig,
-    hosts: Hosts,
+    hosts: Arc<Hosts>,
     /// Hosts that served wrong bytes for a digest: not asked for it again.
-    bad_blobs: Mutex<HashSet<(String, Digest)>>,
+    bad_blobs: Arc<Mutex<HashSet<(String, Digest)>>>,
 }
 
 impl Registries {
     /// Reads no file and opens no connection: a host's files are read when the host is first used.
     pub fn new(config: RegistriesConfig) -> Self {
-        let hosts = Hosts::new(&config);
+        let hosts = Arc::new(Hosts::new(&config));
         Registries(Arc::new(Inner {
             config,
             hosts,
-            bad_blobs: Mutex::default(),
+            bad_blobs: Arc::default(),
+        }))
+    }
+
+    /// The same hosts and connections for somebody with other logins. Tokens are never shared between logins.
+    pub fn with_credentials(&self, credentials: Arc<dyn Credentials>) -> Self {
+        Registries(Arc::new(Inner {
+            config: RegistriesConfig {
+                credentials,
+                ..self.0.config.clone()
+            },
+            hosts: self.0.hosts.clone(),
+            bad_blobs: self.0.bad_blobs.clone(),
         }))
     }
 }

@@ -2,7 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::error::{Attempt, HostError, Kind, PeerReport, RegistryError, TransportError};
+use serde_json::json;
+
+use super::error::{
+    Attempt, HostError, Kind, PeerReport, RegistryError, StatusError, TransportError,
+};
 
 /// Renders a failure for a terminal: the one-line header, then aligned rows. Plain text, no colour.
 pub fn error_page(error: &RegistryError) -> String {
@@ -86,6 +90,16 @@ fn explain(page: &mut Page, attempt: &Attempt, error: &HostError) {
             page.row("problem", "the registry limits how often it is asked");
             page.row("fix", "log in, wait, or configure a mirror");
         }
+        HostError::Status(status) if wants_tls(status) => {
+            page.row(
+                "problem",
+                "the port speaks TLS, and was asked in plain HTTP (the default for local hosts)",
+            );
+            page.row(
+                "fix",
+                &format!("[registry.{:?}] http = false", attempt.host),
+            );
+        }
         HostError::Status(_) => page.row("problem", "the registry failed; its own log knows more"),
         HostError::Digest { .. } | HostError::Size { .. } => {
             page.row("problem", "what was served is not what its digest names: a damaged cache or a rewriting proxy");
@@ -96,6 +110,75 @@ fn explain(page: &mut Page, attempt: &Attempt, error: &HostError) {
             &format!("correct [registry.{:?}] in the configuration", attempt.host),
         ),
         _ => {}
+    }
+}
+
+/// What servers say to plain HTTP on their TLS port.
+fn wants_tls(status: &StatusError) -> bool {
+    let said = status.message.as_deref().unwrap_or_default();
+    status.status == 400
+        && (said.contains("HTTP request to an HTTPS server")
+            || said.contains("plain HTTP request was sent to HTTPS"))
+}
+
+/// The same failure for programs; the names of the fields and kinds are stable.
+pub fn error_json(error: &RegistryError) -> serde_json::Value {
+    let RegistryError::AllHostsFailed {
+        reference,
+        attempts,
+    } = error
+    else {
+        return json!({ "message": error.to_string(), "attempts": [] });
+    };
+    let attempts: Vec<_> = attempts.iter().map(attempt_json).collect();
+    json!({ "message": error.to_string(), "reference": reference, "attempts": attempts })
+}
+
+fn attempt_json(attempt: &Attempt) -> serde_json::Value {
+    let mut value = json!({
+        "host": attempt.host,
+        "mirror": attempt.mirror,
+        "url": attempt.url,
+        "kind": kind_name(&attempt.error),
+        "message": attempt.error.to_string(),
+    });
+    let transport = match &attempt.error {
+        HostError::Transport(transport) => Some(transport),
+        HostError::Auth(auth) => auth.transport.as_ref().map(|inner| &inner.1),
+        _ => None,
+    };
+    if let Some(transport) = transport {
+        value["peer"] = json!(transport.peer);
+        let chain = transport.report.iter().flat_map(|report| &report.chain);
+        value["chain"] = chain
+            .map(|c| {
+                json!({
+                    "subject": c.subject, "issuer": c.issuer, "names": c.names, "not_before": c.not_before,
+                    "not_after": c.not_after, "key": c.key, "sha256": c.sha256,
+                })
+            })
+            .collect();
+    }
+    if let HostError::Status(status) = &attempt.error {
+        value["status"] = json!(status.status);
+    }
+    value
+}
+
+fn kind_name(error: &HostError) -> &'static str {
+    match error {
+        HostError::Transport(transport) => transport.kind.as_str(),
+        HostError::Status(status) if status.status == 404 => "not_found",
+        HostError::Status(_) => "status",
+        HostError::Auth(_) => "denied",
+        HostError::Manifest(_) => "manifest",
+        HostError::Digest { .. } => "digest_mismatch",
+        HostError::Size { .. } => "size_mismatch",
+        HostError::TooLarge { .. } => "too_large",
+        HostError::Redirect(_) => "redirect",
+        HostError::Body(_) => "body",
+        HostError::Skipped(inner) => kind_name(inner),
+        HostError::Config(_) => "configuration",
     }
 }
 
@@ -113,11 +196,14 @@ fn transport_rows(page: &mut Page, attempt: &Attempt, error: &TransportError) {
     let host = peer.strip_suffix(":443").unwrap_or(peer);
     let table = format!("[registry.{host:?}]");
     match error.kind {
-        Kind::UnknownIssuer
-        | Kind::SelfSigned
-        | Kind::IncompleteChain
-        | Kind::IssuerKeyMismatch
-        | Kind::NoTrust => {
+        Kind::SelfSigned => {
+            page.row("fix", "if this is the right server, save its certificate (see below) as a PEM file and add to the configuration:");
+            page.row(
+                "fix",
+                &format!("{table} ca = [\"/path/to/certificate.pem\"]"),
+            );
+        }
+        Kind::UnknownIssuer | Kind::IncompleteChain | Kind::IssuerKeyMismatch | Kind::NoTrust => {
             page.row("fix", "ask for the CA certificate named above as a PEM file, and add to the configuration:");
             page.row("fix", &format!("{table} ca = [\"/path/to/ca.pem\"]"));
             page.row(

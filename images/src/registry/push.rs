@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -329,8 +330,9 @@ impl Upload<'_> {
         let body =
             reqwest::Body::wrap_stream(ReaderStream::with_capacity(reader.take(blob.size), PIECE));
         let sent = client
-            .http
+            .upload
             .put(target.clone())
+            .timeout(longest_upload(blob.size))
             .headers(headers)
             .body(body)
             .send()
@@ -395,6 +397,13 @@ impl Upload<'_> {
         }
         Ok(())
     }
+}
+
+/// An upload slower than this is stuck.
+const SLOWEST_UPLOAD: u64 = 16 << 10;
+
+fn longest_upload(size: u64) -> Duration {
+    Duration::from_secs(60 + size / SLOWEST_UPLOAD)
 }
 
 fn misses_a_blob(status: &StatusError) -> bool {

@@ -635,7 +635,102 @@ async fn a_registry_that_hides_behind_404_is_pinged_for_its_challenge() {
     registries.resolve(&image(&server.host())).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_token_is_not_used_for_another_login() {
+    let server = Server::plain(|seen| {
+        let who = seen.header("authorization").unwrap_or("none").to_owned();
+        if seen.path.starts_with("/token") {
+            let token = if who == "Basic YTph" {
+                "for-a"
+            } else {
+                "for-b"
+            };
+            return reply(200, format!(r#"{{"token":"{token}","expires_in":300}}"#));
+        }
+        match who.as_str() {
+            "none" => {
+                reply(401, "").with("www-authenticate", "Bearer realm=\"/token\",service=\"s\"")
+            }
+            _ => good(seen),
+        }
+    })
+    .await;
+    let login = |name: &str| {
+        let login = Credential::Basic {
+            username: name.into(),
+            password: name.into(),
+        };
+        Arc::new(FixedCredentials(BTreeMap::from([(server.host(), login)])))
+    };
+    let first = Registries::new(RegistriesConfig {
+        credentials: login("a"),
+        ..config()
+    });
+    first.resolve(&image(&server.host())).await.unwrap();
+    assert_eq!(
+        server.seen().last().unwrap().header("authorization"),
+        Some("Bearer for-a")
+    );
+    first
+        .with_credentials(login("b"))
+        .resolve(&image(&server.host()))
+        .await
+        .unwrap();
+    assert_eq!(
+        server.seen().last().unwrap().header("authorization"),
+        Some("Bearer for-b")
+    );
+}
+
 // ---- mirrors
+
+#[tokio::test]
+async fn a_dead_mirror_is_dialled_once() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let server = Server::plain(good).await;
+    let mirrors = vec![format!("localhost:{port}")];
+    let registries = with_host(
+        &server.host(),
+        HostConfig {
+            mirrors,
+            ..HostConfig::default()
+        },
+    );
+    let reference = image(&server.host());
+    assert_eq!(
+        registries.resolve(&reference).await.unwrap().notices.len(),
+        1
+    );
+    assert_eq!(
+        registries.resolve(&reference).await.unwrap().notices.len(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_mirror_that_served_wrong_bytes_is_not_asked_for_them_again() {
+    let mirror = Server::plain(|_| reply(200, vec![7; sample().layer.len()])).await;
+    let server = Server::plain(good).await;
+    let mirrors = vec![mirror.host()];
+    let registries = with_host(
+        &server.host(),
+        HostConfig {
+            mirrors,
+            ..HostConfig::default()
+        },
+    );
+    let (reference, layer) = (image(&server.host()), sample().layer);
+    let error = read(&registries, &reference, &layer).await.unwrap_err();
+    assert!(
+        matches!(error.primary().unwrap().error, HostError::Digest { .. }),
+        "{error}"
+    );
+    assert_eq!(read(&registries, &reference, &layer).await.unwrap(), layer);
+}
 
 #[tokio::test]
 async fn a_failing_mirror_is_passed_over_with_a_notice() {
@@ -960,6 +1055,73 @@ async fn a_ca_file_without_certificates_is_an_error_that_names_it() {
     let error = registries.resolve(&image("h.example")).await.unwrap_err();
     assert!(
         error.to_string().contains("holds no PEM certificate"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn failures_have_stable_names_for_programs() {
+    let made = issued(&["localhost"], |_| {});
+    let server = Server::tls(made.server, good).await;
+    let registries = with_host(
+        &server.host(),
+        HostConfig {
+            http: Some(false),
+            ..HostConfig::default()
+        },
+    );
+    let error = registries
+        .resolve(&image(&server.host()))
+        .await
+        .unwrap_err();
+    let value = error_json(&error);
+    assert_eq!(value["attempts"][0]["kind"], "no_trust");
+    assert_eq!(
+        value["attempts"][0]["chain"][0]["issuer"],
+        "CN=Acme Root CA"
+    );
+}
+
+#[tokio::test]
+async fn redirects_to_plain_http_and_in_circles_are_not_followed() {
+    let made = issued(&["localhost"], |_| {});
+    let server = Server::tls(made.server, |_| {
+        reply(307, "").with("location", "http://localhost:1/x")
+    })
+    .await;
+    let registries = with_host(&server.host(), trusting(&made.trust));
+    let error = registries
+        .resolve(&image(&server.host()))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("from https to plain http"),
+        "{error}"
+    );
+    let circle = Server::plain(|seen| reply(302, "").with("location", seen.path.clone())).await;
+    let error = registries
+        .resolve(&image(&circle.host()))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("more than 10 redirects"),
+        "{error}"
+    );
+    assert_eq!(circle.seen().len(), 11);
+}
+
+#[tokio::test]
+async fn a_missing_platform_lists_what_is_offered() {
+    let server = Server::plain(good).await;
+    let wanted = Platform::new("linux", "s390x", "");
+    let error = Registries::new(config())
+        .image(&image(&server.host()), &wanted)
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("linux/s390x is not offered, only linux/amd64"),
         "{error}"
     );
 }

@@ -55,7 +55,6 @@ impl<'a> Request<'a> {
             body: None,
         }
     }
-
 }
 
 /// A success, and where it came from after redirects.
