@@ -2,5 +2,8 @@
 
 pub mod client;
 pub mod convert;
+mod frontend;
 pub mod lint;
 pub mod parse;
+
+pub use frontend::build;

@@ -447,9 +447,6 @@ impl ExecSpec {
             return Err("arguments are required");
         }
         let meta = &self.settings.meta;
-        if meta.dir.is_empty() {
-            return Err("working directory is required");
-        }
         let mut env: Env = meta.env.clone();
         let ssh_targets: Vec<String> = self
             .ssh

@@ -1,4 +1,4 @@
-//! Ops as JSON, in the form that Go prints protobuf messages (original field names, 64-bit
+//! Ops as JSON, in the form that Go prints protobuf messages (names in camel case, 64-bit
 //! numbers as text, enums by name): for the `convertllb` answer, error details and debugging.
 
 use serde_json::{Map, Value, json};
@@ -153,14 +153,14 @@ fn meta(meta: &pb::Meta) -> Value {
     out.text("cwd", &meta.cwd);
     out.text("user", &meta.user);
     out.maybe(
-        "proxy_env",
+        "proxyEnv",
         meta.proxy_env.as_ref().map(|proxy| {
             let mut o = Object::new();
-            o.text("http_proxy", &proxy.http_proxy);
-            o.text("https_proxy", &proxy.https_proxy);
-            o.text("ftp_proxy", &proxy.ftp_proxy);
-            o.text("no_proxy", &proxy.no_proxy);
-            o.text("all_proxy", &proxy.all_proxy);
+            o.text("httpProxy", &proxy.http_proxy);
+            o.text("httpsProxy", &proxy.https_proxy);
+            o.text("ftpProxy", &proxy.ftp_proxy);
+            o.text("noProxy", &proxy.no_proxy);
+            o.text("allProxy", &proxy.all_proxy);
             o.done()
         }),
     );
@@ -271,14 +271,14 @@ fn action(action: &pb::FileAction) -> Value {
             o.flag("allowWildcard", a.allow_wildcard);
             o.flag("allowEmptyWildcard", a.allow_empty_wildcard);
             o.int64("timestamp", a.timestamp);
-            o.list("include_patterns", &a.include_patterns, |s| json!(s));
-            o.list("exclude_patterns", &a.exclude_patterns, |s| json!(s));
+            o.list("includePatterns", &a.include_patterns, |s| json!(s));
+            o.list("excludePatterns", &a.exclude_patterns, |s| json!(s));
             o.flag(
                 "alwaysReplaceExistingDestPaths",
                 a.always_replace_existing_dest_paths,
             );
             o.text("modeStr", &a.mode_str);
-            o.list("required_paths", &a.required_paths, |s| json!(s));
+            o.list("requiredPaths", &a.required_paths, |s| json!(s));
             out.set("copy", o.done());
         }
         Some(Action::Mkfile(a)) => {

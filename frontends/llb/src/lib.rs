@@ -26,7 +26,7 @@ mod source_map;
 mod state;
 
 pub use constraints::Constraints;
-pub use digest::digest_of;
+pub use digest::{digest_of, encode_op};
 pub use env::Env;
 pub use exec::{CacheSharing, Exec, Mount, ProxyEnv, Run, Secret, Ssh};
 pub use file::{Chmod, Copy, FileActions, Mkdir, Mkfile, Owner, Rm, Symlink, User};
@@ -40,6 +40,9 @@ pub use source_map::SourceMap;
 pub use state::{Slot, State};
 
 /// The protobuf messages of LLB, generated from `proto/ops.proto`.
+///
+/// An [`pb::Op`] that is to be digested is encoded by [`encode_op`], never by its own `encode`:
+/// the order of its fields differs.
 pub mod pb {
     #![allow(clippy::all, missing_docs)]
     include!(concat!(env!("OUT_DIR"), "/pb.rs"));

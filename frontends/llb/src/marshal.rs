@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use prost::Message as _;
-
 use crate::state::{Output, Vertex, VertexOp, resolve};
-use crate::{Constraints, SourceMap, State, caps, digest_of, pb, platform};
+use crate::{Constraints, SourceMap, State, caps, digest_of, encode_op, pb, platform};
 
 /// What a definition is marshalled for.
 #[derive(Clone, Debug)]
@@ -243,7 +241,7 @@ impl Writer<'_> {
     }
 
     fn push(&mut self, op: &pb::Op, metadata: pb::OpMetadata, constraints: &Constraints) -> String {
-        let bytes = op.encode_to_vec();
+        let bytes = encode_op(op);
         let digest = digest_of(&bytes);
         if self.seen.insert(digest.clone()) {
             self.out.def.push(bytes);
@@ -285,11 +283,10 @@ impl Writer<'_> {
             .get(&Arc::as_ptr(vertex))
             .cloned()
             .ok_or(MarshalError::EmptySlot)?;
-        let terminal = pb::Op {
+        let terminal = encode_op(&pb::Op {
             inputs: vec![pb::Input { digest, index }],
             ..pb::Op::default()
-        }
-        .encode_to_vec();
+        });
         let mut needed: BTreeMap<String, bool> = [caps::CONSTRAINTS, caps::PLATFORM]
             .map(|cap| (cap.to_owned(), true))
             .into();

@@ -16,7 +16,7 @@ pub struct State {
     pub(crate) meta: Arc<Meta>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Meta {
     pub env: Env,
     pub dir: String,
@@ -29,6 +29,24 @@ pub(crate) struct Meta {
     pub ulimits: Vec<pb::Ulimit>,
     pub valid_exit_codes: Option<Vec<i32>>,
     pub platform: Option<pb::Platform>,
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self {
+            env: Env::default(),
+            dir: "/".to_owned(),
+            user: String::new(),
+            hostname: String::new(),
+            cgroup_parent: String::new(),
+            network: pb::NetMode::Unset,
+            security: pb::SecurityMode::Sandbox,
+            extra_hosts: Vec::new(),
+            ulimits: Vec::new(),
+            valid_exit_codes: None,
+            platform: None,
+        }
+    }
 }
 
 /// One output of one vertex, or a place where it will be known later.
@@ -158,7 +176,7 @@ impl State {
         self.change(|meta| meta.dir = dir)
     }
 
-    /// The working directory; empty when none was set.
+    /// The working directory; the root when none was set.
     pub fn get_dir(&self) -> &str {
         &self.meta.dir
     }

@@ -62,7 +62,8 @@ impl Client {
         };
         let key = option("contextkey").unwrap_or(CONTEXT);
         let address = option(key).unwrap_or_default();
-        let keep_git = option("build-arg:BUILDKIT_CONTEXT_KEEP_GIT_DIR").and_then(options::parse_bool);
+        let keep_git =
+            option("build-arg:BUILDKIT_CONTEXT_KEEP_GIT_DIR").and_then(options::parse_bool);
         let epoch = option("build-arg:SOURCE_DATE_EPOCH").is_some_and(|v| !v.is_empty());
 
         if let Some(git) = git_context(address, keep_git, epoch) {
@@ -153,9 +154,10 @@ impl Client {
                     differ_none: true,
                     ..LocalSource::new(&context.dockerfile_local)
                 }
-                .state(Constraints::new().name(format!(
-                    "[internal] load build definition from {filename}"
-                )))
+                .state(
+                    Constraints::new()
+                        .name(format!("[internal] load build definition from {filename}")),
+                )
             }
         };
         let definition = self.marshal(&state)?;
@@ -181,8 +183,15 @@ impl Client {
         };
         let ignore_name = format!("{filename}.dockerignore");
         // A missing file is the usual case, so no error here is worth a failed build.
-        if let Ok(bytes) = self.gateway().read_file(&reference, &ignore_name, None).await {
-            let mut own = self.dockerfile_ignore.lock().unwrap_or_else(|e| e.into_inner());
+        if let Ok(bytes) = self
+            .gateway()
+            .read_file(&reference, &ignore_name, None)
+            .await
+        {
+            let mut own = self
+                .dockerfile_ignore
+                .lock()
+                .unwrap_or_else(|e| e.into_inner());
             *own = Some((ignore_name, bytes));
         }
         Ok(BuildFile {
@@ -208,7 +217,10 @@ impl Client {
             .ignore
             .get_or_try_init(|| async {
                 let own = {
-                    let own = self.dockerfile_ignore.lock().unwrap_or_else(|e| e.into_inner());
+                    let own = self
+                        .dockerfile_ignore
+                        .lock()
+                        .unwrap_or_else(|e| e.into_inner());
                     own.clone()
                 };
                 let bytes = match own {
@@ -236,7 +248,10 @@ impl Client {
                 ..SolveRequest::default()
             })
             .await?;
-        let read = self.gateway().read_file(&reference, DOCKERIGNORE, None).await;
+        let read = self
+            .gateway()
+            .read_file(&reference, DOCKERIGNORE, None)
+            .await;
         Ok(read.unwrap_or_default())
     }
 
@@ -265,7 +280,13 @@ impl Client {
 
 impl BuildFile {
     /// A warning about some lines of the file.
-    pub fn warning(&self, text: String, detail: &str, url: &str, ranges: Vec<pb::Range>) -> Warning {
+    pub fn warning(
+        &self,
+        text: String,
+        detail: &str,
+        url: &str,
+        ranges: Vec<pb::Range>,
+    ) -> Warning {
         Warning {
             digest: self.vertex.clone(),
             level: 1,
@@ -302,7 +323,13 @@ fn is_tar(head: &[u8]) -> bool {
     let sum: u32 = header
         .iter()
         .enumerate()
-        .map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) })
+        .map(|(i, b)| {
+            if (148..156).contains(&i) {
+                32
+            } else {
+                u32::from(*b)
+            }
+        })
         .sum();
     sum == want
 }

@@ -122,7 +122,10 @@ impl GitRef {
             if name.is_empty() {
                 continue;
             }
-            let full = format!("refs/{kind}/{}", name.trim_start_matches(&format!("refs/{kind}/")));
+            let full = format!(
+                "refs/{kind}/{}",
+                name.trim_start_matches(&format!("refs/{kind}/"))
+            );
             if !self.reference.is_empty() && self.reference != full {
                 return Err(format!("ref conflicts: {:?} vs {full:?}", self.reference));
             }
@@ -208,8 +211,12 @@ mod tests {
 
     #[test]
     fn fragment_and_query_say_the_same() {
-        let fragment = GitRef::parse("https://host/x.git#v1:docs").unwrap().unwrap();
-        let query = GitRef::parse("https://host/x.git?ref=v1&subdir=docs").unwrap().unwrap();
+        let fragment = GitRef::parse("https://host/x.git#v1:docs")
+            .unwrap()
+            .unwrap();
+        let query = GitRef::parse("https://host/x.git?ref=v1&subdir=docs")
+            .unwrap()
+            .unwrap();
         assert_eq!(fragment, query);
         assert_eq!(fragment.remote, "https://host/x.git");
     }
@@ -218,7 +225,12 @@ mod tests {
     fn web_files_and_folders_are_no_repositories() {
         assert!(GitRef::parse("https://host/x.tar").is_none());
         assert!(GitRef::parse("dir/file").is_none());
-        assert!(GitRef::parse("github.com/a/b").unwrap().unwrap().maybe_local);
+        assert!(
+            GitRef::parse("github.com/a/b")
+                .unwrap()
+                .unwrap()
+                .maybe_local
+        );
     }
 
     #[test]

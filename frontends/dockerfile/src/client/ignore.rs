@@ -77,7 +77,9 @@ impl Matcher {
         let mut ignored = false;
         for (negated, pattern) in &self.patterns {
             let hit = (1..=parts.len()).any(|n| {
-                parts.get(..n).is_some_and(|prefix| match_parts(pattern, prefix))
+                parts
+                    .get(..n)
+                    .is_some_and(|prefix| match_parts(pattern, prefix))
             });
             if hit {
                 ignored = !negated;
@@ -186,7 +188,9 @@ mod tests {
     use super::*;
 
     fn ignored(file: &str, path: &str) -> bool {
-        Matcher::new(&patterns(file.as_bytes())).unwrap().matches(path)
+        Matcher::new(&patterns(file.as_bytes()))
+            .unwrap()
+            .matches(path)
     }
 
     #[test]

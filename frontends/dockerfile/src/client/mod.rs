@@ -61,7 +61,10 @@ impl Client {
                 "needs BuildKit 0.5 or later: requested experimental feature file.base is not supported by build server, please update",
             ));
         }
-        if opts.get("override-copy-image").is_some_and(|v| !v.is_empty()) {
+        if opts
+            .get("override-copy-image")
+            .is_some_and(|v| !v.is_empty())
+        {
             return Err(Error::unknown(
                 "support for \"override-copy-image\" was removed in BuildKit 0.11",
             ));

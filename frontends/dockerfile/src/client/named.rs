@@ -54,7 +54,8 @@ impl PendingLocal {
             follow_paths,
             ..self.source
         };
-        self.slot.fill(source.state(Constraints::new().name(self.name)));
+        self.slot
+            .fill(source.state(Constraints::new().name(self.name)));
     }
 }
 
@@ -121,7 +122,11 @@ impl Client {
             )));
         };
         let target = rest.strip_prefix("//").unwrap_or(rest);
-        let scheme = if scheme.starts_with("git@") { "git" } else { scheme };
+        let scheme = if scheme.starts_with("git@") {
+            "git"
+        } else {
+            scheme
+        };
         let only = |state: State| Loaded {
             state,
             image: None,
@@ -194,9 +199,13 @@ impl Client {
                 "oci-layout reference {target:?} has no digest"
             )));
         };
-        let store = store.rsplit_once(':').map_or(store, |(name, tag)| {
-            if tag.contains('/') { store } else { name }
-        });
+        let store =
+            store.rsplit_once(':').map_or(
+                store,
+                |(name, tag)| {
+                    if tag.contains('/') { store } else { name }
+                },
+            );
         let dummy = ImageRef::parse(&context.name)
             .map_err(|e| {
                 Error::unknown(format!(
@@ -263,7 +272,10 @@ impl Client {
                 ..SolveRequest::default()
             })
             .await?;
-        let ignore = self.gateway().read_file(&reference, DOCKERIGNORE, None).await;
+        let ignore = self
+            .gateway()
+            .read_file(&reference, DOCKERIGNORE, None)
+            .await;
         let slot = Slot::new();
         Ok(Loaded {
             state: slot.state(),
@@ -296,8 +308,10 @@ impl Client {
                 Error::unknown(format!("failed to parse input metadata {text}: {e}"))
             })?;
             if let Some(encoded) = metadata.get("containerimage.config") {
-                let config = super::super::convert::image::decode_base64(encoded)
-                    .ok_or_else(|| Error::unknown(format!("failed to parse input metadata {text}")))?;
+                let config =
+                    super::super::convert::image::decode_base64(encoded).ok_or_else(|| {
+                        Error::unknown(format!("failed to parse input metadata {text}"))
+                    })?;
                 let parsed = Image::parse(&config)
                     .map_err(|e| e.context(format!("failed to parse image config for {key}")))?;
                 state = parsed.apply_to(&state);

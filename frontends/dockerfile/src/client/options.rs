@@ -187,8 +187,22 @@ fn extra_hosts(text: Option<&str>) -> Result<Vec<pb::HostIp>, String> {
 
 fn ulimits(text: Option<&str>) -> Result<Vec<pb::Ulimit>, String> {
     const NAMES: [&str; 16] = [
-        "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
-        "rss", "rtprio", "rttime", "sigpending", "stack", "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+        "as",
     ];
     let Some(text) = text else {
         return Ok(Vec::new());
@@ -218,9 +232,7 @@ fn ulimits(text: Option<&str>) -> Result<Vec<pb::Ulimit>, String> {
         .collect()
 }
 
-fn linux_resources(
-    opts: &BTreeMap<String, String>,
-) -> Result<Option<pb::LinuxResources>, String> {
+fn linux_resources(opts: &BTreeMap<String, String>) -> Result<Option<pb::LinuxResources>, String> {
     let mut resources = pb::LinuxResources::default();
     let number = |key: &str, least: i64| -> Result<i64, String> {
         let Some(text) = opts.get(key).filter(|v| !v.is_empty()) else {
@@ -243,7 +255,8 @@ fn linux_resources(
         let text = opts.get(key).cloned().unwrap_or_default();
         let good = text.split(',').all(|part| {
             let (from, to) = part.split_once('-').unwrap_or((part, part));
-            from.parse::<u32>().is_ok_and(|from| to.parse::<u32>().is_ok_and(|to| from <= to))
+            from.parse::<u32>()
+                .is_ok_and(|from| to.parse::<u32>().is_ok_and(|to| from <= to))
         });
         if !text.is_empty() && !good {
             return Err(format!("invalid {key} value: {text}"));
@@ -278,12 +291,14 @@ fn cache_imports(new: Option<&str>, old: Option<&str>) -> Result<Vec<CacheImport
             attrs: entry.attrs,
         }));
     }
-    imports.extend(old.into_iter().flat_map(|v| v.split(',')).map(|reference| {
-        CacheImport {
-            kind: "registry".to_owned(),
-            attrs: [("ref".to_owned(), reference.to_owned())].into(),
-        }
-    }));
+    imports.extend(
+        old.into_iter()
+            .flat_map(|v| v.split(','))
+            .map(|reference| CacheImport {
+                kind: "registry".to_owned(),
+                attrs: [("ref".to_owned(), reference.to_owned())].into(),
+            }),
+    );
     Ok(imports)
 }
 
@@ -316,12 +331,28 @@ mod tests {
         for (key, value, words) in [
             ("force-network-mode", "x", "invalid netmode x"),
             ("image-resolve-mode", "x", "invalid image-resolve-mode: x"),
-            ("memory", "0", "failed to parse resource limits: invalid memory value: 0: must be > 0"),
-            ("add-hosts", "a=b", "failed to parse additional hosts: failed to parse IP b"),
+            (
+                "memory",
+                "0",
+                "failed to parse resource limits: invalid memory value: 0: must be > 0",
+            ),
+            (
+                "add-hosts",
+                "a=b",
+                "failed to parse additional hosts: failed to parse IP b",
+            ),
         ] {
             assert_eq!(read(&[(key, value)]).unwrap_err().message, words);
         }
-        let several = [("platform", "linux/amd64,linux/arm64"), ("multi-platform", "false")];
-        assert!(read(&several).unwrap_err().message.starts_with("conflicting config"));
+        let several = [
+            ("platform", "linux/amd64,linux/arm64"),
+            ("multi-platform", "false"),
+        ];
+        assert!(
+            read(&several)
+                .unwrap_err()
+                .message
+                .starts_with("conflicting config")
+        );
     }
 }

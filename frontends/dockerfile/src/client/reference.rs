@@ -156,7 +156,9 @@ fn is_domain(domain: &str) -> bool {
             !label.is_empty()
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
         })
     };
     host_ok && port.is_none_or(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))
@@ -172,9 +174,11 @@ fn is_component(text: &str) -> bool {
     if !word(*first) || !word(*last) {
         return false;
     }
-    text.split(|c: char| c.is_ascii_alphanumeric()).all(|sep| {
-        matches!(sep, "" | "." | "_" | "__") || sep.bytes().all(|b| b == b'-')
-    }) && bytes.iter().all(|b| word(*b) || matches!(b, b'.' | b'_' | b'-'))
+    text.split(|c: char| c.is_ascii_alphanumeric())
+        .all(|sep| matches!(sep, "" | "." | "_" | "__") || sep.bytes().all(|b| b == b'-'))
+        && bytes
+            .iter()
+            .all(|b| word(*b) || matches!(b, b'.' | b'_' | b'-'))
 }
 
 fn is_tag(tag: &str) -> bool {

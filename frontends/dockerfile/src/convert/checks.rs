@@ -2,45 +2,32 @@
 
 use std::sync::Mutex;
 
+use crate::lint::{Finding, Linter};
 use crate::parse::LineRange;
 
-/// Something that a lint rule warns about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// The rule's name.
-    pub rule: &'static str,
-    /// What is wrong, in the rule's words.
-    pub message: String,
-    /// The lines it is about.
-    pub location: LineRange,
-    /// The comments above, which may switch rules off.
-    pub comments: Vec<String>,
-}
-
-/// Collects findings in the order in which they are met.
+/// A linter that several hands may report to.
 #[derive(Debug, Default)]
-pub struct Checks(Mutex<Vec<Finding>>);
+pub struct Checks(Mutex<Linter>);
 
 impl Checks {
-    /// Adds a finding.
-    pub fn found(
-        &self,
-        rule: &'static str,
-        location: LineRange,
-        comments: &[String],
-        message: String,
-    ) {
-        let finding = Finding {
-            rule,
-            message,
-            location,
-            comments: comments.to_vec(),
-        };
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).push(finding);
+    /// With what was found before.
+    pub fn new(linter: Linter) -> Self {
+        Self(Mutex::new(linter))
+    }
+
+    /// Adds a finding; the comments above an instruction may switch its rule off.
+    pub fn found(&self, location: LineRange, comments: &[String], finding: Finding) {
+        let mut linter = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        linter.report_at(comments, location, finding);
+    }
+
+    /// Lets a check report to the linter.
+    pub fn with(&self, check: impl FnOnce(&mut Linter)) {
+        check(&mut self.0.lock().unwrap_or_else(|e| e.into_inner()));
     }
 
     /// All that was found.
-    pub fn into_findings(self) -> Vec<Finding> {
+    pub fn into_linter(self) -> Linter {
         self.0.into_inner().unwrap_or_else(|e| e.into_inner())
     }
 }

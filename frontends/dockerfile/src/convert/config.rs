@@ -6,7 +6,7 @@ use super::image::Healthcheck;
 use super::stage::Stage;
 use super::{Converter, args, signal};
 use crate::parse::quote::go_quote;
-use crate::parse::{self, ArgPair, CommandLine, Instruction, KeyValue, LineRange};
+use crate::parse::{self, ArgPair, CommandLine, Instruction, KeyValue};
 
 impl Converter<'_> {
     pub(super) fn env(
@@ -16,10 +16,11 @@ impl Converter<'_> {
         pairs: &[KeyValue],
     ) -> Result<(), Error> {
         let pairs = self.expand_pairs(stage, instruction, pairs)?;
+        let keys = pairs.iter().map(|(key, _)| key.as_str());
+        self.checks
+            .with(|linter| stage.checks.env_keys(instruction, keys, linter));
         let mut text = "ENV".to_owned();
-        for (key, value, legacy) in pairs {
-            self.check_legacy(instruction, legacy);
-            self.check_secret(instruction, "ENV", &key);
+        for (key, value) in pairs {
             text.push_str(&format!(" {key}={value}"));
             stage.state = stage.state.env(&key, &value);
             stage.image.set_env(&key, &value);
@@ -36,8 +37,7 @@ impl Converter<'_> {
     ) -> Result<(), Error> {
         let pairs = self.expand_pairs(stage, instruction, pairs)?;
         let mut text = "LABEL".to_owned();
-        for (key, value, legacy) in pairs {
-            self.check_legacy(instruction, legacy);
+        for (key, value) in pairs {
             text.push_str(&format!(" {key}={value}"));
             stage.image.config.labels.insert(key, value);
         }
@@ -50,13 +50,13 @@ impl Converter<'_> {
         stage: &Stage,
         instruction: &Instruction,
         pairs: &[KeyValue],
-    ) -> Result<Vec<(String, String, bool)>, Error> {
+    ) -> Result<Vec<(String, String)>, Error> {
         pairs
             .iter()
             .map(|pair| {
                 let key = self.expand(stage, instruction, &pair.key)?;
                 let value = self.expand(stage, instruction, &pair.value)?;
-                Ok((key, value, pair.legacy))
+                Ok((key, value))
             })
             .collect()
     }
@@ -70,13 +70,15 @@ impl Converter<'_> {
         let mut texts = Vec::with_capacity(pairs.len());
         for pair in pairs {
             let key = &pair.key;
-            self.check_secret(instruction, "ARG", key);
             let value = match (self.build_args.get(key), &pair.value) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => Some(self.expand(stage, instruction, default)?),
                 (None, None) => self.global.get(key).map(str::to_owned),
             };
-            if let Some(value) = value.as_deref().filter(|_| !args::NOT_IN_ENV.contains(&key.as_str())) {
+            if let Some(value) = value
+                .as_deref()
+                .filter(|_| !args::NOT_IN_ENV.contains(&key.as_str()))
+            {
                 stage.state = stage.state.env(key, value);
             }
             texts.push(match &value {
@@ -90,69 +92,38 @@ impl Converter<'_> {
         Ok(())
     }
 
-    pub(super) fn cmd(
-        &mut self,
-        stage: &mut Stage,
-        instruction: &Instruction,
-        line: &CommandLine,
-    ) -> Result<(), Error> {
-        let before = stage.cmd_at.replace(instruction.location);
-        self.check_once(instruction, before);
-        let args = self.config_command(stage, instruction, line);
-        stage.image.commit(format!("CMD {}", quoted(&args)), false, self.epoch);
+    pub(super) fn cmd(&mut self, stage: &mut Stage, line: &CommandLine) -> Result<(), Error> {
+        let args = command(stage, line);
+        stage
+            .image
+            .commit(format!("CMD {}", quoted(&args)), false, self.epoch);
         stage.image.config.cmd = args;
         stage.image.config.args_escaped = true;
+        stage.has_cmd = true;
         Ok(())
     }
 
     pub(super) fn entrypoint(
         &mut self,
         stage: &mut Stage,
-        instruction: &Instruction,
         line: &CommandLine,
     ) -> Result<(), Error> {
-        let before = stage.entrypoint_at.replace(instruction.location);
-        self.check_once(instruction, before);
-        let args = self.config_command(stage, instruction, line);
+        let args = command(stage, line);
         let text = format!("ENTRYPOINT {}", quoted(&args));
         stage.image.commit(text, false, self.epoch);
         stage.image.config.entrypoint = args;
         // The base's arguments were meant for the base's entry point.
-        if stage.cmd_at.is_none() {
+        if !stage.has_cmd {
             stage.image.config.cmd.clear();
         }
         Ok(())
     }
 
-    fn config_command(
-        &self,
-        stage: &Stage,
-        instruction: &Instruction,
-        line: &CommandLine,
-    ) -> Vec<String> {
-        if !line.shell_form {
-            return line.args.clone();
-        }
-        if stage.image.config.shell.is_empty() {
-            let text = format!(
-                "JSON arguments recommended for {} to prevent unintended behavior related to OS signals",
-                instruction.keyword
-            );
-            let lines = instruction.location;
-            self.checks
-                .found("JSONArgsRecommended", lines, &instruction.comments, text);
-        }
-        with_shell(stage, &line.args)
-    }
-
     pub(super) fn healthcheck(
         &mut self,
         stage: &mut Stage,
-        instruction: &Instruction,
         check: &parse::Healthcheck,
     ) -> Result<(), Error> {
-        let before = stage.healthcheck_at.replace(instruction.location);
-        self.check_once(instruction, before);
         let text = format!(
             "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
             check.test.join(" "),
@@ -196,10 +167,14 @@ impl Converter<'_> {
     ) -> Result<(), Error> {
         let volumes = self.expand_all(stage, instruction, volumes)?;
         if volumes.iter().any(String::is_empty) {
-            return Err(Error::unknown("VOLUME specified can not be an empty string"));
+            return Err(Error::unknown(
+                "VOLUME specified can not be an empty string",
+            ));
         }
         let text = format!("VOLUME [{}]", volumes.join(" "));
-        let entries = volumes.into_iter().map(|volume| (volume, super::image::Empty {}));
+        let entries = volumes
+            .into_iter()
+            .map(|volume| (volume, super::image::Empty {}));
         stage.image.config.volumes.extend(entries);
         stage.image.commit(text, false, self.epoch);
         Ok(())
@@ -220,48 +195,14 @@ impl Converter<'_> {
         stage.image.config.stop_signal = name;
         Ok(())
     }
+}
 
-    fn check_once(&self, instruction: &Instruction, before: Option<LineRange>) {
-        if let Some(before) = before {
-            let text = format!(
-                "Multiple {} instructions should not be used in the same stage because only the last one will be used",
-                instruction.keyword
-            );
-            // The earlier one is the one without effect.
-            let rule = "MultipleInstructionsDisallowed";
-            self.checks.found(rule, before, &instruction.comments, text);
-        }
-    }
-
-    fn check_legacy(&self, instruction: &Instruction, legacy: bool) {
-        if legacy {
-            let name = &instruction.keyword;
-            let text = format!(
-                "\"{name} key=value\" should be used instead of legacy \"{name} key value\" format"
-            );
-            let lines = instruction.location;
-            self.checks
-                .found("LegacyKeyValueFormat", lines, &instruction.comments, text);
-        }
-    }
-
-    fn check_secret(&self, instruction: &Instruction, kind: &str, key: &str) {
-        const SECRET: [&str; 10] = [
-            "apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd",
-            "secret", "token",
-        ];
-        const PLAIN: [&str; 3] = ["public", "file", "version"];
-        let lower = key.to_ascii_lowercase();
-        let has = |words: &[&str]| lower.split('_').any(|word| words.contains(&word));
-        if has(&SECRET) && !has(&PLAIN) {
-            let text = format!(
-                "Do not use ARG or ENV instructions for sensitive data ({kind} {})",
-                go_quote(key)
-            );
-            let lines = instruction.location;
-            self.checks
-                .found("SecretsUsedInArgOrEnv", lines, &instruction.comments, text);
-        }
+/// The arguments of CMD and ENTRYPOINT.
+fn command(stage: &Stage, line: &CommandLine) -> Vec<String> {
+    if line.shell_form {
+        with_shell(stage, &line.args)
+    } else {
+        line.args.clone()
     }
 }
 

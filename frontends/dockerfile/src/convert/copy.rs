@@ -9,6 +9,7 @@ use super::Converter;
 use super::run::inline_document;
 use super::stage::{Command, Stage};
 use crate::client::git_ref::GitRef;
+use crate::lint::rules;
 use crate::parse::expand::Expander;
 use crate::parse::quote::go_quote;
 use crate::parse::{self, Heredoc, Instruction, SourcesAndDest};
@@ -190,7 +191,8 @@ impl Converter<'_> {
 
         let mut actions = FileActions::new();
         for source in &request.sources {
-            actions = self.copy_one(actions, instruction, request, source, &dest, &common, &name)?;
+            actions =
+                self.copy_one(actions, instruction, request, source, &dest, &common, &name)?;
         }
         for (file, content) in &request.inline {
             let data = Mkfile {
@@ -211,23 +213,21 @@ impl Converter<'_> {
         if stage.no_cache {
             constraints = constraints.ignore_cache();
         }
-        let links =
-            request.link && request.chmod.is_none() && self.client.supports(caps::MERGE_OP);
+        let links = request.link && request.chmod.is_none() && self.client.supports(caps::MERGE_OP);
         stage.state = if links {
             let group = self.next_group(&name);
             let linked = stage.step_name(&format!("LINK {text}"), Some(&platform), Some(&env));
             let copied = State::scratch().file(
                 actions,
-                constraints
-                    .clone()
-                    .platform(platform)
-                    .progress_group(group.as_str(), name.as_str(), true),
+                constraints.clone().platform(platform).progress_group(
+                    group.as_str(),
+                    name.as_str(),
+                    true,
+                ),
             );
             let merged = State::merge(
                 &[stage.state.clone(), copied],
-                constraints
-                    .progress_group(group, name, false)
-                    .name(linked),
+                constraints.progress_group(group, name, false).name(linked),
             );
             stage.state.with_output_of(&merged)
         } else {
@@ -333,13 +333,9 @@ impl Converter<'_> {
         }
         if matcher.matches(source.trim_start_matches('/')) || is_root {
             let verb = if request.is_add { "Add" } else { "Copy" };
-            let text = format!(
-                "Attempting to {verb} file {} that is excluded by .dockerignore",
-                go_quote(&source)
-            );
-            let lines = instruction.location;
+            let finding = rules::copy_ignored_file(verb, &source);
             self.checks
-                .found("CopyIgnoredFile", lines, &instruction.comments, text);
+                .found(instruction.location, &instruction.comments, finding);
         }
     }
 
@@ -404,7 +400,10 @@ fn chmod(text: &str) -> Result<Chmod, Error> {
     if is_symbolic_mode(text) {
         return Ok(Chmod::Symbolic(text.to_owned()));
     }
-    Err(Error::unknown(format!("invalid syntax: chmod {}", go_quote(text))))
+    Err(Error::unknown(format!(
+        "invalid syntax: chmod {}",
+        go_quote(text)
+    )))
 }
 
 /// `[ugoa]*([-+=]([rwxXstugo]*))+`, comma separated.
@@ -521,9 +520,17 @@ mod tests {
     #[test]
     fn modes_are_octal_or_symbolic() {
         assert_eq!(chmod("0644").unwrap(), Chmod::Bits(0o644));
-        assert_eq!(chmod("u=rwX,go=").unwrap(), Chmod::Symbolic("u=rwX,go=".into()));
+        assert_eq!(
+            chmod("u=rwX,go=").unwrap(),
+            Chmod::Symbolic("u=rwX,go=".into())
+        );
         for bad in ["99999", "17777", "8"] {
-            assert!(chmod(bad).unwrap_err().message.starts_with("invalid chmod parameter"));
+            assert!(
+                chmod(bad)
+                    .unwrap_err()
+                    .message
+                    .starts_with("invalid chmod parameter")
+            );
         }
         assert!(chmod("zz").unwrap_err().message.contains("invalid syntax"));
     }

@@ -9,6 +9,7 @@ use super::names::{expanded, uppercase_first};
 use super::stage::{Command, Stage};
 use super::{Converter, args, image};
 use crate::client::ignore;
+use crate::lint::rules;
 use crate::parse::expand::Expander;
 use crate::parse::suggest::nearest;
 use crate::parse::{Instruction, Kind};
@@ -93,6 +94,9 @@ impl Converter<'_> {
     fn dispatch(&mut self, stage: &mut Stage, command: &Command) -> Result<(), Error> {
         stage.in_trigger = command.is_trigger;
         let instruction = &*command.instruction;
+        let has_shell = !stage.image.config.shell.is_empty();
+        self.checks
+            .with(|linter| stage.checks.check(instruction, has_shell, linter));
         match &instruction.kind {
             Kind::Env(pairs) => self.env(stage, instruction, pairs),
             Kind::Label(pairs) => self.label(stage, instruction, pairs),
@@ -105,9 +109,9 @@ impl Converter<'_> {
             Kind::Volume(volumes) => self.volume(stage, instruction, volumes),
             Kind::Stopsignal(signal) => self.stopsignal(stage, instruction, signal),
             Kind::Expose(ports) => self.expose(stage, instruction, ports),
-            Kind::Cmd(line) => self.cmd(stage, instruction, line),
-            Kind::Entrypoint(line) => self.entrypoint(stage, instruction, line),
-            Kind::Healthcheck(check) => self.healthcheck(stage, instruction, check),
+            Kind::Cmd(line) => self.cmd(stage, line),
+            Kind::Entrypoint(line) => self.entrypoint(stage, line),
+            Kind::Healthcheck(check) => self.healthcheck(stage, check),
             Kind::Shell(shell) => self.shell(stage, shell),
             Kind::Maintainer(name) => self.maintainer(stage, name),
             Kind::Onbuild(onbuild) => {
@@ -143,13 +147,9 @@ impl Converter<'_> {
             if declared || args::NOT_IN_ENV.contains(&name.as_str()) {
                 continue;
             }
-            let mut text = format!("Usage of undefined variable '${name}'");
-            if let Some(near) = nearest(name, env.keys()) {
-                text.push_str(&format!(" (did you mean ${near}?)"));
-            }
-            let lines = instruction.location;
+            let finding = rules::undefined_var(name, nearest(name, env.keys()));
             self.checks
-                .found("UndefinedVar", lines, &instruction.comments, text);
+                .found(instruction.location, &instruction.comments, finding);
         }
         Ok(done.value)
     }
@@ -178,17 +178,14 @@ impl Converter<'_> {
         dir: &str,
     ) -> Result<(), Error> {
         let dir = self.expand(stage, instruction, dir)?;
-        if !stage.workdir_set && !dir.starts_with('/') {
-            let text = format!(
-                "Relative workdir {dir:?} can have unexpected results if the base image changes"
-            );
-            let lines = instruction.location;
-            self.checks
-                .found("WorkdirRelativePath", lines, &instruction.comments, text);
-        }
-        stage.workdir_set = true;
+        let mut checks = stage.checks.clone();
+        self.checks
+            .with(|linter| checks.workdir(instruction, &dir, linter));
+        stage.checks = checks;
         if dir.is_empty() {
-            return Err(Error::unknown("normalizing workdir: cannot normalize nothing"));
+            return Err(Error::unknown(
+                "normalizing workdir: cannot normalize nothing",
+            ));
         }
         let absolute = if dir.starts_with('/') {
             path::clean(&dir)
@@ -229,7 +226,9 @@ impl Converter<'_> {
     ) -> Result<(), Error> {
         let user = self.expand(stage, instruction, user)?;
         stage.state = stage.state.user(&user);
-        stage.image.commit(format!("USER {user}"), false, self.epoch);
+        stage
+            .image
+            .commit(format!("USER {user}"), false, self.epoch);
         stage.image.config.user = user;
         Ok(())
     }

@@ -64,7 +64,9 @@ impl Converter<'_> {
         let lower = value.to_lowercase();
         let stages = &self.dockerfile.stages;
         let Some(stage) = stages.iter().find(|s| s.name.as_deref() == Some(&lower)) else {
-            return Err(Error::unknown(format!("invalid SOURCE_DATE_EPOCH: {value}")));
+            return Err(Error::unknown(format!(
+                "invalid SOURCE_DATE_EPOCH: {value}"
+            )));
         };
         let source = self
             .only_source(stage)
@@ -77,7 +79,10 @@ impl Converter<'_> {
     fn only_source(&self, stage: &Stage) -> Result<State, String> {
         let mut env = self.global.clone();
         env.remove(KEY);
-        let base = self.rules.expand(&stage.base, &env).map_err(|e| e.to_string())?;
+        let base = self
+            .rules
+            .expand(&stage.base, &env)
+            .map_err(|e| e.to_string())?;
         if base.value != SCRATCH {
             return Err("SOURCE_DATE_EPOCH stage must use FROM scratch".to_owned());
         }
@@ -89,17 +94,27 @@ impl Converter<'_> {
                         if let Some(given) = self.build_args.get(&pair.key) {
                             env.set(pair.key.as_str(), given.as_str());
                         } else if let Some(default) = &pair.value {
-                            let done = self.rules.expand(default, &env).map_err(|e| e.to_string())?;
+                            let done = self
+                                .rules
+                                .expand(default, &env)
+                                .map_err(|e| e.to_string())?;
                             env.set(pair.key.as_str(), done.value);
                         }
                     }
                 }
                 Kind::Add(add) => {
                     if source.is_some() {
-                        return Err("SOURCE_DATE_EPOCH stage must contain exactly one remote ADD".to_owned());
+                        return Err(
+                            "SOURCE_DATE_EPOCH stage must contain exactly one remote ADD"
+                                .to_owned(),
+                        );
                     }
-                    let ([word], []) = (add.paths.sources.as_slice(), add.paths.inline.as_slice()) else {
-                        return Err("SOURCE_DATE_EPOCH stage must contain exactly one remote ADD source".to_owned());
+                    let ([word], []) = (add.paths.sources.as_slice(), add.paths.inline.as_slice())
+                    else {
+                        return Err(
+                            "SOURCE_DATE_EPOCH stage must contain exactly one remote ADD source"
+                                .to_owned(),
+                        );
                     };
                     let done = self.rules.expand(word, &env).map_err(|e| e.to_string())?;
                     source = Some(remote(&done.value)?);
@@ -112,9 +127,8 @@ impl Converter<'_> {
                 }
             }
         }
-        source.ok_or_else(|| {
-            "SOURCE_DATE_EPOCH stage must contain exactly one remote ADD".to_owned()
-        })
+        source
+            .ok_or_else(|| "SOURCE_DATE_EPOCH stage must contain exactly one remote ADD".to_owned())
     }
 
     /// When a source was made: its commit's time, or what the server says. `None` for sources

@@ -7,6 +7,7 @@ use gateway_api::Error;
 use super::Converter;
 use super::image::Empty;
 use super::stage::Stage;
+use crate::lint::rules;
 use crate::parse::Instruction;
 
 /// The parts of one spelling.
@@ -45,15 +46,12 @@ impl Converter<'_> {
         let port = Port::read(text)?;
         let (lines, comments) = (instruction.location, &instruction.comments);
         if port.protocol != port.protocol.to_lowercase() {
-            let message =
-                format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
-            self.checks.found("ExposeProtoCasing", lines, comments, message);
+            let finding = rules::expose_proto_casing(text);
+            self.checks.found(lines, comments, finding);
         }
         if !port.ip.is_empty() || !port.host.is_empty() {
-            let message = format!(
-                "EXPOSE instruction should not define an IP address or host-port mapping, found '{text}'"
-            );
-            self.checks.found("ExposeInvalidFormat", lines, comments, message);
+            let finding = rules::expose_invalid_format(text);
+            self.checks.found(lines, comments, finding);
         }
         port.list()
     }
@@ -103,7 +101,9 @@ impl<'a> Port<'a> {
             }
         }
         let protocol = self.protocol.to_lowercase();
-        Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
+        Ok((first..=last)
+            .map(|port| format!("{port}/{protocol}"))
+            .collect())
     }
 }
 

@@ -17,7 +17,10 @@ pub struct Image {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// Who made it.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub author: String,
     /// Processor.
     #[serde(deserialize_with = "or_default")]
@@ -26,13 +29,24 @@ pub struct Image {
     #[serde(deserialize_with = "or_default")]
     pub os: String,
     /// Its version (Windows).
-    #[serde(rename = "os.version", skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        rename = "os.version",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub os_version: String,
     /// Its features (Windows).
-    #[serde(rename = "os.features", skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        rename = "os.features",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub os_features: Vec<String>,
     /// Variant of the processor.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub variant: String,
     /// Its layers.
     pub rootfs: RootFs,
@@ -63,13 +77,22 @@ pub struct History {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// The step.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub created_by: String,
     /// By whom.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub author: String,
     /// The frontend's name.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub comment: String,
     /// It made no layer.
     #[serde(skip_serializing_if = "is_false")]
@@ -81,10 +104,16 @@ pub struct History {
 #[serde(default, rename_all = "PascalCase")]
 pub struct ImageConfig {
     /// User, with an optional group.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub user: String,
     /// `port/protocol`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub exposed_ports: BTreeMap<String, Empty>,
     /// `KEY=VALUE`.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
@@ -96,16 +125,28 @@ pub struct ImageConfig {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub cmd: Vec<String>,
     /// Where data lives.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub volumes: BTreeMap<String, Empty>,
     /// Where it is run.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub working_dir: String,
     /// Free text by key.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub labels: BTreeMap<String, String>,
     /// What stops it.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub stop_signal: String,
     /// The command is escaped already (Windows).
     #[serde(skip_serializing_if = "is_false", deserialize_with = "or_default")]
@@ -283,9 +324,11 @@ pub fn rfc3339(seconds: i64) -> String {
     let days = days + 719_468;
     let cycle = days.div_euclid(146_097);
     let day_of_cycle = days.rem_euclid(146_097);
-    let year_of_cycle =
-        (day_of_cycle - day_of_cycle / 1_460 + day_of_cycle / 36_524 - day_of_cycle / 146_096) / 365;
-    let day_of_year = day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
+    let year_of_cycle = (day_of_cycle - day_of_cycle / 1_460 + day_of_cycle / 36_524
+        - day_of_cycle / 146_096)
+        / 365;
+    let day_of_year =
+        day_of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
     let month_index = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_index + 2) / 5 + 1;
     let month = if month_index < 10 {
@@ -339,7 +382,8 @@ mod tests {
 
     #[test]
     fn null_lists_of_docker_are_empty() {
-        let image = Image::parse(br#"{"os":"linux","config":{"Env":null,"OnBuild":null}}"#).unwrap();
+        let image =
+            Image::parse(br#"{"os":"linux","config":{"Env":null,"OnBuild":null}}"#).unwrap();
         assert!(image.config.env.is_empty() && image.is_empty());
     }
 

@@ -13,6 +13,7 @@ use super::stage::{Command, SCRATCH, Stage};
 use super::{Converter, checks::Checks};
 use crate::client::PendingLocal;
 use crate::client::reference::ImageRef;
+use crate::lint::rules;
 use crate::parse::expand::{Expanded, NoVars};
 use crate::parse::mount::Mount;
 use crate::parse::suggest::{nearest, with_hint};
@@ -49,12 +50,8 @@ impl Converter<'_> {
                 return;
             };
             if ImageRef::parse(&base.value).is_err() {
-                let text = format!(
-                    "Default value for ARG {} results in empty or invalid base image name",
-                    stage.base
-                );
-                let rule = "InvalidDefaultArgInFrom";
-                self.checks.found(rule, stage.location, &stage.comments, text);
+                let finding = rules::invalid_default_arg_in_from(&stage.base);
+                self.checks.found(stage.location, &stage.comments, finding);
             }
         }
     }
@@ -69,9 +66,9 @@ impl Converter<'_> {
             if known.contains(name.as_str()) {
                 continue;
             }
-            let text = format!("FROM argument '{name}' is not declared");
-            let text = with_hint(text, name, known.iter().copied());
-            self.checks.found("UndefinedArgInFrom", stage.location, &stage.comments, text);
+            let near = nearest(name, known.iter().copied());
+            let finding = rules::undefined_arg_in_from(name, near);
+            self.checks.found(stage.location, &stage.comments, finding);
         }
     }
 
@@ -95,7 +92,10 @@ impl Converter<'_> {
                 location: Some(lines),
                 comments: parsed.comments.clone(),
                 platform,
-                shown_name: parsed.name.clone().unwrap_or_else(|| format!("stage-{index}")),
+                shown_name: parsed
+                    .name
+                    .clone()
+                    .unwrap_or_else(|| format!("stage-{index}")),
                 show_platform: self.client.config().multi_platform,
                 ..Stage::new(base.value)
             };
@@ -123,10 +123,7 @@ impl Converter<'_> {
         Ok(())
     }
 
-    fn stage_platform(
-        &self,
-        parsed: &crate::parse::Stage,
-    ) -> Result<Option<pb::Platform>, Error> {
+    fn stage_platform(&self, parsed: &crate::parse::Stage) -> Result<Option<pb::Platform>, Error> {
         let Some(written) = parsed.platform.as_deref().filter(|p| !p.is_empty()) else {
             return Ok(None);
         };
@@ -155,7 +152,10 @@ impl Converter<'_> {
         match platform::parse(&expanded.value) {
             Ok(platform) => Ok(Some(platform)),
             Err(e) => {
-                let text = format!("failed to parse platform {written}: {}", hint(e.to_string()));
+                let text = format!(
+                    "failed to parse platform {written}: {}",
+                    hint(e.to_string())
+                );
                 Err(self.at(Error::unknown(text), lines))
             }
         }
@@ -175,10 +175,8 @@ impl Converter<'_> {
             && expanded.unmatched.is_empty()
             && self.global.get(name) == Some(&expanded.value)
         {
-            let text = format!(
-                "Setting platform to predefined {written} in FROM is redundant as this is the default behavior"
-            );
-            self.checks.found("RedundantTargetPlatform", lines, comments, text);
+            let finding = rules::redundant_target_platform(written);
+            self.checks.found(lines, comments, finding);
         }
         if !expanded.matched.is_empty() || !expanded.unmatched.is_empty() {
             return;
@@ -190,12 +188,8 @@ impl Converter<'_> {
         if name.contains(&platform.os) || name.contains(&platform.architecture) {
             return;
         }
-        let text = format!(
-            "FROM --platform flag should not use constant value {:?}",
-            expanded.value
-        );
-        let rule = "FromPlatformFlagConstDisallowed";
-        self.checks.found(rule, lines, comments, text);
+        let finding = rules::from_platform_flag_const_disallowed(&expanded.value);
+        self.checks.found(lines, comments, finding);
     }
 
     /// Finds the stages and images that instructions read.
@@ -256,7 +250,9 @@ impl Converter<'_> {
             _ => {}
         }
         if let Some(stage) = self.stages.get_mut(stage) {
-            stage.deps.extend(sources.iter().map(|source| (*source, lines)));
+            stage
+                .deps
+                .extend(sources.iter().map(|source| (*source, lines)));
         }
         Ok(Command {
             instruction,
@@ -272,9 +268,14 @@ impl Converter<'_> {
             return Err(self.at(Error::unknown("variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround"), lines));
         }
         if let Ok(index) = from.parse::<i64>() {
-            let known = usize::try_from(index).ok().filter(|i| *i < self.stages.len());
+            let known = usize::try_from(index)
+                .ok()
+                .filter(|i| *i < self.stages.len());
             return known.ok_or_else(|| {
-                self.at(Error::unknown(format!("invalid stage index {index}")), lines)
+                self.at(
+                    Error::unknown(format!("invalid stage index {index}")),
+                    lines,
+                )
             });
         }
         Ok(match self.stages.by_name(from) {
@@ -284,10 +285,7 @@ impl Converter<'_> {
     }
 
     /// Resolves the bases of all that `target` needs, triggers included.
-    pub(super) async fn resolve_stages(
-        &mut self,
-        target: usize,
-    ) -> Result<BTreeSet<usize>, Error> {
+    pub(super) async fn resolve_stages(&mut self, target: usize) -> Result<BTreeSet<usize>, Error> {
         loop {
             let reachable = self.stages.reachable(target);
             self.resolve_bases(&reachable).await?;
@@ -549,13 +547,9 @@ fn check_base_platform(
         return;
     }
     let show = |p: &pb::Platform| platform::format_all(&platform::normalize(p));
-    let text = format!(
-        "Base image {name} was pulled with platform {:?}, expected {:?} for current build",
-        show(&actual),
-        show(expected)
-    );
+    let finding = rules::invalid_base_image_platform(name, &show(expected), &show(&actual));
     let lines = stage.location.unwrap_or_default();
-    checks.found("InvalidBaseImagePlatform", lines, &stage.comments, text);
+    checks.found(lines, &stage.comments, finding);
 }
 
 /// The `from` of a mount, before anything else of it is known to be good.

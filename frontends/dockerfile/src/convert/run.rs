@@ -3,10 +3,10 @@
 use gateway_api::Error;
 use gateway_llb::{Constraints, Env, FileActions, Mkfile, Mount, Run, State, caps, path, pb};
 
+use super::Converter;
 use super::config::with_shell;
 use super::names::{expanded, heredoc_summary, uppercase_first};
 use super::stage::{Command, Stage};
-use super::Converter;
 use crate::parse::expand::Expander;
 use crate::parse::{self, CommandLine, Network, Security};
 
@@ -256,6 +256,9 @@ mod tests {
             ("A".to_owned(), Some("2".to_owned())),
         ];
         let args = ["sh".to_owned(), "-c".to_owned()];
-        assert_eq!(history(&args, &declared, &env), "RUN |2 A=2 B= sh -c # buildkit");
+        assert_eq!(
+            history(&args, &declared, &env),
+            "RUN |2 A=2 B= sh -c # buildkit"
+        );
     }
 }

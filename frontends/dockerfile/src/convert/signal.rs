@@ -20,7 +20,10 @@ pub fn is_signal(text: &str) -> bool {
     if NAMES.contains(&name) || name == "RTMAX" {
         return true;
     }
-    let offset = |prefix: &str| name.strip_prefix(prefix).and_then(|n| n.parse::<u32>().ok());
+    let offset = |prefix: &str| {
+        name.strip_prefix(prefix)
+            .and_then(|n| n.parse::<u32>().ok())
+    };
     offset("RTMIN+").is_some_and(|n| (1..=RT_UP).contains(&n))
         || offset("RTMAX-").is_some_and(|n| (1..=RT_DOWN).contains(&n))
 }

@@ -8,6 +8,7 @@ use gateway_llb::{State, pb};
 use super::image::Image;
 use crate::client::NamedContext;
 use crate::client::named::Paths;
+use crate::lint::StageChecks;
 use crate::parse::{Instruction, LineRange};
 
 /// The name of the empty image.
@@ -58,14 +59,10 @@ pub struct Stage {
     pub took_triggers: bool,
     /// Steps run even when their result is known.
     pub no_cache: bool,
-    /// A WORKDIR of this file was met.
-    pub workdir_set: bool,
-    /// Where CMD was met.
-    pub cmd_at: Option<LineRange>,
-    /// Where ENTRYPOINT was met.
-    pub entrypoint_at: Option<LineRange>,
-    /// Where HEALTHCHECK was met.
-    pub healthcheck_at: Option<LineRange>,
+    /// A CMD of this stage was met.
+    pub has_cmd: bool,
+    /// What the lint rules have seen of it.
+    pub checks: StageChecks,
 
     /// The name in progress.
     pub shown_name: String,
@@ -114,10 +111,8 @@ impl Stage {
             resolved: false,
             took_triggers: false,
             no_cache: false,
-            workdir_set: false,
-            cmd_at: None,
-            entrypoint_at: None,
-            healthcheck_at: None,
+            has_cmd: false,
+            checks: StageChecks::default(),
             shown_name: String::new(),
             show_platform: false,
             step: 0,
@@ -149,7 +144,7 @@ impl Stage {
         self.image.config.on_build.clear();
         self.base_image.clone_from(&base.base_image);
         self.paths = Arc::clone(&base.paths);
-        self.workdir_set = base.workdir_set;
+        self.checks = StageChecks::on(&base.checks);
         self.args.extend(base.args.iter().cloned());
     }
 }
@@ -240,7 +235,11 @@ impl Stages {
             let mut path: Vec<(usize, usize, Option<LineRange>)> = vec![(start, 0, None)];
             while let Some((stage, next, _)) = path.last_mut() {
                 let stage = *stage;
-                let dep = self.list.get(stage).and_then(|s| s.deps.get(*next)).copied();
+                let dep = self
+                    .list
+                    .get(stage)
+                    .and_then(|s| s.deps.get(*next))
+                    .copied();
                 *next += 1;
                 if let Some(mark) = marks.get_mut(stage) {
                     *mark = Mark::OnPath;

@@ -1,0 +1,294 @@
+//! The frontend as a function: from the caller's options to a result.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use gateway_api::result::{Refs, metadata};
+use gateway_api::{BuildResult, Code, Detail, Error, Gateway, Ref, SolveRequest};
+use gateway_llb::{pb, platform};
+
+use crate::client::{BuildFile, Client};
+use crate::convert::checks::Checks;
+use crate::convert::{self, Converted, locate};
+use crate::lint::{Config as LintConfig, Linter, check_complete_file, check_instructions};
+use crate::parse::{LineRange, Parsed, detect_syntax, parse_lenient};
+
+/// What callers may require of this frontend.
+const CAPS: [&str; 4] = [
+    "moby.buildkit.frontend.inputs",
+    "moby.buildkit.frontend.subrequests",
+    "moby.buildkit.frontend.contexts",
+    "moby.buildkit.frontend.gitquerystring",
+];
+
+/// The language of build files, as sources name it.
+const LANGUAGE: &str = "Dockerfile";
+
+/// Builds a Dockerfile, or hands it to the frontend that its first line names.
+///
+/// # Errors
+/// Mistakes in the file with their lines, and what the gateway says. Errors of steps come when
+/// the result is used.
+pub async fn build(gateway: Arc<dyn Gateway>) -> Result<BuildResult, Error> {
+    let client = Client::new(gateway)?;
+    let opts = client.opts();
+    // A caller may leave it to a forwarded frontend to have what this one lacks.
+    let missing = missing_cap(opts.get("frontend.caps").map_or("", String::as_str));
+    if let Some(Missing {
+        error,
+        forward: false,
+    }) = &missing
+    {
+        return Err(error.clone());
+    }
+    let file = client.read_build_file(LANGUAGE).await?;
+    if !opts.contains_key("cmdline") {
+        if let Some(cmdline) = opts.get("build-arg:BUILDKIT_SYNTAX") {
+            let reference = cmdline.trim().split(' ').next().unwrap_or_default();
+            return forward(&client, reference, cmdline).await.map_err(|e| {
+                if e.sources().next().is_some() {
+                    return e;
+                }
+                e.context(format!("failed with build-arg:BUILDKIT_SYNTAX = {cmdline}"))
+            });
+        }
+        if let Some(syntax) = detect_syntax(&file.map.data) {
+            let line = LineRange::line(syntax.line);
+            return forward(&client, &syntax.reference, &syntax.cmdline)
+                .await
+                .map_err(|e| {
+                    if e.sources().next().is_some() {
+                        return e;
+                    }
+                    locate(&file, e, line)
+                });
+        }
+    }
+    if let Some(Missing { error, .. }) = missing {
+        return Err(error);
+    }
+    if let Some(id) = opts.get("requestid") {
+        let text = format!("unsupported request {id}");
+        return Err(Error::unknown(text).with(Detail::Subrequest { name: id.clone() }));
+    }
+
+    let parsed = parse_lenient(&file.map.data);
+    build_parsed(&client, &file, &parsed).await
+}
+
+/// Builds what could be parsed. Warnings are sent before the result or error is returned, so
+/// that none is lost.
+async fn build_parsed(
+    client: &Client,
+    file: &BuildFile,
+    parsed: &Parsed,
+) -> Result<BuildResult, Error> {
+    let check = client.config().check.as_deref();
+    let config =
+        LintConfig::for_build(&file.map.data, check).map_err(|e| Error::unknown(e.to_string()))?;
+    let mut linter = Linter::new(config.clone());
+    if let Some(mistake) = &parsed.error {
+        check_instructions(&parsed.dockerfile, &mut linter);
+        warn(client, file, &linter).await;
+        let error = Error::unknown(mistake.message.clone());
+        return Err(match mistake.location {
+            Some(lines) => locate(file, error, lines),
+            None => error,
+        });
+    }
+    check_complete_file(&parsed.dockerfile, &mut linter);
+    let platforms = &client.config().target_platforms;
+    let targets: Vec<Option<pb::Platform>> = if platforms.is_empty() {
+        vec![None]
+    } else {
+        platforms.iter().cloned().map(Some).collect()
+    };
+    let builds = targets.iter().enumerate().map(|(index, platform)| {
+        // Findings of all platforms are alike: those of the first are told.
+        let checks = Checks::new(if index == 0 {
+            linter.clone()
+        } else {
+            Linter::new(config.clone())
+        });
+        async move {
+            let converted = convert::convert(convert::Request {
+                client,
+                file,
+                dockerfile: &parsed.dockerfile,
+                platform: platform.clone(),
+                all_stages: false,
+                checks: &checks,
+            })
+            .await;
+            let linter = checks.into_linter();
+            if index == 0 {
+                warn(client, file, &linter).await;
+            }
+            let converted = converted?;
+            if let Some(text) = linter.error() {
+                return Err(Error::unknown(text));
+            }
+            let reference = solve(client, &converted).await?;
+            Ok(Built {
+                platform: export_platform(platform.as_ref(), &converted),
+                converted,
+                reference,
+            })
+        }
+    });
+    let builds = try_join_all(builds).await?;
+    Ok(assemble(client, builds))
+}
+
+async fn warn(client: &Client, file: &BuildFile, linter: &Linter) {
+    for warning in linter.warnings() {
+        let ranges = convert::ranges(warning.location);
+        let rule = warning.rule;
+        let told = file.warning(warning.short(), rule.description, rule.url, ranges);
+        // A caller that takes no warnings must not fail for them.
+        let _ = client.gateway().warn(told).await;
+    }
+}
+
+struct Missing {
+    error: Error,
+    forward: bool,
+}
+
+fn missing_cap(required: &str) -> Option<Missing> {
+    let mut found = None;
+    for entry in required.split(',').filter(|entry| !entry.is_empty()) {
+        let (name, suffix) = entry.split_once('+').unwrap_or((entry, ""));
+        if CAPS.contains(&name) {
+            continue;
+        }
+        let error = Error::new(
+            Code::Unimplemented,
+            format!("unsupported frontend capability {name}"),
+        )
+        .with(Detail::FrontendCap {
+            name: name.to_owned(),
+        });
+        let forward = suffix == "forward";
+        if !forward {
+            return Some(Missing { error, forward });
+        }
+        found = Some(Missing { error, forward });
+    }
+    found
+}
+
+/// Lets another frontend build, with all options and inputs of this call.
+async fn forward(client: &Client, reference: &str, cmdline: &str) -> Result<BuildResult, Error> {
+    let mut opts = client.opts().clone();
+    opts.insert("cmdline".to_owned(), cmdline.to_owned());
+    opts.insert("source".to_owned(), reference.to_owned());
+    let inputs = client.inputs().await?.clone();
+    client
+        .gateway()
+        .solve(SolveRequest {
+            frontend: "gateway.v0".to_owned(),
+            frontend_opts: opts,
+            frontend_inputs: inputs,
+            ..SolveRequest::default()
+        })
+        .await
+}
+
+async fn solve(client: &Client, converted: &Converted) -> Result<Ref, Error> {
+    let definition = converted
+        .state
+        .marshal(&client.marshal_options(&converted.platform))
+        .map_err(|e| Error::unknown(format!("failed to marshal LLB definition: {e}")))?;
+    client
+        .solve(SolveRequest {
+            definition: Some(definition),
+            cache_imports: client.config().cache_imports.clone(),
+            ..SolveRequest::default()
+        })
+        .await
+}
+
+struct Built {
+    platform: pb::Platform,
+    converted: Converted,
+    reference: Ref,
+}
+
+/// The platform that a result is listed under.
+fn export_platform(wanted: Option<&pb::Platform>, converted: &Converted) -> pb::Platform {
+    let mut platform = platform::normalize(wanted.unwrap_or(&converted.platform));
+    let image = &converted.image;
+    if platform.os == "windows" && image.os == platform.os {
+        if platform.os_version.is_empty() {
+            platform.os_version.clone_from(&image.os_version);
+        }
+        if platform.os_features.is_empty() {
+            platform.os_features.clone_from(&image.os_features);
+        }
+    }
+    platform
+}
+
+fn assemble(client: &Client, builds: Vec<Built>) -> BuildResult {
+    let mut result = BuildResult::default();
+    let mut listed = Vec::with_capacity(builds.len());
+    let mut refs = std::collections::BTreeMap::new();
+    let multi = client.config().multi_platform;
+    for build in builds {
+        let id = platform::format_all(&build.platform);
+        listed.push(serde_json::json!({
+            "ID": id,
+            "Platform": platform_json(&build.platform),
+        }));
+        let mut set = |key: &str, value: Vec<u8>| {
+            let key = if multi {
+                format!("{key}/{id}")
+            } else {
+                key.to_owned()
+            };
+            result.metadata.insert(key, value);
+        };
+        set(metadata::IMAGE_CONFIG, build.converted.image.to_json());
+        if let Some(base) = &build.converted.base_image {
+            set(metadata::BASE_IMAGE_CONFIG, base.to_json());
+        }
+        if let Some(epoch) = build.converted.epoch {
+            set(metadata::SOURCE_DATE_EPOCH, epoch.to_string().into_bytes());
+        }
+        if multi {
+            refs.insert(id, build.reference);
+        } else {
+            result.refs = Refs::Single(build.reference);
+        }
+    }
+    if multi {
+        result.refs = Refs::Map(refs);
+    }
+    let list = serde_json::json!({ "Platforms": listed }).to_string();
+    result
+        .metadata
+        .insert(metadata::PLATFORMS.to_owned(), list.into_bytes());
+    result
+}
+
+fn platform_json(platform: &pb::Platform) -> serde_json::Value {
+    let mut out = serde_json::Map::new();
+    for (key, value) in [
+        ("architecture", &platform.architecture),
+        ("os", &platform.os),
+        ("os.version", &platform.os_version),
+        ("variant", &platform.variant),
+    ] {
+        if !value.is_empty() {
+            out.insert(key.to_owned(), value.clone().into());
+        }
+    }
+    if !platform.os_features.is_empty() {
+        out.insert(
+            "os.features".to_owned(),
+            platform.os_features.clone().into(),
+        );
+    }
+    out.into()
+}
