@@ -176,6 +176,8 @@ pub struct Index {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// Few exist at a time, so their size matters less than plain access.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParsedManifest {
     Image(Manifest),

@@ -44,7 +44,7 @@ pub enum PlatformError {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("no match for platform in manifest: {wanted} is not offered, only {}", list(.offered))]
 pub struct NoMatch {
-    pub wanted: Platform,
+    pub wanted: Box<Platform>,
     pub offered: Vec<Platform>,
 }
 
@@ -180,7 +180,7 @@ impl Platform {
             .into_iter()
             .next()
             .ok_or_else(|| NoMatch {
-                wanted: self.clone(),
+                wanted: Box::new(self.clone()),
                 offered: entries
                     .iter()
                     .filter(|entry| !entry.is_attestation())

@@ -89,6 +89,9 @@ const HELPER_CACHE: Duration = Duration::from_secs(290);
 const MAX_CONFIG: usize = 4 << 20;
 const MAX_HELPER_ANSWER: usize = 1 << 20;
 
+/// When a helper answered, and what.
+type HelperAnswered = (Instant, Option<Credential>);
+
 #[derive(Deserialize, Default)]
 struct ConfigJson {
     #[serde(default)]
@@ -121,7 +124,8 @@ pub struct DockerConfig {
     path: PathBuf,
     /// Folders in which `docker-credential-…` is looked for; `None` leaves it to the system.
     helper_path: Option<std::ffi::OsString>,
-    answers: Mutex<HashMap<(String, String), (Instant, Option<Credential>)>>,
+    /// By helper and server.
+    answers: Mutex<HashMap<(String, String), HelperAnswered>>,
 }
 
 impl fmt::Debug for DockerConfig {

@@ -209,7 +209,7 @@ impl Registries {
             return Err(RegistryError::NoMatch {
                 reference: reference.to_string(),
                 source: NoMatch {
-                    wanted: platform.clone(),
+                    wanted: Box::new(platform.clone()),
                     offered: vec![found],
                 },
             });
