@@ -310,4 +310,45 @@ mod tests {
             assert_eq!(length, record.len());
         }
     }
+
+    /// An archive written by Go's archive/tar, with every kind of entry, name, number and time that needs care.
+    #[test]
+    fn headers_are_those_of_go_byte_for_byte() {
+        use crate::layer::{Decoder, TarReader};
+        use std::io::Read;
+        let packed = include_bytes!("../../testdata/headers.tar.gz");
+        let mut tar = Vec::new();
+        Decoder::new(&packed[..])
+            .unwrap()
+            .read_to_end(&mut tar)
+            .unwrap();
+        let mut reader = TarReader::new(&tar[..]);
+        let mut written = Vec::new();
+        let mut count = 0;
+        while let Some(entry) = reader.next_entry().unwrap() {
+            let header = Header {
+                kind: entry.kind,
+                name: entry.name,
+                link: entry.link,
+                mode: entry.mode,
+                uid: entry.uid,
+                gid: entry.gid,
+                size: entry.size,
+                mtime: entry.mtime.0,
+                device: entry.device,
+                xattrs: entry.xattrs,
+            };
+            written.extend(header.encode());
+            let at = written.len();
+            reader.read_to_end(&mut written).unwrap();
+            written.extend(padding((written.len() - at) as u64));
+            let name = String::from_utf8_lossy(&header.name);
+            let same = tar.get(..written.len()) == Some(&written[..]);
+            assert!(same, "{:?} {name} {:?}", header.kind, header.mtime);
+            count += 1;
+        }
+        written.extend(END);
+        assert!(written == tar);
+        assert_eq!(count, 90);
+    }
 }
