@@ -4,21 +4,21 @@
 //!
 //! What may not enter: frontends, command lines, terminals; the environment and `$HOME`.
 
+mod content;
 mod error;
 mod export;
 pub mod fs;
 mod job;
-#[allow(dead_code)]
 mod key;
-#[allow(dead_code)]
+mod live;
+mod ops;
+mod read;
 mod report;
 mod result;
-#[allow(dead_code)]
 mod shared;
+mod solve;
 mod solver;
-#[allow(dead_code)]
 mod store;
-#[allow(dead_code)]
 mod view;
 
 pub use error::SolverError;

@@ -1,9 +1,12 @@
 //! Lazy results: a definition whose work is done on first use.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use gateway_api::{Detail, Error, SourceLocation};
 use gateway_llb::pb;
+
+use crate::store::{Snapshot, WorkDir};
 
 /// A lazy result. Cheap to clone; none of its work is done until first use.
 #[derive(Clone)]
@@ -11,12 +14,47 @@ pub struct ResultRef(pub(crate) Arc<RefInner>);
 
 pub(crate) struct RefInner {
     pub(crate) definition: pb::Definition,
+    /// Terminal vertex and output in the live graph, after first use.
+    pub(crate) loaded: OnceLock<Result<(String, i64), Error>>,
+}
+
+impl std::fmt::Debug for ResultRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ResultRef({} ops)", self.0.definition.def.len())
+    }
 }
 
 impl ResultRef {
     /// The definition it came from, so that it can be an input of new LLB.
     pub fn definition(&self) -> &pb::Definition {
         &self.0.definition
+    }
+
+    /// The error with the place in the build file that its vertex came from.
+    pub(crate) fn locate(&self, mut error: Error) -> Error {
+        if error.sources().next().is_some() {
+            return error;
+        }
+        let Some(source) = &self.0.definition.source else {
+            return error;
+        };
+        let places = error
+            .vertex()
+            .and_then(|digest| source.locations.get(digest))
+            .map(|locations| locations.locations.as_slice())
+            .unwrap_or_default();
+        let located: Vec<Detail> = places
+            .iter()
+            .filter_map(|place| {
+                let index = usize::try_from(place.source_index).ok()?;
+                Some(Detail::Source(SourceLocation {
+                    info: source.infos.get(index)?.clone(),
+                    ranges: place.ranges.clone(),
+                }))
+            })
+            .collect();
+        error.details.splice(0..0, located);
+        error
     }
 }
 
@@ -25,6 +63,8 @@ impl ResultRef {
 pub struct RootFs {
     /// Topmost first; never empty (scratch is one empty directory). Read-only: others use them too.
     pub lowers: Vec<PathBuf>,
+    /// Keeps what lives only as long as its users.
+    pub(crate) _snapshot: Snapshot,
 }
 
 /// A pair of directories for an overlay, on the store's file system; deleted when dropped.
@@ -32,5 +72,5 @@ pub struct RootFs {
 pub struct ScratchDir {
     pub upper: PathBuf,
     pub work: PathBuf,
-    pub(crate) _dir: tempfile::TempDir,
+    pub(crate) _dir: WorkDir,
 }

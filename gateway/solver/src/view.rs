@@ -65,7 +65,7 @@ impl View {
         };
         let mount = fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
         Ok(View {
-            path: PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd())),
+            path: PathBuf::from(format!("/proc/self/fd/{}/.", mount.as_raw_fd())),
             _mount: Some(mount),
         })
     }

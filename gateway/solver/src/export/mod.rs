@@ -70,3 +70,15 @@ pub enum Exporter {
 pub struct ExportResponse {
     pub attrs: BTreeMap<String, String>,
 }
+
+/// The form of a layer's blob as it was pulled.
+pub(crate) const ANY_FORM: &str = "any";
+
+/// Does the work of all results and hands them to the exporters.
+pub(crate) async fn export(
+    _job: &crate::job::Job,
+    _result: SolvedResult,
+    _exporters: &[Exporter],
+) -> Result<ExportResponse, gateway_api::Error> {
+    Err(gateway_api::Error::unknown("not supported yet"))
+}

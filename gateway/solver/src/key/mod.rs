@@ -15,7 +15,7 @@ mod tests;
 pub use exec::exec_key;
 pub use file::file_key;
 pub use other::{build_key, diff_key, merge_key, passthrough_key};
-pub use source::{chain_id, image_key, local_key, source_digest};
+pub use source::{LocalFilter, chain_id, image_key, local_key, source_digest};
 
 pub use gateway_llb::digest_of;
 

@@ -127,6 +127,21 @@ impl Db {
         })
     }
 
+    /// Whether any key of the op is known by this input.
+    pub fn input_leads(&self, op: &str, input: usize, candidates: &[Candidate]) -> Result<bool> {
+        self.run(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT 1 FROM links WHERE dep = ?1 AND input = ?2 AND op = ?3 AND selector = ?4",
+            )?;
+            for candidate in candidates {
+                if query.exists(params![candidate.key, input as i64, op, candidate.selector])? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    }
+
     /// Results under any of the keys, newest first: layers, lowest first.
     pub fn results(&self, keys: &[String]) -> Result<Vec<Vec<String>>> {
         self.run(|connection| {

@@ -4,6 +4,7 @@
 //! blobs/ ingest/      content-addressed blobs (gateway-images)
 //! layers/<id>/        file system changes, one directory each, immutable once there
 //! cache/<id>/         cache mounts
+//! locks/              one file for each piece of work that only one process should do
 //! tmp/<process>/      unfinished work, one directory per process, locked while it lives
 //! empty/              the file system of scratch
 //! metadata.db         what is known of all of these
@@ -14,6 +15,7 @@
 //! removes it.
 
 mod db;
+mod lock;
 mod schema;
 mod snapshot;
 mod workspace;
@@ -23,7 +25,8 @@ use std::sync::Arc;
 
 use gateway_images::store::BlobStore;
 
-pub use db::{Candidate, Db, ImageRecord, LayerRecord, VariantRecord};
+pub use db::{Candidate, Db, LayerRecord, VariantRecord};
+pub use lock::WorkLock;
 pub use snapshot::{Layer, LazyBlob, Snapshot};
 pub use workspace::WorkDir;
 
@@ -51,7 +54,7 @@ impl Store {
             root: root.to_owned(),
             source,
         };
-        for dir in ["layers", "cache", "tmp", "empty"] {
+        for dir in ["layers", "cache", "tmp", "empty", "locks"] {
             std::fs::create_dir_all(root.join(dir)).map_err(io)?;
         }
         // The overlay options and mounts need paths that mean the same in every namespace.
@@ -85,6 +88,39 @@ impl Store {
 
     pub fn cache_dir(&self, id: &str) -> PathBuf {
         self.0.root.join("cache").join(id)
+    }
+
+    /// Waits until no other process does the work that `key` names.
+    pub async fn lock(&self, key: &str) -> std::io::Result<WorkLock> {
+        WorkLock::acquire(&self.0.root.join("locks"), key).await
+    }
+
+    /// The same, or `None` at once when another process or step does it.
+    pub fn try_lock(&self, key: &str) -> std::io::Result<Option<WorkLock>> {
+        WorkLock::try_acquire(&self.0.root.join("locks"), key)
+    }
+
+    /// Marks a layer that hides everything below it: the kernel knows no opaque root.
+    pub fn mark_opaque_root(&self, id: &str) -> std::io::Result<()> {
+        std::fs::write(self.layer_dir(id).with_extension("opaque"), "")
+    }
+
+    /// Where the layers of a snapshot are, topmost first; never empty. All must be here.
+    pub fn lowers(&self, snapshot: &Snapshot) -> Vec<PathBuf> {
+        let mut lowers = Vec::with_capacity(snapshot.layers.len());
+        for layer in snapshot.layers.iter().rev() {
+            match &layer.local {
+                Some(work) => lowers.push(work.path().join("fs")),
+                None => lowers.push(self.layer_dir(&layer.id)),
+            }
+            if self.layer_dir(&layer.id).with_extension("opaque").exists() {
+                break;
+            }
+        }
+        if lowers.is_empty() {
+            lowers.push(self.empty_dir());
+        }
+        lowers
     }
 
     /// An empty directory: the lower of scratch.

@@ -25,6 +25,8 @@ pub struct Layer {
 pub struct LazyBlob {
     pub descriptor: Descriptor,
     pub diff_id: String,
+    /// The layers of the image below it, lowest first.
+    pub base: Vec<String>,
     /// The image it belongs to.
     pub reference: String,
     /// The vertex that shows its transfer.

@@ -1,0 +1,208 @@
+//! The live graph of a build: the vertices of all its definitions, each once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gateway_api::{Code, Detail, Error, error::SolveDetail};
+use gateway_llb::graph::LoadError;
+use gateway_llb::{Graph, pb, vertex_name};
+
+use crate::key::OpKey;
+use crate::report;
+use crate::shared::SharedWork;
+use crate::store::Snapshot;
+
+/// A vertex with the states of its outputs.
+pub struct LiveVertex {
+    /// The digest of the op's bytes.
+    pub digest: String,
+    pub op: pb::Op,
+    pub metadata: pb::OpMetadata,
+    pub name: String,
+    /// Where each input is found in the live graph, and which output it is.
+    pub inputs: Vec<(String, i64)>,
+    pub states: Mutex<States>,
+}
+
+/// What is being done or was done for a vertex. By output where outputs differ.
+#[derive(Default)]
+pub struct States {
+    pub key: Option<SharedWork<Arc<VertexKey>>>,
+    pub known: BTreeMap<i64, SharedWork<Arc<Known>>>,
+    pub done: BTreeMap<i64, SharedWork<Arc<Done>>>,
+    pub outputs: Option<SharedWork<Arc<Vec<Snapshot>>>>,
+    pub content: BTreeMap<usize, SharedWork<Arc<String>>>,
+}
+
+/// What a vertex is known by.
+pub enum VertexKey {
+    /// A source: one or more root keys, by op digest.
+    Source(Vec<String>),
+    Op(OpKey),
+}
+
+/// An output before any work: the keys that its definition leads to, and what is stored under them.
+pub struct Known {
+    pub keys: Vec<String>,
+    pub hit: Option<Snapshot>,
+}
+
+/// A finished output.
+pub struct Done {
+    pub keys: Vec<String>,
+    pub snapshot: Snapshot,
+}
+
+impl LiveVertex {
+    pub fn states(&self) -> std::sync::MutexGuard<'_, States> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The error with the vertex it came from, once.
+    pub fn blame(&self, mut error: Error) -> Error {
+        if error.vertex().is_some() || error.code == Code::Canceled {
+            return error;
+        }
+        let (file_index, others): (Vec<_>, Vec<_>) = error
+            .details
+            .drain(..)
+            .partition(|detail| matches!(detail, Detail::Solve(_)));
+        let file_index = file_index.into_iter().find_map(|detail| match detail {
+            Detail::Solve(solve) => solve.file_index,
+            _ => None,
+        });
+        error.details = vec![
+            Detail::Solve(SolveDetail {
+                op: Some(Box::new(self.op.clone())),
+                description: self.metadata.description.clone(),
+                file_index,
+                ..SolveDetail::default()
+            }),
+            Detail::Vertex {
+                digest: self.digest.clone(),
+            },
+        ];
+        error.details.extend(others);
+        error
+    }
+}
+
+/// All vertices of a build.
+#[derive(Default)]
+pub struct LiveGraph(Mutex<HashMap<String, Arc<LiveVertex>>>);
+
+/// A definition in the live graph.
+pub struct Loaded {
+    /// Terminal vertex and output.
+    pub result: (String, i64),
+    /// New vertices, inputs first, for the progress stream.
+    pub announced: Vec<gateway_api::progress::Vertex>,
+}
+
+/// The twin of a vertex that must not use the cache.
+const IGNORE_CACHE: &str = "-ignorecache";
+
+impl LiveGraph {
+    pub fn get(&self, key: &str) -> Result<Arc<LiveVertex>, Error> {
+        let vertices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        vertices
+            .get(key)
+            .cloned()
+            .ok_or_else(|| Error::new(Code::Internal, format!("vertex {key} was never loaded")))
+    }
+
+    /// Reads a definition and merges it into the graph.
+    ///
+    /// # Errors
+    /// In BuildKit's words: no graph, or more asked for than the build may do.
+    pub fn load(
+        &self,
+        definition: &pb::Definition,
+        entitlements: &BTreeSet<String>,
+    ) -> Result<Loaded, Error> {
+        let graph = Graph::load(definition).map_err(|error| match error {
+            LoadError::UnknownCap(_) => Error::unknown(error.to_string()),
+            error => Error::unknown(format!("failed to load LLB: {error}")),
+        })?;
+        for vertex in graph.vertices() {
+            allowed(vertex.op(), entitlements)
+                .map_err(|text| Error::unknown(format!("failed to load LLB: {text}")))?;
+        }
+        let mut vertices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys: HashMap<String, String> = HashMap::new();
+        let mut announced = Vec::new();
+        for vertex in graph.vertices() {
+            let twin = format!("{}{IGNORE_CACHE}", vertex.digest());
+            let ignore = vertex.metadata().ignore_cache;
+            // One that runs without the cache serves those who would take a cached one as well.
+            let key = if vertices.contains_key(&twin) || ignore {
+                twin
+            } else {
+                vertex.digest().to_owned()
+            };
+            keys.insert(vertex.digest().to_owned(), key.clone());
+            let inputs: Vec<(String, i64)> = vertex
+                .op()
+                .inputs
+                .iter()
+                .map(|input| {
+                    let key = keys.get(&input.digest).unwrap_or(&input.digest);
+                    (key.clone(), input.index)
+                })
+                .collect();
+            let name = vertex
+                .custom_name()
+                .filter(|name| !name.is_empty())
+                .map_or_else(|| vertex_name(&graph, vertex.digest()), str::to_owned);
+            announced.push(report::vertex(
+                vertex.digest(),
+                &name,
+                vertex
+                    .op()
+                    .inputs
+                    .iter()
+                    .map(|i| i.digest.clone())
+                    .collect(),
+                vertex.metadata().progress_group.as_ref(),
+            ));
+            vertices.entry(key).or_insert_with(|| {
+                Arc::new(LiveVertex {
+                    digest: vertex.digest().to_owned(),
+                    op: vertex.op().clone(),
+                    metadata: vertex.metadata().clone(),
+                    name,
+                    inputs,
+                    states: Mutex::default(),
+                })
+            });
+        }
+        let result = graph.result();
+        let key = keys.get(&result.digest).unwrap_or(&result.digest);
+        Ok(Loaded {
+            result: (key.clone(), result.index),
+            announced,
+        })
+    }
+}
+
+fn allowed(op: &pb::Op, entitlements: &BTreeSet<String>) -> Result<(), String> {
+    let Some(pb::op::Op::Exec(exec)) = &op.op else {
+        return Ok(());
+    };
+    let need = |name: &str, wanted: bool| match wanted && !entitlements.contains(name) {
+        true => Err(format!("{name} is not allowed")),
+        false => Ok(()),
+    };
+    need("network.host", exec.network() == pb::NetMode::Host)?;
+    need(
+        "security.insecure",
+        exec.security() == pb::SecurityMode::Insecure,
+    )?;
+    match exec.cdi_devices.iter().find(|device| !device.optional) {
+        Some(device) if !entitlements.contains("device") => Err(format!(
+            "device {} is requested by the build but not allowed",
+            device.name
+        )),
+        _ => Ok(()),
+    }
+}

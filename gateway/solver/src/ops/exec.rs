@@ -1,0 +1,233 @@
+//! Exec ops: a command over the file systems of its inputs.
+
+mod logs;
+mod mounts;
+mod ssh;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use gateway_api::{Code, Detail, Error};
+use gateway_llb::pb;
+use gateway_sandbox::{Network, Resources, SandboxSpec, Security, Stdio, StubRemoval, Ulimit};
+
+use super::image;
+use crate::job::JobInner;
+use crate::live::LiveVertex;
+use crate::shared::{Outcome, blocking};
+use crate::solve::internal;
+use crate::store::Snapshot;
+use logs::Logs;
+use mounts::Mounts;
+
+/// As BuildKit sets it for steps without one.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub async fn run(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::ExecOp,
+    inputs: Vec<Snapshot>,
+) -> Outcome<Vec<Snapshot>> {
+    let meta = op
+        .meta
+        .as_ref()
+        .ok_or_else(|| Error::unknown("invalid exec op with no meta"))?;
+    for snapshot in &inputs {
+        image::ensure(job, snapshot).await?;
+    }
+    let mut mounts = Mounts::prepare(job, vertex, op, meta, &inputs).await?;
+    let _permit = job.permit().await?;
+    let running = job.reports.start(&vertex.digest);
+    let outcome = async {
+        let spec = spec(job, vertex, op, meta, &mut mounts).await?;
+        step(job, vertex, meta, spec).await?;
+        let (job, vertex) = (job.clone(), vertex.clone());
+        blocking(move || mounts.commit(job.store(), &format!("mount / from exec {}", vertex.name)))
+            .await
+    }
+    .await;
+    running.finish(&outcome);
+    outcome
+}
+
+async fn spec(
+    job: &Arc<JobInner>,
+    vertex: &LiveVertex,
+    op: &pb::ExecOp,
+    meta: &pb::Meta,
+    mounts: &mut Mounts,
+) -> Outcome<SandboxSpec> {
+    let mut spec = SandboxSpec::new(mounts.root(), meta.args.clone());
+    spec.root_readonly = mounts.root_readonly();
+    spec.mounts = mounts.take();
+    spec.env = env(job, op, meta).await?;
+    spec.cwd.clone_from(&meta.cwd);
+    spec.user.clone_from(&meta.user);
+    spec.hostname.clone_from(&meta.hostname);
+    for host in &meta.extra_hosts {
+        if host.ip.parse::<std::net::IpAddr>().is_err() {
+            return Err(Error::unknown(format!("failed to parse IP {}", host.ip)));
+        }
+        spec.extra_hosts.push((host.host.clone(), host.ip.clone()));
+    }
+    spec.network = match op.network() {
+        pb::NetMode::None => Network::None,
+        pb::NetMode::Unset | pb::NetMode::Host => Network::Host,
+    };
+    spec.security = match op.security() {
+        pb::SecurityMode::Sandbox => Security::Sandbox,
+        pb::SecurityMode::Insecure => Security::Insecure,
+    };
+    spec.ulimits = meta
+        .ulimit
+        .iter()
+        .map(|limit| Ulimit {
+            name: limit.name.clone(),
+            soft: limit.soft,
+            hard: limit.hard,
+        })
+        .collect();
+    spec.cgroup_parent = (!meta.cgroup_parent.is_empty()).then(|| meta.cgroup_parent.clone());
+    spec.remove_mount_stubs = match meta.remove_mount_stubs_recursive {
+        true => StubRemoval::Recursive,
+        false => StubRemoval::Leaf,
+    };
+    if let Some(limits) = &vertex.metadata.linux_resources {
+        spec.resources = resources(limits);
+    }
+    if let Some(device) = op.cdi_devices.iter().find(|device| !device.optional) {
+        return Err(Error::new(
+            Code::Unimplemented,
+            format!("device {} is not supported yet", device.name),
+        ));
+    }
+    Ok(spec)
+}
+
+fn resources(limits: &pb::LinuxResources) -> Resources {
+    let set = |value: i64| (value != 0).then_some(value);
+    let count = |value: u64| (value != 0).then_some(value);
+    let text = |value: &String| (!value.is_empty()).then(|| value.clone());
+    Resources {
+        memory: set(limits.memory),
+        memory_swap: set(limits.memory_swap),
+        cpu_shares: count(limits.cpu_shares),
+        cpu_period: count(limits.cpu_period),
+        cpu_quota: set(limits.cpu_quota),
+        cpuset_cpus: text(&limits.cpuset_cpus),
+        cpuset_mems: text(&limits.cpuset_mems),
+        pids: None,
+    }
+}
+
+/// The op's own variables, proxies, a `PATH` where there is none, secrets; in this order.
+async fn env(job: &Arc<JobInner>, op: &pb::ExecOp, meta: &pb::Meta) -> Outcome<Vec<String>> {
+    let mut env = meta.env.clone();
+    if let Some(proxy) = &meta.proxy_env {
+        for (name, value) in [
+            ("HTTP_PROXY", &proxy.http_proxy),
+            ("HTTPS_PROXY", &proxy.https_proxy),
+            ("FTP_PROXY", &proxy.ftp_proxy),
+            ("NO_PROXY", &proxy.no_proxy),
+            ("ALL_PROXY", &proxy.all_proxy),
+        ] {
+            if !value.is_empty() {
+                env.push(format!("{name}={value}"));
+                env.push(format!("{}={value}", name.to_lowercase()));
+            }
+        }
+    }
+    if !env.iter().any(|variable| variable.starts_with("PATH=")) {
+        env.push(DEFAULT_PATH.into());
+    }
+    for secret in &op.secretenv {
+        if secret.id.is_empty() {
+            return Err(Error::unknown(format!(
+                "secret ID missing for {:?} environment variable",
+                secret.name
+            )));
+        }
+        let value = mounts::secret(job, &secret.id).await?;
+        let text = match &value {
+            // A value that is no text cannot be a variable of a program that expects one.
+            Some(value) => String::from_utf8(value.expose().to_vec()).map_err(|_| {
+                Error::unknown(format!(
+                    "secret {}: not valid text for a variable",
+                    secret.id
+                ))
+            })?,
+            None if secret.optional => String::new(),
+            None => return Err(Error::unknown(format!("secret {}: not found", secret.id))),
+        };
+        env.push(format!("{}={text}", secret.name));
+    }
+    Ok(env)
+}
+
+/// Runs the process to its end, its output on the vertex.
+async fn step(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    meta: &pb::Meta,
+    spec: SandboxSpec,
+) -> Outcome<()> {
+    let (stdout, stdout_far) = pipe()?;
+    let (stderr, stderr_far) = pipe()?;
+    let logs = Logs::new(job, vertex);
+    let launcher = job.solver().launcher().await?;
+    let stdio = Stdio {
+        stdin: None,
+        stdout: Some(stdout_far),
+        stderr: Some(stderr_far),
+    };
+    let mut process = match launcher.spawn(spec, stdio).await {
+        Ok(process) => process,
+        Err(error) => {
+            let Some(code) = error.step_exit_code() else {
+                return Err(Error::unknown(error.to_string()));
+            };
+            job.reports
+                .log(&vertex.digest, 2, format!("{error}\n").into_bytes());
+            return Err(exit_error(meta, code));
+        }
+    };
+    let (status, (), ()) = tokio::join!(process.wait(), logs.copy(stdout, 1), logs.copy(stderr, 2));
+    let status = status.map_err(|error| Error::unknown(error.to_string()))?;
+    if status.oom_killed {
+        return Err(Error::new(
+            Code::ResourceExhausted,
+            format!(
+                "process \"{}\" did not complete successfully: cannot allocate memory",
+                meta.args.join(" ")
+            ),
+        ));
+    }
+    let code = status.exit_code();
+    let fine = match meta.valid_exit_codes.is_empty() {
+        true => code == 0,
+        false => meta.valid_exit_codes.contains(&code),
+    };
+    match fine {
+        true => Ok(()),
+        false => Err(exit_error(meta, code)),
+    }
+}
+
+fn exit_error(meta: &pb::Meta, code: i32) -> Error {
+    Error::unknown(format!(
+        "process \"{}\" did not complete successfully: exit code: {code}",
+        meta.args.join(" ")
+    ))
+    .with(Detail::Exit {
+        code: code.unsigned_abs(),
+    })
+}
+
+fn pipe() -> Outcome<(tokio::net::unix::pipe::Receiver, OwnedFd)> {
+    let (near, far) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(internal)?;
+    rustix::io::ioctl_fionbio(&near, true).map_err(internal)?;
+    let near = tokio::net::unix::pipe::Receiver::from_owned_fd(near).map_err(internal)?;
+    Ok((near, far))
+}

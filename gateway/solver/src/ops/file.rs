@@ -1,0 +1,358 @@
+//! File ops: actions on directory trees, without running anything of the images.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gateway_api::error::SolveDetail;
+use gateway_api::{Detail, Error};
+use gateway_llb::pb;
+
+use super::image;
+use crate::fs::actions::{ActionInputs, apply};
+use crate::fs::root::Root;
+use crate::job::JobInner;
+use crate::live::LiveVertex;
+use crate::shared::{Outcome, blocking};
+use crate::solve::internal;
+use crate::store::{Layer, LayerRecord, Snapshot, Store, WorkDir, new_id};
+use crate::view::View;
+
+pub async fn run(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::FileOp,
+    inputs: Vec<Snapshot>,
+) -> Outcome<Vec<Snapshot>> {
+    let plan = Plan::of(op, inputs.len()).map_err(Error::unknown)?;
+    for snapshot in &inputs {
+        image::ensure(job, snapshot).await?;
+    }
+    let _permit = job.permit().await?;
+    let running = job.reports.start(&vertex.digest);
+    let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
+    let flag = cancel.0.clone();
+    let (store, op, name) = (job.store().clone(), op.clone(), vertex.name.clone());
+    let outcome = blocking(move || {
+        let mut worker = Worker {
+            store,
+            op: &op,
+            inputs,
+            states: BTreeMap::new(),
+            plan: &plan,
+            description: name,
+            cancel: &flag,
+        };
+        worker.run()
+    })
+    .await;
+    running.finish(&outcome);
+    outcome
+}
+
+/// Tells the thread that works to stop when nobody waits for it any more.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The checked shape of an op: what is done in which order.
+struct Plan {
+    /// Actions, those first whose results others need.
+    order: Vec<usize>,
+    /// The action of each output.
+    outputs: Vec<usize>,
+    /// How often an action's result is used, outputs included.
+    uses: Vec<usize>,
+    inputs: usize,
+}
+
+impl Plan {
+    fn of(op: &pb::FileOp, inputs: usize) -> Result<Plan, String> {
+        let count = op.actions.len();
+        let mut by_output = BTreeMap::new();
+        let mut uses = vec![0; count];
+        for (index, action) in op.actions.iter().enumerate() {
+            for input in [action.input, action.secondary_input] {
+                if input < -1 || input >= (inputs + count) as i64 {
+                    return Err(format!(
+                        "invalid input index {input}, {} provided",
+                        inputs + count
+                    ));
+                }
+                if let Some(used) = action_of(input, inputs) {
+                    uses[used] += 1;
+                }
+            }
+            if action.output != -1 {
+                uses[index] += 1;
+                if by_output.insert(action.output, index).is_some() {
+                    return Err(format!("duplicate output {}", action.output));
+                }
+            }
+        }
+        if by_output.is_empty() {
+            return Err("no outputs specified".into());
+        }
+        let mut outputs = Vec::new();
+        for (wanted, (output, action)) in by_output.iter().enumerate() {
+            if *output != wanted as i64 {
+                return Err(format!("missing output index {wanted}"));
+            }
+            outputs.push(*action);
+        }
+        Ok(Plan {
+            order: order(op, inputs)?,
+            outputs,
+            uses,
+            inputs,
+        })
+    }
+}
+
+/// The action behind an index of the op's index space.
+fn action_of(index: i64, inputs: usize) -> Option<usize> {
+    usize::try_from(index)
+        .ok()
+        .and_then(|index| index.checked_sub(inputs))
+}
+
+fn order(op: &pb::FileOp, inputs: usize) -> Result<Vec<usize>, String> {
+    let mut order = Vec::with_capacity(op.actions.len());
+    let mut done = vec![false; op.actions.len()];
+    while order.len() < op.actions.len() {
+        let before = order.len();
+        for (index, action) in op.actions.iter().enumerate() {
+            let ready = [action.input, action.secondary_input]
+                .into_iter()
+                .filter_map(|input| action_of(input, inputs))
+                .all(|needed| done.get(needed).copied().unwrap_or(false));
+            if ready && !done[index] {
+                done[index] = true;
+                order.push(index);
+            }
+        }
+        if order.len() == before {
+            let stuck = done.iter().position(|done| !done).unwrap_or_default();
+            return Err(format!("loop from index {}", inputs + stuck));
+        }
+    }
+    Ok(order)
+}
+
+/// A file system that actions are changing.
+struct Open {
+    base: Snapshot,
+    work: WorkDir,
+    root: Root,
+    _view: View,
+}
+
+enum State {
+    Open(Open),
+    Committed(Snapshot),
+}
+
+struct Worker<'a> {
+    store: Store,
+    op: &'a pb::FileOp,
+    inputs: Vec<Snapshot>,
+    states: BTreeMap<usize, State>,
+    plan: &'a Plan,
+    description: String,
+    cancel: &'a AtomicBool,
+}
+
+impl Worker<'_> {
+    fn run(&mut self) -> Outcome<Vec<Snapshot>> {
+        for index in &self.plan.order {
+            self.act(*index).map_err(|error| {
+                error.with(Detail::Solve(SolveDetail {
+                    file_index: i64::try_from(*index).ok(),
+                    ..SolveDetail::default()
+                }))
+            })?;
+        }
+        let outputs = self.plan.outputs.clone();
+        outputs
+            .into_iter()
+            .map(|action| self.committed(action))
+            .collect()
+    }
+
+    fn act(&mut self, index: usize) -> Outcome<()> {
+        let Some(action) = self.op.actions.get(index) else {
+            return Ok(());
+        };
+        let source = match action.secondary_input {
+            -1 => None,
+            input => Some(self.read(input)?),
+        };
+        let target = self.open(action.input)?;
+        let (user, group) = owner_inputs(action);
+        let users = self.lookup(user, action.input)?;
+        let groups = self.lookup(group, action.input)?;
+        let inputs = ActionInputs {
+            target: &target.root,
+            source: source.as_ref().map(|(root, _)| root),
+            users: users.root(&target.root),
+            groups: groups.root(&target.root),
+            cancel: Some(self.cancel),
+        };
+        apply(action, &inputs).map_err(|error| Error::unknown(error.to_string()))?;
+        self.states.insert(index, State::Open(target));
+        Ok(())
+    }
+
+    /// Where names of owners are looked up.
+    fn lookup(&mut self, index: Option<i64>, target: i64) -> Outcome<Lookup> {
+        match index {
+            None => Ok(Lookup::Nowhere),
+            Some(index) if index == target => Ok(Lookup::Target),
+            Some(index) => {
+                let (root, view) = self.read(index)?;
+                Ok(Lookup::Other(root, view))
+            }
+        }
+    }
+
+    /// An input for reading.
+    fn read(&mut self, index: i64) -> Outcome<(Root, View)> {
+        let snapshot = self.snapshot(index)?;
+        let view = View::read_only(&self.store.lowers(&snapshot)).map_err(internal)?;
+        let root = Root::open(view.path()).map_err(internal)?;
+        Ok((root, view))
+    }
+
+    fn snapshot(&mut self, index: i64) -> Outcome<Snapshot> {
+        if index == -1 {
+            return Ok(Snapshot::scratch());
+        }
+        match action_of(index, self.plan.inputs) {
+            Some(action) => self.committed(action),
+            None => usize::try_from(index)
+                .ok()
+                .and_then(|index| self.inputs.get(index).cloned())
+                .ok_or_else(|| Error::unknown(format!("invalid input index {index}"))),
+        }
+    }
+
+    /// An input for changing: the same open one along a chain.
+    fn open(&mut self, index: i64) -> Outcome<Open> {
+        if let Some(action) = action_of(index, self.plan.inputs)
+            && self.plan.uses.get(action) == Some(&1)
+        {
+            return match self.states.remove(&action) {
+                Some(State::Open(open)) => Ok(open),
+                Some(State::Committed(snapshot)) => self.open_on(snapshot),
+                None => Err(Error::unknown(format!("invalid input index {index}"))),
+            };
+        }
+        let base = self.snapshot(index)?;
+        self.open_on(base)
+    }
+
+    fn open_on(&self, base: Snapshot) -> Outcome<Open> {
+        let work = self.store.work_dir().map_err(internal)?;
+        let upper = work.sub("fs").map_err(internal)?;
+        let scratch = work.sub("work").map_err(internal)?;
+        let lowers = match base.layers.is_empty() {
+            true => Vec::new(),
+            false => self.store.lowers(&base),
+        };
+        let view = View::writable(&lowers, &upper, &scratch).map_err(internal)?;
+        let root = Root::open(view.path()).map_err(internal)?;
+        Ok(Open {
+            base,
+            work,
+            root,
+            _view: view,
+        })
+    }
+
+    fn committed(&mut self, action: usize) -> Outcome<Snapshot> {
+        let snapshot = match self.states.remove(&action) {
+            Some(State::Committed(snapshot)) => snapshot,
+            Some(State::Open(open)) => {
+                let Open {
+                    base,
+                    work,
+                    root,
+                    _view: view,
+                } = open;
+                drop((root, view));
+                commit(&self.store, &base, &work, &self.description)?
+            }
+            None => return Err(Error::unknown("invalid use of a file action's result")),
+        };
+        self.states
+            .insert(action, State::Committed(snapshot.clone()));
+        Ok(snapshot)
+    }
+}
+
+enum Lookup {
+    Nowhere,
+    Target,
+    Other(
+        Root,
+        #[allow(dead_code, reason = "keeps the root's mount")] View,
+    ),
+}
+
+impl Lookup {
+    fn root<'a>(&'a self, target: &'a Root) -> Option<&'a Root> {
+        match self {
+            Lookup::Nowhere => None,
+            Lookup::Target => Some(target),
+            Lookup::Other(root, _) => Some(root),
+        }
+    }
+}
+
+/// The inputs that the action's owner names, for user and group.
+fn owner_inputs(action: &pb::FileAction) -> (Option<i64>, Option<i64>) {
+    use pb::file_action::Action;
+    let owner = match &action.action {
+        Some(Action::Copy(action)) => action.owner.as_ref(),
+        Some(Action::Mkfile(action)) => action.owner.as_ref(),
+        Some(Action::Mkdir(action)) => action.owner.as_ref(),
+        Some(Action::Symlink(action)) => action.owner.as_ref(),
+        Some(Action::Rm(_)) | None => None,
+    };
+    let input = |opt: Option<&pb::UserOpt>| match opt.and_then(|opt| opt.user.as_ref()) {
+        Some(pb::user_opt::User::ByName(named)) => Some(named.input),
+        _ => None,
+    };
+    (
+        input(owner.and_then(|owner| owner.user.as_ref())),
+        input(owner.and_then(|owner| owner.group.as_ref())),
+    )
+}
+
+/// Makes what is in `work/fs` a layer above `base`.
+pub fn commit(
+    store: &Store,
+    base: &Snapshot,
+    work: &WorkDir,
+    description: &str,
+) -> Outcome<Snapshot> {
+    let id = new_id();
+    store
+        .db()
+        .add_layer(&LayerRecord {
+            id: id.clone(),
+            base: base.ids(),
+            description: description.to_owned(),
+            created_at: time::OffsetDateTime::now_utc().unix_timestamp(),
+            opaque_root: false,
+        })
+        .map_err(internal)?;
+    store
+        .commit_layer(&work.path().join("fs"), &id)
+        .map_err(internal)?;
+    Ok(base.with(Layer::stored(id)))
+}

@@ -1,0 +1,583 @@
+//! Images as sources: resolved when keyed, their layers fetched when first needed.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use futures_util::TryStreamExt as _;
+use futures_util::future::{BoxFuture, try_join_all};
+use gateway_api::{Code, Error};
+use gateway_images::digest::Digest;
+use gateway_images::layer::{UnpackError, UnpackOptions, unpack};
+use gateway_images::media::{
+    Descriptor, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, ParsedManifest, RawManifest,
+};
+use gateway_images::platform::Platform;
+use gateway_images::reference::Reference;
+use gateway_llb::pb;
+
+use crate::job::JobInner;
+use crate::key::{chain_id, digest_of, image_key, source_digest};
+use crate::live::{LiveVertex, VertexKey};
+use crate::report::StatusHandle;
+use crate::shared::{Outcome, blocking, spawn_shared};
+use crate::solve::internal;
+use crate::store::{Layer, LayerRecord, LazyBlob, Snapshot, VariantRecord};
+
+/// All about an image but the bytes of its layers.
+#[derive(Debug, Clone)]
+pub struct ImageMeta {
+    /// What the reference named: an index or the manifest.
+    pub root: Digest,
+    pub config: Vec<u8>,
+    /// Lowest first.
+    pub layers: Vec<Descriptor>,
+    pub diff_ids: Vec<String>,
+    /// Normalised, without a digest that was not asked for.
+    pub reference: String,
+}
+
+/// Where an image is looked for first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResolveMode {
+    /// The registry; what is stored when it cannot be reached.
+    Default,
+    Pull,
+    /// What is stored, by name; else the registry.
+    PreferLocal,
+}
+
+impl ResolveMode {
+    pub fn parse(text: &str) -> Outcome<Self> {
+        match text {
+            "" | "default" => Ok(ResolveMode::Default),
+            "pull" => Ok(ResolveMode::Pull),
+            "local" => Ok(ResolveMode::PreferLocal),
+            other => Err(Error::unknown(format!("invalid resolvemode: {other}"))),
+        }
+    }
+}
+
+pub fn platform_of(platform: &pb::Platform) -> Platform {
+    Platform {
+        architecture: platform.architecture.clone(),
+        os: platform.os.clone(),
+        os_version: platform.os_version.clone(),
+        os_features: platform.os_features.clone(),
+        variant: platform.variant.clone(),
+    }
+}
+
+fn parse(reference: &str) -> Outcome<Reference> {
+    Reference::parse(reference)
+        .map_err(|error| Error::invalid(format!("failed to parse image {reference}: {error}")))
+}
+
+/// Resolves once per build and mode.
+pub async fn resolve(
+    job: &Arc<JobInner>,
+    reference: &str,
+    platform: &pb::Platform,
+    mode: ResolveMode,
+) -> Outcome<Arc<ImageMeta>> {
+    let reference = parse(reference)?;
+    let wanted = platform_of(platform);
+    let key = (reference.to_string(), wanted.to_string(), mode);
+    let work = {
+        let mut images = job.images();
+        match images.get(&key) {
+            Some(work) => work.clone(),
+            None => {
+                let inner = job.clone();
+                let work = spawn_shared(async move {
+                    inner
+                        .until_cancelled(find(&inner, &reference, &wanted, mode))
+                        .await
+                        .map(Arc::new)
+                });
+                images.insert(key, work.clone());
+                work
+            }
+        }
+    };
+    work.await
+}
+
+async fn find(
+    job: &Arc<JobInner>,
+    reference: &Reference,
+    platform: &Platform,
+    mode: ResolveMode,
+) -> Outcome<ImageMeta> {
+    // A digest says all: what is stored under it cannot be stale.
+    if let Some(digest) = reference.digest()
+        && let Some(meta) = stored(job, reference, digest, platform)?
+    {
+        return Ok(meta);
+    }
+    let named = || -> Outcome<Option<ImageMeta>> {
+        if reference.digest().is_some() {
+            return Ok(None);
+        }
+        let record = job
+            .store()
+            .db()
+            .image(&reference.to_string())
+            .map_err(internal)?;
+        match record.map(|record| record.digest.parse::<Digest>()) {
+            Some(Ok(digest)) => stored(job, reference, &digest, platform),
+            _ => Ok(None),
+        }
+    };
+    if mode == ResolveMode::PreferLocal
+        && let Some(meta) = named()?
+    {
+        return Ok(meta);
+    }
+    match fetch(job, reference, platform).await {
+        Ok(meta) => Ok(meta),
+        Err(error) => match mode {
+            ResolveMode::Default => named()?.ok_or(error),
+            _ => Err(error),
+        },
+    }
+}
+
+async fn fetch(
+    job: &Arc<JobInner>,
+    reference: &Reference,
+    platform: &Platform,
+) -> Outcome<ImageMeta> {
+    let found = job
+        .solver()
+        .registries()
+        .image(reference, platform)
+        .await
+        .map_err(|error| {
+            let code = match error.is_not_found() {
+                true => Code::NotFound,
+                false => Code::Unknown,
+            };
+            Error::new(code, error.to_string())
+        })?;
+    let blobs = job.store().blobs();
+    for bytes in [
+        &found.root.bytes,
+        &found.manifest.bytes,
+        &found.config_bytes,
+    ] {
+        blobs.put(bytes).map_err(internal)?;
+    }
+    meta(
+        reference,
+        found.root.descriptor.digest.clone(),
+        found.config_bytes.to_vec(),
+        found.layers,
+    )
+}
+
+/// The image from manifests and config in the blob store; `None` when one is not there.
+fn stored(
+    job: &Arc<JobInner>,
+    reference: &Reference,
+    digest: &Digest,
+    platform: &Platform,
+) -> Outcome<Option<ImageMeta>> {
+    let blobs = job.store().blobs();
+    let mut current = digest.clone();
+    // Indexes inside indexes: real ones have one level.
+    for _ in 0..4 {
+        if !blobs.contains(&current) {
+            return Ok(None);
+        }
+        let bytes = blobs.read(&current, MAX_MANIFEST_BYTES).map_err(internal)?;
+        let raw = RawManifest::parse(bytes, None).map_err(internal)?;
+        match raw.parsed {
+            ParsedManifest::Index(index) => {
+                let chosen = platform
+                    .choose(&index.manifests)
+                    .map_err(|error| Error::new(Code::NotFound, format!("{reference}: {error}")))?;
+                current = chosen.digest.clone();
+            }
+            ParsedManifest::Image(manifest) => {
+                if !blobs.contains(&manifest.config.digest) {
+                    return Ok(None);
+                }
+                let config = blobs
+                    .read(&manifest.config.digest, MAX_CONFIG_BYTES)
+                    .map_err(internal)?;
+                return meta(reference, digest.clone(), config, manifest.layers).map(Some);
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn meta(
+    reference: &Reference,
+    root: Digest,
+    config: Vec<u8>,
+    layers: Vec<Descriptor>,
+) -> Outcome<ImageMeta> {
+    #[derive(serde::Deserialize, Default)]
+    struct Config {
+        #[serde(default)]
+        rootfs: RootFs,
+    }
+    #[derive(serde::Deserialize, Default)]
+    struct RootFs {
+        #[serde(default)]
+        diff_ids: Vec<String>,
+    }
+    let parsed: Config = serde_json::from_slice(&config)
+        .map_err(|error| Error::unknown(format!("image config of {reference}: {error}")))?;
+    Ok(ImageMeta {
+        root,
+        config,
+        layers,
+        diff_ids: parsed.rootfs.diff_ids,
+        reference: reference.to_string(),
+    })
+}
+
+/// The attributes of the source, read.
+async fn resolve_op(
+    job: &Arc<JobInner>,
+    vertex: &LiveVertex,
+    op: &pb::SourceOp,
+    reference: &str,
+) -> Outcome<(Arc<ImageMeta>, Option<i64>)> {
+    let mode = ResolveMode::parse(attr(op, "image.resolvemode"))?;
+    let limit = match attr(op, "image.layerlimit") {
+        "" => None,
+        text => match text.parse::<i64>() {
+            Ok(limit) if limit > 0 => Some(limit),
+            _ => return Err(Error::unknown(format!("invalid layer limit {text}"))),
+        },
+    };
+    let platform = job.platform(&vertex.op);
+    let meta = resolve(job, reference, &platform, mode).await?;
+    let checksum = attr(op, "image.checksum");
+    if !checksum.is_empty() && checksum != meta.root.to_string() {
+        return Err(Error::unknown(format!(
+            "image digest {} for {} does not match expected checksum {checksum}",
+            meta.root, meta.reference
+        )));
+    }
+    Ok((meta, limit))
+}
+
+fn attr<'a>(op: &'a pb::SourceOp, name: &str) -> &'a str {
+    op.attrs.get(name).map_or("", String::as_str)
+}
+
+/// Both keys of an image: what the reference resolved to, and its layers.
+pub async fn keys(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::SourceOp,
+    reference: &str,
+) -> Outcome<VertexKey> {
+    let running = job.reports.start(&vertex.digest);
+    let status = job
+        .reports
+        .status(&vertex.digest, format!("resolve {reference}"), "");
+    let resolved = resolve_op(job, vertex, op, reference).await;
+    status.done();
+    running.finish(&resolved);
+    let (meta, limit) = resolved?;
+    let platform = job.platform(&vertex.op);
+    let first = image_key(&meta.root.to_string(), &platform, limit);
+    let mut keys = vec![source_digest(&first)];
+    let kept = limited(&meta, limit)?;
+    if let Some(chain) = chain_id(meta.diff_ids.get(..kept).unwrap_or(&meta.diff_ids)) {
+        keys.push(source_digest(&chain));
+    }
+    Ok(VertexKey::Source(keys))
+}
+
+fn limited(meta: &ImageMeta, limit: Option<i64>) -> Outcome<usize> {
+    let count = meta.layers.len();
+    let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else {
+        return Ok(count);
+    };
+    if limit > count {
+        return Err(Error::unknown(format!(
+            "layer limit {limit} is greater than the {count} layers of {}",
+            meta.reference
+        )));
+    }
+    Ok(limit)
+}
+
+/// The layers as they are: those not here are fetched by whoever needs them.
+pub async fn run(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::SourceOp,
+    reference: &str,
+) -> Outcome<Vec<Snapshot>> {
+    let (meta, limit) = resolve_op(job, vertex, op, reference).await?;
+    let kept = limited(&meta, limit)?;
+    let snapshot = snapshot(job, &meta, kept, &vertex.digest)?;
+    let here = snapshot
+        .layers
+        .iter()
+        .all(|layer| job.store().has_layer(&layer.id));
+    if here {
+        job.reports.cached(&vertex.digest);
+    }
+    Ok(vec![snapshot])
+}
+
+/// The first `kept` layers of an image as a snapshot.
+pub fn snapshot(
+    job: &Arc<JobInner>,
+    meta: &ImageMeta,
+    kept: usize,
+    vertex: &str,
+) -> Outcome<Snapshot> {
+    if meta.layers.len() != meta.diff_ids.len() {
+        return Err(Error::unknown(format!(
+            "image {} has {} layers, its config names {}",
+            meta.reference,
+            meta.layers.len(),
+            meta.diff_ids.len()
+        )));
+    }
+    let mut chain: Option<String> = None;
+    let mut base: Vec<String> = Vec::new();
+    let mut layers = Vec::new();
+    for (descriptor, diff_id) in meta.layers.iter().zip(&meta.diff_ids).take(kept) {
+        let id = match &chain {
+            None => diff_id.clone(),
+            Some(below) => digest_of(format!("{below} {diff_id}").as_bytes()),
+        };
+        let layer = Layer {
+            id: id.clone(),
+            lazy: Some(Arc::new(LazyBlob {
+                descriptor: descriptor.clone(),
+                diff_id: diff_id.clone(),
+                reference: meta.reference.clone(),
+                base: base.clone(),
+                vertex: vertex.to_owned(),
+            })),
+            local: None,
+        };
+        job.remember_lazy(&layer);
+        layers.push(layer);
+        base.push(id.clone());
+        chain = Some(id);
+    }
+    Ok(Snapshot::new(layers))
+}
+
+/// Fetches and unpacks what is not here of a snapshot, all layers at once.
+pub async fn ensure(job: &Arc<JobInner>, snapshot: &Snapshot) -> Outcome<()> {
+    let missing: Vec<Layer> = snapshot
+        .layers
+        .iter()
+        .filter(|layer| layer.local.is_none() && !job.store().has_layer(&layer.id))
+        .cloned()
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let works: Vec<_> = missing
+        .iter()
+        .map(|layer| {
+            let mut pulls = job.pulls();
+            if let Some(work) = pulls.get(&layer.id) {
+                return work.clone();
+            }
+            let (inner, layer) = (job.clone(), layer.clone());
+            let id = layer.id.clone();
+            let work =
+                spawn_shared(
+                    async move { inner.until_cancelled(ensure_layer(&inner, &layer)).await },
+                );
+            pulls.insert(id, work.clone());
+            work
+        })
+        .collect();
+    let vertex = missing
+        .iter()
+        .find_map(|layer| layer.lazy.as_ref().map(|lazy| lazy.vertex.clone()));
+    let running = vertex.as_ref().map(|vertex| job.reports.start(vertex));
+    let outcome = try_join_all(works).await;
+    if let Some(running) = running {
+        running.finish(&outcome);
+    }
+    outcome.map(drop)
+}
+
+/// The same behind a type of its own: layers wait for layers.
+fn ensure_below(job: Arc<JobInner>, below: Snapshot) -> BoxFuture<'static, Outcome<()>> {
+    Box::pin(async move { ensure(&job, &below).await })
+}
+
+async fn ensure_layer(job: &Arc<JobInner>, layer: &Layer) -> Outcome<()> {
+    let lazy = layer.lazy.clone().ok_or_else(|| {
+        Error::new(
+            Code::NotFound,
+            format!("layer {} is gone from the store", layer.id),
+        )
+    })?;
+    let lock = job.store().lock(&layer.id).await.map_err(internal)?;
+    if job.store().has_layer(&layer.id) {
+        return Ok(());
+    }
+    download(job, &lazy).await?;
+    let status = job.reports.status(
+        &lazy.vertex,
+        format!("extracting {}", lazy.descriptor.digest),
+        "extracting",
+    );
+    let parents: Vec<Layer> = lazy
+        .base
+        .iter()
+        .filter_map(|id| job.lazy_layer(id))
+        .collect();
+    let alone = extract(job, layer, &lazy, None).await;
+    match alone {
+        Ok(()) => {}
+        Err(Extract::NeedsParents) => {
+            // Only now the layers below are waited for; without them nothing is copied from there.
+            let below = Snapshot::new(parents);
+            ensure_below(job.clone(), below.clone()).await?;
+            extract(job, layer, &lazy, Some(below))
+                .await
+                .map_err(Extract::into_error)?;
+        }
+        Err(error) => return Err(error.into_error()),
+    }
+    status.done();
+    drop(lock);
+    Ok(())
+}
+
+enum Extract {
+    NeedsParents,
+    Failed(Error),
+}
+
+impl Extract {
+    fn into_error(self) -> Error {
+        match self {
+            Extract::NeedsParents => Error::unknown("layer refers to layers that are not below it"),
+            Extract::Failed(error) => error,
+        }
+    }
+}
+
+async fn extract(
+    job: &Arc<JobInner>,
+    layer: &Layer,
+    lazy: &Arc<LazyBlob>,
+    below: Option<Snapshot>,
+) -> Result<(), Extract> {
+    let (job, layer, lazy) = (job.clone(), layer.clone(), lazy.clone());
+    let outcome = blocking(move || {
+        let store = job.store();
+        let work = store.work_dir().map_err(internal)?;
+        let dest = work.path().join("fs");
+        let blob = store
+            .blobs()
+            .reader(&lazy.descriptor.digest)
+            .map_err(internal)?;
+        let parents = match (&below, lazy.base.is_empty()) {
+            (_, true) => Some(Vec::new()),
+            (Some(below), false) => Some(store.lowers(below)),
+            (None, false) => None,
+        };
+        let options = UnpackOptions {
+            parents: parents.as_deref(),
+            diff_id: Some(lazy.diff_id.parse().map_err(internal)?),
+            ..UnpackOptions::default()
+        };
+        let report = match unpack(std::io::BufReader::new(blob), &dest, &options) {
+            Ok(report) => report,
+            Err(UnpackError::NeedsParents { .. }) => return Ok(false),
+            Err(error) => {
+                return Err(Error::unknown(format!(
+                    "failed to extract layer {}: {error}",
+                    lazy.descriptor.digest
+                )));
+            }
+        };
+        store
+            .db()
+            .add_layer(&LayerRecord {
+                id: layer.id.clone(),
+                base: lazy.base.clone(),
+                description: format!("pulled from {}", lazy.reference),
+                created_at: time::OffsetDateTime::now_utc().unix_timestamp(),
+                opaque_root: report.opaque_root,
+            })
+            .map_err(internal)?;
+        store
+            .db()
+            .add_variant(
+                &layer.id,
+                crate::export::ANY_FORM,
+                &VariantRecord {
+                    digest: lazy.descriptor.digest.to_string(),
+                    size: lazy.descriptor.size,
+                    media_type: lazy.descriptor.media_type.clone(),
+                    diff_id: lazy.diff_id.clone(),
+                },
+            )
+            .map_err(internal)?;
+        if report.opaque_root {
+            store.mark_opaque_root(&layer.id).map_err(internal)?;
+        }
+        store.commit_layer(&dest, &layer.id).map_err(internal)?;
+        Ok(true)
+    })
+    .await;
+    match outcome {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Extract::NeedsParents),
+        Err(error) => Err(Extract::Failed(error)),
+    }
+}
+
+/// Brings a layer's blob into the blob store.
+pub async fn download(job: &Arc<JobInner>, lazy: &LazyBlob) -> Outcome<()> {
+    let blobs = job.store().blobs();
+    let descriptor = &lazy.descriptor;
+    if blobs.contains(&descriptor.digest) {
+        return Ok(());
+    }
+    let status: StatusHandle = job
+        .reports
+        .status(&lazy.vertex, descriptor.digest.to_string(), "");
+    let mut status = status;
+    let reference = parse(&lazy.reference)?;
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::unknown(format!("failed to copy: {}: {error}", descriptor.digest))
+    };
+    let mut stream = job
+        .solver()
+        .registries()
+        .blob(&reference, descriptor)
+        .await
+        .map_err(|error| failed(&error))?;
+    let mut writer = blobs.writer().map_err(internal)?;
+    let mut told = std::time::Instant::now();
+    while let Some(chunk) = stream.try_next().await.map_err(|error| failed(&error))? {
+        writer.write_all(&chunk).map_err(|error| failed(&error))?;
+        if told.elapsed() >= PROGRESS_INTERVAL {
+            status.update(writer.written(), descriptor.size);
+            told = std::time::Instant::now();
+        }
+    }
+    writer
+        .commit_as(&descriptor.digest, descriptor.size)
+        .map_err(internal)?;
+    status.update(descriptor.size, descriptor.size);
+    status.done();
+    Ok(())
+}
+
+/// As observed with BuildKit.
+const PROGRESS_INTERVAL: std::time::Duration = std::time::Duration::from_millis(150);

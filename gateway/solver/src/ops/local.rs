@@ -1,0 +1,108 @@
+//! Directories of the client: a private, filtered copy per session.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use gateway_api::Error;
+use gateway_llb::pb;
+
+use crate::fs::{Filter, Root, SyncOptions, sync_into};
+use crate::job::JobInner;
+use crate::key::{LocalFilter, local_key};
+use crate::live::LiveVertex;
+use crate::shared::{Outcome, blocking};
+use crate::solve::internal;
+use crate::store::{Layer, Snapshot, new_id};
+
+/// As observed with BuildKit.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+fn list(op: &pb::SourceOp, name: &str) -> Vec<String> {
+    op.attrs
+        .get(name)
+        .and_then(|json| serde_json::from_str(json).ok())
+        .unwrap_or_default()
+}
+
+fn filter(op: &pb::SourceOp) -> Filter {
+    Filter {
+        include: list(op, "local.includepattern"),
+        exclude: list(op, "local.excludepatterns"),
+        follow: list(op, "local.followpaths"),
+    }
+}
+
+/// Never equal to that of another session.
+pub fn key(job: &JobInner, op: &pb::SourceOp, name: &str) -> String {
+    let session = op
+        .attrs
+        .get("local.session")
+        .map_or_else(|| job.options.session.id(), String::as_str);
+    let filter = filter(op);
+    let filter = LocalFilter {
+        include: filter.include,
+        exclude: filter.exclude,
+        follow: filter.follow,
+    };
+    local_key(name, session, &filter)
+}
+
+pub async fn run(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::SourceOp,
+    name: &str,
+) -> Outcome<Vec<Snapshot>> {
+    let running = job.reports.start(&vertex.digest);
+    let outcome = transfer(job, vertex, op, name).await;
+    running.finish(&outcome);
+    outcome.map(|snapshot| vec![snapshot])
+}
+
+async fn transfer(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::SourceOp,
+    name: &str,
+) -> Outcome<Snapshot> {
+    let dir = job
+        .options
+        .session
+        .local_dir(name)
+        .ok_or_else(|| Error::unknown(format!("no access allowed to dir {name:?}")))?;
+    let status = job.reports.status(
+        &vertex.digest,
+        format!("transferring {name}:"),
+        "transferring",
+    );
+    let filter = filter(op);
+    let inner = job.clone();
+    let shown = std::sync::Mutex::new((status.clone(), std::time::Instant::now()));
+    let (work, bytes) = blocking(move || {
+        let work = inner.store().work_dir().map_err(internal)?;
+        let target = work.sub("fs").map_err(internal)?;
+        let from = Root::open(&dir).map_err(internal)?;
+        let to = Root::open(&target).map_err(internal)?;
+        let progress = |bytes| {
+            let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            if shown.1.elapsed() >= PROGRESS_INTERVAL {
+                shown.0.update(bytes, 0);
+                shown.1 = std::time::Instant::now();
+            }
+        };
+        let options = SyncOptions {
+            progress: Some(&progress),
+            cancel: None,
+        };
+        let stats = sync_into(&from, &filter, &to, &options)
+            .map_err(|error| Error::unknown(error.to_string()))?;
+        Ok((work, stats.bytes))
+    })
+    .await?;
+    status.done_with(bytes);
+    Ok(Snapshot::new(vec![Layer {
+        id: format!("local-{}", new_id()),
+        lazy: None,
+        local: Some(Arc::new(work)),
+    }]))
+}

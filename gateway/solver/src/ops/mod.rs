@@ -1,0 +1,94 @@
+//! The ops: how each is keyed and run.
+
+mod cache_mount;
+mod combine;
+pub mod exec;
+mod file;
+pub mod image;
+mod local;
+
+use std::sync::Arc;
+
+use gateway_api::{Code, Error};
+use gateway_llb::pb;
+
+use crate::job::JobInner;
+use crate::key;
+use crate::live::{LiveVertex, VertexKey};
+use crate::shared::Outcome;
+use crate::store::Snapshot;
+
+/// A source's identifier, split.
+enum Source<'a> {
+    Image(&'a str),
+    Local(&'a str),
+}
+
+fn source(op: &pb::SourceOp) -> Outcome<Source<'_>> {
+    let (scheme, rest) = op
+        .identifier
+        .split_once("://")
+        .ok_or_else(|| Error::unknown(format!("failed to parse {}: invalid", op.identifier)))?;
+    match scheme {
+        "docker-image" => Ok(Source::Image(rest)),
+        "local" => Ok(Source::Local(rest)),
+        "git" | "http" | "https" | "oci-layout" | "docker-image+blob" | "oci-layout+blob" => {
+            Err(Error::new(
+                Code::Unimplemented,
+                format!("{scheme} sources are not supported yet: {}", op.identifier),
+            ))
+        }
+        scheme => Err(Error::unknown(format!(
+            "unknown scheme {scheme}: not found"
+        ))),
+    }
+}
+
+/// What the vertex is known by. Resolves images; reads no content.
+pub async fn key(job: &Arc<JobInner>, vertex: &Arc<LiveVertex>) -> Outcome<VertexKey> {
+    let inputs = vertex.inputs.len();
+    let op_key = match &vertex.op.op {
+        Some(pb::op::Op::Source(op)) => {
+            return match source(op)? {
+                Source::Image(reference) => image::keys(job, vertex, op, reference).await,
+                Source::Local(name) => Ok(VertexKey::Source(vec![key::source_digest(
+                    &local::key(job, op, name),
+                )])),
+            };
+        }
+        Some(pb::op::Op::Exec(exec)) => {
+            key::exec_key(exec, &job.platform(&vertex.op), inputs).map_err(Error::unknown)?
+        }
+        Some(pb::op::Op::File(file)) => key::file_key(file, inputs).map_err(Error::unknown)?,
+        Some(pb::op::Op::Merge(merge)) => key::merge_key(merge, inputs),
+        Some(pb::op::Op::Diff(diff)) => key::diff_key(diff, inputs),
+        Some(pb::op::Op::Build(build)) => key::build_key(build, inputs),
+        Some(pb::op::Op::Passthrough(op)) => key::passthrough_key(op, inputs),
+        None => return Err(Error::unknown("no support for <nil>")),
+    };
+    Ok(VertexKey::Op(op_key))
+}
+
+/// Runs the op over its inputs' file systems; gives those of its outputs.
+pub async fn run(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    inputs: Vec<Snapshot>,
+) -> Outcome<Vec<Snapshot>> {
+    match &vertex.op.op {
+        Some(pb::op::Op::Source(op)) => match source(op)? {
+            Source::Image(reference) => image::run(job, vertex, op, reference).await,
+            Source::Local(name) => local::run(job, vertex, op, name).await,
+        },
+        Some(pb::op::Op::Exec(op)) => exec::run(job, vertex, op, inputs).await,
+        Some(pb::op::Op::File(op)) => file::run(job, vertex, op, inputs).await,
+        Some(pb::op::Op::Merge(op)) => combine::merge(job, vertex, op, &inputs),
+        Some(pb::op::Op::Diff(op)) => combine::diff(job, vertex, op, inputs).await,
+        Some(pb::op::Op::Passthrough(op)) => combine::passthrough(op, &inputs),
+        Some(pb::op::Op::Build(_)) => Err(Error::new(
+            Code::Unimplemented,
+            "build ops are not supported yet",
+        )),
+        None => Err(Error::unknown("no support for <nil>")),
+    }
+}

@@ -1,0 +1,424 @@
+//! How a result comes about: keys first, then content, then work.
+//!
+//! For an output of a vertex: do its definition keys lead to a stored result? Then nothing below
+//! is evaluated. Else the content of those inputs is hashed that may count by content. Only then
+//! the op runs, when all inputs are there, and what it made is stored under every key that leads
+//! to it. Each of these is one shared work per vertex, on a task of its own.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use gateway_api::{Code, Error};
+
+use crate::content;
+use crate::job::JobInner;
+use crate::key::{Dep, digest_of, root_key};
+use crate::live::{Done, Known, LiveVertex, VertexKey};
+use crate::ops;
+use crate::shared::{Outcome, SharedWork, spawn_shared};
+use crate::store::{Candidate, Layer, Snapshot, new_id};
+
+/// Keys of things that no other build has: never looked up, never stored.
+fn is_private(key: &str) -> bool {
+    key.starts_with("random:")
+}
+
+fn public(keys: &[String], selector: Option<&String>) -> Vec<Candidate> {
+    keys.iter()
+        .filter(|key| !is_private(key))
+        .map(|key| Candidate {
+            key: key.clone(),
+            selector: selector.cloned().unwrap_or_default(),
+        })
+        .collect()
+}
+
+impl JobInner {
+    fn input(&self, vertex: &LiveVertex, index: usize) -> Outcome<(Arc<LiveVertex>, i64)> {
+        let (key, output) = vertex.inputs.get(index).ok_or_else(|| {
+            Error::new(
+                Code::Internal,
+                format!("{} has no input {index}", vertex.name),
+            )
+        })?;
+        Ok((self.graph.get(key)?, *output))
+    }
+
+    fn vertex_key(self: &Arc<Self>, vertex: &Arc<LiveVertex>) -> SharedWork<Arc<VertexKey>> {
+        let mut states = vertex.states();
+        if let Some(work) = &states.key {
+            return work.clone();
+        }
+        let (job, owner) = (self.clone(), vertex.clone());
+        let work = spawn_shared(async move {
+            let key = job.until_cancelled(ops::key(&job, &owner)).await;
+            key.map(Arc::new)
+                .map_err(|error| owner.blame(error.context("failed to load cache key")))
+        });
+        states.key = Some(work.clone());
+        work
+    }
+
+    /// What is known of an output before any work.
+    fn known(self: &Arc<Self>, vertex: &Arc<LiveVertex>, output: i64) -> SharedWork<Arc<Known>> {
+        let mut states = vertex.states();
+        if let Some(work) = states.known.get(&output) {
+            return work.clone();
+        }
+        let (job, owner) = (self.clone(), vertex.clone());
+        let work = spawn_shared(async move { job.find_known(&owner, output).await.map(Arc::new) });
+        states.known.insert(output, work.clone());
+        work
+    }
+
+    async fn find_known(self: &Arc<Self>, vertex: &Arc<LiveVertex>, output: i64) -> Outcome<Known> {
+        let key = match &*self.vertex_key(vertex).await? {
+            VertexKey::Source(digests) => {
+                return Ok(Known {
+                    keys: digests.iter().map(|d| root_key(d, output)).collect(),
+                    hit: None,
+                });
+            }
+            VertexKey::Op(key) => key.clone(),
+        };
+        if vertex.metadata.ignore_cache {
+            return Ok(Known {
+                keys: Vec::new(),
+                hit: None,
+            });
+        }
+        if key.deps.is_empty() {
+            let root = root_key(&key.digest, output);
+            let hit = self.stored(std::slice::from_ref(&root))?;
+            return Ok(Known {
+                keys: vec![root],
+                hit,
+            });
+        }
+        let inputs = self.known_inputs(vertex).await?;
+        let candidates: Vec<Vec<Candidate>> = inputs
+            .iter()
+            .zip(&key.deps)
+            .map(|(known, dep)| public(&known.keys, dep.selector.as_ref()))
+            .collect();
+        let keys = self.targets(&key.digest, output, &candidates)?;
+        let hit = self.stored(&keys)?;
+        Ok(Known { keys, hit })
+    }
+
+    async fn known_inputs(self: &Arc<Self>, vertex: &Arc<LiveVertex>) -> Outcome<Vec<Arc<Known>>> {
+        let mut works = Vec::with_capacity(vertex.inputs.len());
+        for index in 0..vertex.inputs.len() {
+            let (input, output) = self.input(vertex, index)?;
+            works.push(self.known(&input, output));
+        }
+        try_join_all(works).await
+    }
+
+    fn targets(
+        &self,
+        digest: &str,
+        output: i64,
+        candidates: &[Vec<Candidate>],
+    ) -> Outcome<Vec<String>> {
+        let op = format!("{digest}@{output}");
+        self.store().db().targets(&op, candidates).map_err(internal)
+    }
+
+    /// The newest stored result whose layers are all here.
+    fn stored(&self, keys: &[String]) -> Outcome<Option<Snapshot>> {
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        for layers in self.store().db().results(keys).map_err(internal)? {
+            let mut found = Vec::with_capacity(layers.len());
+            for id in &layers {
+                match self.find_layer(id) {
+                    Some(layer) => found.push(layer),
+                    None => break,
+                }
+            }
+            if found.len() == layers.len() {
+                return Ok(Some(Snapshot::new(found)));
+            }
+            self.store().db().drop_result(&layers).map_err(internal)?;
+        }
+        Ok(None)
+    }
+
+    /// A layer by its id: on disk, or of an image that this build resolved.
+    fn find_layer(&self, id: &str) -> Option<Layer> {
+        if self.store().has_layer(id) {
+            return Some(Layer::stored(id));
+        }
+        self.lazy_layer(id)
+    }
+
+    /// An output with all of its work done.
+    pub(crate) fn done(
+        self: &Arc<Self>,
+        vertex: &Arc<LiveVertex>,
+        output: i64,
+    ) -> SharedWork<Arc<Done>> {
+        let mut states = vertex.states();
+        if let Some(work) = states.done.get(&output) {
+            return work.clone();
+        }
+        let (job, owner) = (self.clone(), vertex.clone());
+        let work = spawn_shared(async move {
+            let done = job.until_cancelled(job.find_done(&owner, output)).await;
+            done.map(Arc::new)
+        });
+        states.done.insert(output, work.clone());
+        work
+    }
+
+    async fn find_done(self: &Arc<Self>, vertex: &Arc<LiveVertex>, output: i64) -> Outcome<Done> {
+        let known = self.known(vertex, output).await?;
+        if let Some(snapshot) = &known.hit {
+            self.reports.cached(&vertex.digest);
+            return Ok(Done {
+                keys: known.keys.clone(),
+                snapshot: snapshot.clone(),
+            });
+        }
+        match &*self.vertex_key(vertex).await? {
+            VertexKey::Source(_) => {
+                let snapshot = self.output(vertex, output).await?;
+                Ok(Done {
+                    keys: known.keys.clone(),
+                    snapshot,
+                })
+            }
+            VertexKey::Op(key) => {
+                let by_content = self.find_by_content(vertex, output, &known, key).await?;
+                if let Some(done) = by_content {
+                    self.reports.cached(&vertex.digest);
+                    return Ok(done);
+                }
+                self.run(vertex, output, &known, key).await
+            }
+        }
+    }
+
+    /// Looks for a stored result by the content of inputs whose own keys lead nowhere.
+    async fn find_by_content(
+        self: &Arc<Self>,
+        vertex: &Arc<LiveVertex>,
+        output: i64,
+        known: &Known,
+        key: &crate::key::OpKey,
+    ) -> Outcome<Option<Done>> {
+        if vertex.metadata.ignore_cache || !key.deps.iter().any(|dep| dep.content.is_some()) {
+            return Ok(None);
+        }
+        let inputs = self.known_inputs(vertex).await?;
+        let mut candidates = Vec::new();
+        let mut wanted = Vec::new();
+        for (index, (input, dep)) in inputs.iter().zip(&key.deps).enumerate() {
+            let own = public(&input.keys, dep.selector.as_ref());
+            let leads = self.leads(&key.digest, output, index, &own)?;
+            if !leads {
+                if dep.content.is_none() {
+                    // No record can match any more.
+                    return Ok(None);
+                }
+                wanted.push(index);
+            }
+            candidates.push(own);
+        }
+        if wanted.is_empty() {
+            wanted = (0..key.deps.len())
+                .filter(|index| {
+                    key.deps
+                        .get(*index)
+                        .is_some_and(|dep| dep.content.is_some())
+                })
+                .collect();
+        }
+        let digests = try_join_all(
+            wanted
+                .iter()
+                .map(|index| self.content_digest(vertex, *index, key)),
+        )
+        .await?;
+        for (index, digest) in wanted.iter().zip(digests) {
+            if let Some(list) = candidates.get_mut(*index) {
+                list.push(content_candidate(&digest));
+            }
+        }
+        let keys = self.targets(&key.digest, output, &candidates)?;
+        let Some(snapshot) = self.stored(&keys)? else {
+            return Ok(None);
+        };
+        // The next build finds it by its definition.
+        let op = format!("{}@{output}", key.digest);
+        for target in &keys {
+            self.store()
+                .db()
+                .save(&op, &candidates, target, None)
+                .map_err(internal)?;
+        }
+        let mut all = known.keys.clone();
+        all.extend(keys);
+        all.dedup();
+        Ok(Some(Done {
+            keys: all,
+            snapshot,
+        }))
+    }
+
+    /// Whether any record of the op has this input.
+    fn leads(&self, digest: &str, output: i64, index: usize, own: &[Candidate]) -> Outcome<bool> {
+        if own.is_empty() {
+            return Ok(false);
+        }
+        let op = format!("{digest}@{output}");
+        self.store()
+            .db()
+            .input_leads(&op, index, own)
+            .map_err(internal)
+    }
+
+    /// The digest of the part of an input that counts by content.
+    fn content_digest(
+        self: &Arc<Self>,
+        vertex: &Arc<LiveVertex>,
+        index: usize,
+        key: &crate::key::OpKey,
+    ) -> SharedWork<Arc<String>> {
+        let mut states = vertex.states();
+        if let Some(work) = states.content.get(&index) {
+            return work.clone();
+        }
+        let (job, owner) = (self.clone(), vertex.clone());
+        let dep: Dep = key.deps.get(index).cloned().unwrap_or_default();
+        let work = spawn_shared(async move {
+            let (input, output) = job.input(&owner, index)?;
+            let done = job.done(&input, output).await?;
+            let selectors = dep.content.unwrap_or_default();
+            let digest = content::digest(&job, &done.snapshot, selectors).await;
+            digest
+                .map(Arc::new)
+                .map_err(|error| owner.blame(error.context("failed to compute cache key")))
+        });
+        states.content.insert(index, work.clone());
+        work
+    }
+
+    /// Does the work and stores what came of it.
+    async fn run(
+        self: &Arc<Self>,
+        vertex: &Arc<LiveVertex>,
+        output: i64,
+        known: &Known,
+        key: &crate::key::OpKey,
+    ) -> Outcome<Done> {
+        let mut works = Vec::with_capacity(vertex.inputs.len());
+        for index in 0..vertex.inputs.len() {
+            let (input, output) = self.input(vertex, index)?;
+            works.push(self.done(&input, output));
+        }
+        let inputs = try_join_all(works).await?;
+        let mut candidates = Vec::new();
+        for (index, (done, dep)) in inputs.iter().zip(&key.deps).enumerate() {
+            let mut list = public(&done.keys, dep.selector.as_ref());
+            if dep.content.is_some() {
+                let digest = self.content_digest(vertex, index, key).await?;
+                list.push(content_candidate(&digest));
+            }
+            candidates.push(list);
+        }
+        // One process, and in it one build, does work of this key at a time; the others find it done.
+        let lock_name = digest_of(format!("{}@{output}{candidates:?}", key.digest).as_bytes());
+        let shareable = candidates.iter().all(|list| !list.is_empty());
+        let _lock = match shareable && !vertex.metadata.ignore_cache {
+            true => Some(self.store().lock(&lock_name).await.map_err(|error| {
+                Error::new(Code::Internal, format!("lock of {}: {error}", vertex.name))
+            })?),
+            false => None,
+        };
+        let mut keys = known.keys.clone();
+        if shareable && !vertex.metadata.ignore_cache && !vertex.inputs.is_empty() {
+            keys = self.targets(&key.digest, output, &candidates)?;
+            if let Some(snapshot) = self.stored(&keys)? {
+                self.reports.cached(&vertex.digest);
+                return Ok(Done { keys, snapshot });
+            }
+        }
+        let snapshot = self.output(vertex, output).await?;
+        if vertex.inputs.is_empty() {
+            keys = vec![root_key(&key.digest, output)];
+        } else if keys.is_empty() {
+            let kind = if shareable { "sha256" } else { "random" };
+            keys.push(format!("{kind}:{}{}", new_id(), new_id()));
+        }
+        if shareable && !snapshot.is_local() {
+            let op = format!("{}@{output}", key.digest);
+            let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
+            let now = i64::try_from(now).unwrap_or(i64::MAX);
+            if let Some(target) = keys.first() {
+                self.store()
+                    .db()
+                    .save(&op, &candidates, target, Some((&snapshot.ids(), now)))
+                    .map_err(internal)?;
+            }
+        }
+        Ok(Done { keys, snapshot })
+    }
+
+    /// One output of the op, which runs once for all of them.
+    async fn output(self: &Arc<Self>, vertex: &Arc<LiveVertex>, output: i64) -> Outcome<Snapshot> {
+        let work = {
+            let mut states = vertex.states();
+            match &states.outputs {
+                Some(work) => work.clone(),
+                None => {
+                    let (job, owner) = (self.clone(), vertex.clone());
+                    let work = spawn_shared(async move { job.execute(&owner).await.map(Arc::new) });
+                    states.outputs = Some(work.clone());
+                    work
+                }
+            }
+        };
+        let outputs = work.await?;
+        usize::try_from(output)
+            .ok()
+            .and_then(|index| outputs.get(index).cloned())
+            .ok_or_else(|| {
+                vertex.blame(Error::unknown(format!(
+                    "invalid response from exec need {output} index but {} results received",
+                    outputs.len()
+                )))
+            })
+    }
+
+    async fn execute(self: &Arc<Self>, vertex: &Arc<LiveVertex>) -> Outcome<Vec<Snapshot>> {
+        let mut works = Vec::with_capacity(vertex.inputs.len());
+        for index in 0..vertex.inputs.len() {
+            let (input, output) = self.input(vertex, index)?;
+            works.push(self.done(&input, output));
+        }
+        let inputs: Vec<Snapshot> = try_join_all(works)
+            .await?
+            .iter()
+            .map(|done| done.snapshot.clone())
+            .collect();
+        let outcome = self
+            .until_cancelled(ops::run(self, vertex, inputs))
+            .await
+            .map_err(|error| vertex.blame(error));
+        outcome
+    }
+}
+
+fn content_candidate(digest: &str) -> Candidate {
+    Candidate {
+        key: crate::key::content_key(digest),
+        selector: String::new(),
+    }
+}
+
+pub(crate) fn internal(error: impl std::fmt::Display) -> Error {
+    Error::new(Code::Internal, error.to_string())
+}
