@@ -18,7 +18,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use crate::cgroup::{self, Group};
 use crate::error::{At, SetupError, Stage};
-use crate::seccomp;
+use crate::seccomp::{self, Policy};
 use crate::spawn::{self, Spawned};
 use crate::stages::{Host, Report};
 use crate::stubs::{self, Changes};
@@ -154,7 +154,8 @@ fn inspect_host() -> Host {
             .iter()
             .any(|(inside, _, length)| (*inside..inside + length).contains(&5)),
         pure_cgroup2: cgroup::is_pure_version_2(),
-        filter: seccomp::compile(),
+        step_filter: seccomp::compile(Policy::Step),
+        frontend_filter: seccomp::compile(Policy::Frontend),
         instance: instance(),
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use gateway_sandbox::{Network, Root, SandboxSpec};
+use gateway_sandbox::{Mount, MountKind, Network, Profile, Root, SandboxSpec, SecretBytes};
 use tempfile::TempDir;
 
 const USER: &str = "gateway-test";
@@ -162,6 +162,30 @@ fn a_single_id_is_enough_for_a_step_that_runs_as_root() {
         .expect("setpriv");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("only mapped ids exist"), "{stderr}");
+}
+
+#[test]
+fn throw_away_roots_secrets_and_frontends_work_rootless() {
+    let rig = Rig::new();
+    let mut spec = rig.shell(
+        "rm -r /etc/group && echo x > /y && cat /y /run/secret; grep ^CapPrm /proc/self/status",
+    );
+    spec.root = Root::Throwaway {
+        lowers: vec![rig.path().join("layer")],
+        size_bytes: 1 << 20,
+    };
+    spec.profile = Profile::FrontendStrict;
+    spec.network = Network::None;
+    spec.mounts = vec![Mount {
+        dest: "/run/secret".into(),
+        kind: MountKind::SecretFile {
+            data: SecretBytes(b"s3cret\n".to_vec()),
+            uid: 0,
+            gid: 0,
+            mode: 0o400,
+        },
+    }];
+    assert_eq!(rig.output(&spec), "x\ns3cret\nCapPrm:\t0000000000000000\n");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use libc::sock_filter;
 
-use super::rules::{self, Rule, Table};
+use super::rules::{self, Policy, Rule, Table};
 
 /// Offsets in what the kernel hands to a filter (`struct seccomp_data`).
 const NUMBER: u32 = 0;
@@ -26,10 +26,10 @@ const DENY: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 const MISSING: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 /// The filter for this machine.
-pub(crate) fn compile() -> Vec<sock_filter> {
+pub(crate) fn compile(policy: Policy) -> Vec<sock_filter> {
     let mut program = vec![load(ARCH)];
     for table in rules::tables() {
-        let body = one_architecture(&table);
+        let body = one_architecture(policy, &table);
         // To the body if it is this architecture, else over it.
         program.push(branch(JUMP_EQUAL, table.arch, 1, 0));
         program.push(jump(body.len()));
@@ -39,19 +39,19 @@ pub(crate) fn compile() -> Vec<sock_filter> {
     program
 }
 
-fn one_architecture(table: &Table) -> Vec<sock_filter> {
+fn one_architecture(policy: Policy, table: &Table) -> Vec<sock_filter> {
     let mut body = vec![load(NUMBER)];
     if let Some(bit) = table.foreign_bit {
         body.push(branch(JUMP_NOT_BELOW, bit, 0, 1));
         body.push(give(DENY));
     }
-    body.extend(search(&ranges(table)));
+    body.extend(search(&ranges(policy, table)));
     body
 }
 
 /// Neighbouring numbers with the same rule, as `(first number, rule)`. Numbers
 /// past the table belong to calls newer than it.
-fn ranges(table: &Table) -> Vec<(u32, Rule)> {
+fn ranges(policy: Policy, table: &Table) -> Vec<(u32, Rule)> {
     let allowed = rules::allowed();
     let mut ranges: Vec<(u32, Rule)> = Vec::new();
     let mut next = 0;
@@ -64,7 +64,7 @@ fn ranges(table: &Table) -> Vec<(u32, Rule)> {
         if *number > next {
             push(next, Rule::Deny);
         }
-        push(*number, rules::rule(name, &allowed));
+        push(*number, rules::rule(policy, name, &allowed));
         next = number + 1;
     }
     push(next, Rule::Missing);
@@ -176,11 +176,18 @@ mod tests {
 
     #[test]
     fn every_call_of_every_table_gets_the_answer_of_its_rule() {
-        let program = compile();
         let allowed = rules::allowed();
-        for table in rules::tables() {
+        for (policy, table) in [Policy::Step, Policy::Frontend]
+            .into_iter()
+            .flat_map(|policy| {
+                rules::tables()
+                    .into_iter()
+                    .map(move |table| (policy, table))
+            })
+        {
+            let program = compile(policy);
             for (number, name) in &table.calls {
-                let expected = match rules::rule(name, &allowed) {
+                let expected = match rules::rule(policy, name, &allowed) {
                     Rule::Allow => ALLOW,
                     Rule::Deny => DENY,
                     Rule::Missing => MISSING,
@@ -194,7 +201,7 @@ mod tests {
 
     #[test]
     fn arguments_decide_about_clone_socket_and_personality() {
-        let program = compile();
+        let program = compile(Policy::Step);
         let ask = |number, argument| answer(&program, X86_64, number, argument);
         assert_eq!(ask(56, 0x11), ALLOW);
         for namespace in [0x2_0000, 0x0200_0000, 0x1000_0000, 0x4000_0000] {
@@ -212,7 +219,7 @@ mod tests {
 
     #[test]
     fn unknown_calls_are_missing_and_unknown_abis_denied() {
-        let program = compile();
+        let program = compile(Policy::Step);
         assert_eq!(answer(&program, X86_64, 1000, 0), MISSING);
         assert_eq!(answer(&program, I386, 1000, 0), MISSING);
         assert_eq!(answer(&program, X86_64, 0x4000_0000, 0), DENY);
@@ -221,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_calls_that_make_and_enter_namespaces_are_denied() {
-        let program = compile();
+        let program = compile(Policy::Step);
         for (number, name) in [
             (272, "unshare"),
             (308, "setns"),
@@ -234,6 +241,18 @@ mod tests {
 
     #[test]
     fn the_program_stays_short() {
-        assert!(compile().len() < 600, "{}", compile().len());
+        assert!(
+            compile(Policy::Step).len() < 600,
+            "{}",
+            compile(Policy::Step).len()
+        );
+    }
+
+    #[test]
+    fn a_frontend_has_unix_sockets_only_and_cannot_trace() {
+        let program = compile(Policy::Frontend);
+        let ask = |number, argument| answer(&program, X86_64, number, argument);
+        assert_eq!([ask(41, 1), ask(41, 2), ask(41, 16)], [ALLOW, DENY, DENY]);
+        assert_eq!([ask(101, 0), ask(0, 0)], [DENY, ALLOW]);
     }
 }

@@ -5,3 +5,4 @@ mod filter;
 mod rules;
 
 pub(crate) use filter::compile;
+pub(crate) use rules::Policy;

@@ -1,6 +1,8 @@
 //! Which system calls a confined payload may make: the default set of
 //! container engines, with the capabilities of a step.
 
+use std::collections::HashSet;
+
 /// What happens to a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
@@ -17,8 +19,33 @@ pub(super) enum Rule {
     OneOf(&'static [u32]),
 }
 
+/// For whom the filter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    Step,
+    /// A program that only computes and talks over its descriptors.
+    Frontend,
+}
+
+/// What a frontend has no use for on top: looking into other processes,
+/// devices, other roots, other owners' files.
+const NOT_FOR_FRONTENDS: [&str; 11] = [
+    "chroot",
+    "kcmp",
+    "mknod",
+    "mknodat",
+    "modify_ldt",
+    "pidfd_getfd",
+    "process_madvise",
+    "process_vm_readv",
+    "process_vm_writev",
+    "ptrace",
+    "socketcall",
+];
+
 /// The flags of `clone` that make new namespaces.
 const NAMESPACE_FLAGS: u32 = 0x7e02_0000;
+const AF_UNIX: u32 = 1;
 const AF_ALG: u32 = 38;
 const AF_VSOCK: u32 = 40;
 /// Plain Linux, 32 bit Linux, both with UNAME26, and the query.
@@ -72,12 +99,19 @@ fn parse(text: &'static str) -> Vec<(u32, &'static str)> {
 }
 
 /// The names allowed with any arguments.
-pub(super) fn allowed() -> std::collections::HashSet<&'static str> {
+pub(super) fn allowed() -> HashSet<&'static str> {
     lines(include_str!("data/allowed.txt")).collect()
 }
 
 /// The rule for a call by name.
-pub(super) fn rule(name: &str, allowed: &std::collections::HashSet<&str>) -> Rule {
+pub(super) fn rule(policy: Policy, name: &str, allowed: &HashSet<&str>) -> Rule {
+    if policy == Policy::Frontend {
+        match name {
+            "socket" => return Rule::OneOf(&[AF_UNIX]),
+            name if NOT_FOR_FRONTENDS.contains(&name) => return Rule::Deny,
+            _ => {}
+        }
+    }
     match name {
         "clone" => Rule::NoBits(NAMESPACE_FLAGS),
         // Its flags are in memory, where a filter cannot look.

@@ -114,12 +114,22 @@ pub(super) fn overlay(
                 return Err(error);
             };
             if std::fs::remove_dir_all(work.join("work/incompat")).is_err() {
-                return Err(error);
+                return Err(explain_overlay(error));
             }
             configure_overlay(lowers, &upper, user_namespace, stage)?.mount(attributes)
         }
-        result => result,
+        result => result.map_err(explain_overlay),
     }
+}
+
+fn explain_overlay(mut error: SetupError) -> SetupError {
+    if matches!(error.errno, libc::EINVAL | libc::EPERM | libc::ENODEV) {
+        error.detail.push_str(
+            " (the directory for changes must be on a file system with extended attributes that \
+             is no overlay itself: inside a container put the state directory on a volume)",
+        );
+    }
+    error
 }
 
 fn configure_overlay(

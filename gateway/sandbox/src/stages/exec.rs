@@ -3,10 +3,10 @@
 
 use std::ffi::CString;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::user::User;
@@ -17,29 +17,20 @@ use crate::sys;
 /// `PATH` of a step whose image sets none, as observed in BuildKit.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Puts the three descriptors in place; absent ones become the root's
-/// `/dev/null`.
+/// Puts the three descriptors in place; absent ones become
+/// `null`.
 pub(super) fn place_stdio(
-    root: BorrowedFd<'_>,
+    null: OwnedFd,
     stdio: [Option<OwnedFd>; 3],
     user: &User,
     terminal: bool,
 ) -> Result<(), SetupError> {
     let what = || "preparing stdin, stdout and stderr".to_owned();
     for (number, fd) in (0..).zip(stdio) {
-        let fd = match fd {
-            Some(fd) => {
-                lend(&fd, user);
-                fd
-            }
-            None => rustix::fs::openat(
-                root,
-                "dev/null",
-                OFlags::RDWR | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .at(Stage::Exec, what)?,
-        };
+        if let Some(fd) = &fd {
+            lend(fd, user);
+        }
+        let fd = fd.as_ref().unwrap_or(&null);
         sys::place_fd(fd.as_fd(), number).at(Stage::Exec, what)?;
     }
     rustix::process::setsid().at(Stage::Exec, || "starting a session".into())?;

@@ -28,6 +28,23 @@ const DEVICES: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
+/// Also lent to an unconfined payload, as far as the host has them.
+const MORE_DEVICES: [&str; 13] = [
+    "kmsg",
+    "cuse",
+    "fuse",
+    "kvm",
+    "loop-control",
+    "loop0",
+    "loop1",
+    "loop2",
+    "loop3",
+    "loop4",
+    "loop5",
+    "loop6",
+    "loop7",
+];
+
 const DEV_LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -87,12 +104,22 @@ pub(super) fn open(spec: &SandboxSpec, host: &Host) -> Result<KernelFs, SetupErr
     if strict {
         proc.set("subset", "pid")?;
     }
-    let proc = proc.mount(private())?;
-    let dev = dev(strict)?;
+    let proc = proc.mount(private()).map_err(explain_proc)?;
+    let insecure = spec.security == Security::Insecure;
+    let dev = dev(strict, insecure)?;
     let mut devices = Vec::with_capacity(DEVICES.len());
     for (name, major, minor) in DEVICES {
         if !(strict && name == "tty") {
             devices.push((name, host_device(name, major, minor)?));
+        }
+    }
+    if insecure {
+        for name in MORE_DEVICES {
+            let path = Path::new("/dev").join(name);
+            if let Ok(node) = detached::clone_tree(rustix::fs::CWD, &path, false) {
+                make_device_file(&dev, name)?;
+                devices.push((name, node));
+            }
         }
     }
     let mut below_dev = Vec::new();
@@ -120,21 +147,39 @@ pub(super) fn open(spec: &SandboxSpec, host: &Host) -> Result<KernelFs, SetupErr
     })
 }
 
-fn dev(strict: bool) -> Result<OwnedFd, SetupError> {
+/// In a container the usual reason is not obvious.
+fn explain_proc(mut error: SetupError) -> SetupError {
+    if error.errno == libc::EPERM {
+        error.detail.push_str(
+            " (a user namespace may only mount /proc if the one outside is not partly hidden: \
+             start the outer container with --security-opt systempaths=unconfined)",
+        );
+    }
+    error
+}
+
+/// What a device node is mounted on.
+fn make_device_file(dev: &OwnedFd, name: &str) -> Result<(), SetupError> {
+    let mode = Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(dev, name, FileType::RegularFile, mode, 0)
+        .at(STAGE, || format!("making /dev/{name}"))
+}
+
+fn dev(strict: bool, insecure: bool) -> Result<OwnedFd, SetupError> {
     let options = [("mode", "755"), ("size", DEV_SIZE)];
-    // No device node made here can be opened; those that can are lent by the
-    // host one by one.
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
+    if !insecure {
+        // No device node made here can be opened; those that can are lent by
+        // the host one by one.
+        attributes |= MountAttrFlags::MOUNT_ATTR_NODEV;
+    }
     let dev = detached::tmpfs(&options, attributes, STAGE)?;
     let what = || "filling /dev".to_owned();
     for (name, _, _) in DEVICES {
         if strict && name == "tty" {
             continue;
         }
-        let mode = Mode::from_raw_mode(0o666);
-        rustix::fs::mknodat(&dev, name, FileType::RegularFile, mode, 0).at(STAGE, what)?;
+        make_device_file(&dev, name)?;
     }
     for (name, target) in DEV_LINKS {
         if !(strict && name == "ptmx") {
@@ -212,7 +257,10 @@ fn cgroupfs(spec: &SandboxSpec, host: &Host) -> Option<OwnedFd> {
 impl KernelFs {
     /// Attaches them inside the root. Mount points that the root lacks are
     /// made and stay, as under BuildKit.
-    pub(super) fn attach(self, root: BorrowedFd<'_>) -> Result<(), SetupError> {
+    ///
+    /// Returns `/dev/null`, opened before any mount of the caller could cover
+    /// it.
+    pub(super) fn attach(self, root: BorrowedFd<'_>) -> Result<OwnedFd, SetupError> {
         attach_dir(root, "proc", &self.proc)?;
         attach_dir(root, "dev", &self.dev)?;
         for (name, node) in &self.devices {
@@ -235,7 +283,8 @@ impl KernelFs {
                 attach_dir(root, "sys/fs/cgroup", cgroup)?;
             }
         }
-        Ok(())
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dev, "null", flags, Mode::empty()).at(STAGE, || "/dev/null".into())
     }
 }
 
@@ -251,7 +300,7 @@ fn attach_dir(root: BorrowedFd<'_>, path: &str, mount: &OwnedFd) -> Result<(), S
 }
 
 /// Hides and write-protects what a confined payload may not reach.
-pub(super) fn confine(root: BorrowedFd<'_>) -> Result<(), SetupError> {
+pub(super) fn confine(root: BorrowedFd<'_>, null: BorrowedFd<'_>) -> Result<(), SetupError> {
     let mut empty: Option<OwnedFd> = None;
     for path in MASKED {
         let Some(target) = open_if_there(root, path)? else {
@@ -270,7 +319,7 @@ pub(super) fn confine(root: BorrowedFd<'_>) -> Result<(), SetupError> {
                 }
             }
         } else {
-            detached::clone_tree(root, Path::new("dev/null"), false).at(STAGE, what)?
+            detached::clone_tree(null, Path::new(""), false).at(STAGE, what)?
         };
         detached::attach(cover.as_fd(), target.as_fd()).at(STAGE, what)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {

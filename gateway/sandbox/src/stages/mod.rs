@@ -43,8 +43,9 @@ pub(crate) struct Host {
     pub tty_group: bool,
     /// The only control group hierarchy is version 2.
     pub pure_cgroup2: bool,
-    /// The system call filter of a confined payload, compiled once.
-    pub filter: Vec<libc::sock_filter>,
+    /// The system call filters, compiled once.
+    pub step_filter: Vec<libc::sock_filter>,
+    pub frontend_filter: Vec<libc::sock_filter>,
     /// Distinguishes this zygote's control groups from others'.
     pub instance: String,
 }
@@ -120,10 +121,10 @@ fn start(
 
     // Only the new root is visible.
     let user = user::find(root.as_fd(), &spec.user)?;
-    kernel.attach(root.as_fd())?;
+    let null = kernel.attach(root.as_fd())?;
     let made = attach::mounts(root.as_fd(), spec, sources)?;
     if spec.security == Security::Sandbox && spec.profile != Profile::FrontendStrict {
-        kernel_fs::confine(root.as_fd())?;
+        kernel_fs::confine(root.as_fd(), null.as_fd())?;
     }
     let cwd = working_directory(&root, &spec.cwd, &user)?;
     if spec.root_readonly {
@@ -139,7 +140,7 @@ fn start(
     privileges::limit(&spec.ulimits)?;
     send(report, &Report::Made(made)).at(Stage::Launcher, || "reporting".into())?;
 
-    exec::place_stdio(root.as_fd(), stdio, &user, spec.terminal)?;
+    exec::place_stdio(null, stdio, &user, spec.terminal)?;
     rustix::process::fchdir(&cwd).at(Stage::Cwd, || format!("entering {}", spec.cwd))?;
     let program = exec::Program::find(spec, &user)?;
     sys::close_on_exec_from(3).at(Stage::Privileges, || "closing descriptors".into())?;

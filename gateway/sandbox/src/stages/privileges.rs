@@ -72,8 +72,11 @@ pub(super) fn drop(spec: &SandboxSpec, host: &Host, user: &User) -> Result<(), S
         }
     }
     if !insecure {
-        sys::install_seccomp(&host.filter)
-            .at(STAGE, || "installing the system call filter".into())?;
+        let filter = match spec.profile {
+            Profile::Step | Profile::FrontendCompat => &host.step_filter,
+            Profile::FrontendStrict => &host.frontend_filter,
+        };
+        sys::install_seccomp(filter).at(STAGE, || "installing the system call filter".into())?;
     }
     let become_user = || {
         let groups = host.setgroups.then_some(user.groups.as_slice());

@@ -10,13 +10,21 @@ use super::Host;
 use super::detached::{self, Upper};
 use super::parking::Parking;
 use crate::error::{At, SetupError, Stage};
-use crate::spec::{Root, SandboxSpec};
+use crate::spec::{Root, SandboxSpec, Security};
 use crate::sys;
 
 /// No device node in the root can be opened: a step may make some (they
 /// belong to its layer), but reaching the host's disks through them would
 /// otherwise only be stopped by a device control group.
 const ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
+
+fn attributes(spec: &SandboxSpec) -> MountAttrFlags {
+    match spec.security {
+        Security::Sandbox => ATTRIBUTES,
+        // Devices are among what it asked for.
+        Security::Insecure => MountAttrFlags::empty(),
+    }
+}
 
 pub(super) fn open(
     spec: &SandboxSpec,
@@ -32,7 +40,7 @@ pub(super) fn open(
             lowers,
             Upper::Dir { upper, work },
             host.user_namespace,
-            ATTRIBUTES,
+            attributes(spec),
             Stage::RootFs,
         ),
         Root::Throwaway { lowers, size_bytes } => {
@@ -41,7 +49,7 @@ pub(super) fn open(
         Root::Dir { path, readonly } => {
             let fail = || path.display().to_string();
             let root = detached::clone_tree(rustix::fs::CWD, path, true).at(Stage::RootFs, fail)?;
-            let mut attributes = sys::ATTR_NODEV;
+            let mut attributes = u64::from(attributes(spec).bits());
             if *readonly {
                 attributes |= sys::ATTR_RDONLY;
             }
