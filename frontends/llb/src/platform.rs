@@ -47,7 +47,8 @@ pub fn host() -> Platform {
 /// # Errors
 /// When a part is malformed or a lone word unknown.
 pub fn parse(text: &str) -> Result<Platform, PlatformError> {
-    let parts: Vec<&str> = text.split('/').collect();
+    // A fourth part holds all the rest, and is named whole when it is refused.
+    let parts: Vec<&str> = text.splitn(4, '/').collect();
     let (os_part, os_version) = match parts.first() {
         Some(first) => match first.split_once('(') {
             Some((os, rest)) if rest.ends_with(')') => (os, rest.trim_end_matches(')').to_owned()),

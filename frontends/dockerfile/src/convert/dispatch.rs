@@ -81,7 +81,7 @@ impl Converter<'_> {
             state = state.hostname(&config.hostname);
         }
         if !stage.image.config.working_dir.is_empty() {
-            let dir = path::join(&["/", &stage.image.config.working_dir]);
+            let dir = absolute("", &stage.image.config.working_dir);
             state = state.dir(&dir);
             stage.image.config.working_dir = dir;
         }
@@ -187,11 +187,7 @@ impl Converter<'_> {
                 "normalizing workdir: cannot normalize nothing",
             ));
         }
-        let absolute = if dir.starts_with('/') {
-            path::clean(&dir)
-        } else {
-            path::join(&["/", &stage.image.config.working_dir, &dir])
-        };
+        let absolute = absolute(&stage.image.config.working_dir, &dir);
         stage.image.config.working_dir.clone_from(&absolute);
         stage.state = stage.state.dir(&absolute);
         let makes = absolute != "/";
@@ -231,5 +227,15 @@ impl Converter<'_> {
             .commit(format!("USER {user}"), false, self.epoch);
         stage.image.config.user = user;
         Ok(())
+    }
+}
+
+/// A directory below the current one. An absolute one stays as it is written: history and config
+/// show it so.
+fn absolute(current: &str, dir: &str) -> String {
+    if dir.starts_with('/') {
+        dir.to_owned()
+    } else {
+        path::join(&["/", current, dir])
     }
 }

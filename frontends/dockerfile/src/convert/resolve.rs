@@ -209,8 +209,8 @@ impl Converter<'_> {
                 "circular dependency detected on stage: {}",
                 name.unwrap_or_default()
             ));
-            // The first instruction is shown first: innermost, so last in the list.
-            for line in lines {
+            // The instruction that closes the ring is shown first: it is the innermost.
+            for line in lines.into_iter().rev() {
                 error = self.at(error, line);
             }
             return Err(error);
