@@ -44,21 +44,40 @@ impl Registries {
         offset: u64,
         hasher: Sha256,
     ) -> Result<BlobStream, RegistryError> {
+        if offset == 0
+            && let Some(bytes) = descriptor.embedded()
+        {
+            return Ok(Box::pin(stream::iter([Ok(bytes)])));
+        }
+        let blob = self
+            .0
+            .open_blob(reference, descriptor, offset, Some(hasher))
+            .await?;
+        Ok(Box::pin(stream::try_unfold(blob, |mut blob| async move {
+            Ok(blob.next().await?.map(|chunk| (chunk, blob)))
+        })))
+    }
+}
+
+impl Inner {
+    /// Opens a blob at `offset`. Without a hasher the caller checks the digest, and tells `bad` when it is wrong.
+    pub(super) async fn open_blob(
+        self: &Arc<Self>,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        offset: u64,
+        hasher: Option<Sha256>,
+    ) -> Result<BlobRead, RegistryError> {
         if descriptor.size == 0 {
             return Err(RegistryError::ZeroSize {
                 reference: reference.to_string(),
                 digest: descriptor.digest.clone(),
             });
         }
-        if offset == 0
-            && let Some(bytes) = descriptor.embedded()
-        {
-            return Ok(Box::pin(stream::iter([Ok(bytes)])));
-        }
-        self.0.online(reference)?;
-        let (endpoints, attempts) = self.0.usable(reference, false);
+        self.online(reference)?;
+        let (endpoints, attempts) = self.usable(reference, false);
         let mut blob = BlobRead {
-            inner: self.0.clone(),
+            inner: self.clone(),
             reference: reference.clone(),
             descriptor: descriptor.clone(),
             waiting: endpoints.into(),
@@ -70,9 +89,7 @@ impl Registries {
             attempts,
         };
         blob.open().await?;
-        Ok(Box::pin(stream::try_unfold(blob, |mut blob| async move {
-            Ok(blob.next().await?.map(|chunk| (chunk, blob)))
-        })))
+        Ok(blob)
     }
 }
 
@@ -88,7 +105,7 @@ struct Open {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-struct BlobRead {
+pub(super) struct BlobRead {
     inner: Arc<Inner>,
     reference: Reference,
     descriptor: Descriptor,
@@ -99,13 +116,14 @@ struct BlobRead {
     done: u64,
     /// Bytes of the open body that were handed out before.
     skip: u64,
-    hasher: Sha256,
+    /// `None` when the caller hashes.
+    hasher: Option<Sha256>,
     idle_resumes: u32,
     attempts: Vec<Attempt>,
 }
 
 impl BlobRead {
-    async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
         while self.done < self.descriptor.size {
             let Some(open) = self.open.as_mut() else {
                 self.open().await?;
@@ -140,11 +158,15 @@ impl BlobRead {
                 found: after,
             }));
         }
-        self.hasher.update(&chunk);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&chunk);
+        }
         self.done = after;
         self.idle_resumes = 0;
-        if after == size {
-            let found = Digest::from_hasher(std::mem::take(&mut self.hasher));
+        if after == size
+            && let Some(hasher) = self.hasher.take()
+        {
+            let found = Digest::from_hasher(hasher);
             if found != self.descriptor.digest {
                 let expected = self.descriptor.digest.clone();
                 return Err(self.bad(HostError::Digest { expected, found }));
@@ -155,7 +177,7 @@ impl BlobRead {
     }
 
     /// The host gave wrong bytes: it is not asked for this blob again, so that another try goes elsewhere.
-    fn bad(&mut self, error: HostError) -> RegistryError {
+    pub(super) fn bad(&mut self, error: HostError) -> RegistryError {
         if let Some(open) = self.open.take() {
             let mut bad = self
                 .inner
@@ -170,6 +192,11 @@ impl BlobRead {
             self.failed(&open.endpoint, error);
         }
         self.give_up()
+    }
+
+    /// No other host is left to ask.
+    pub(super) fn is_on_last_host(&self) -> bool {
+        self.waiting.len() <= 1
     }
 
     async fn broke_off(&mut self, why: String) -> Result<(), RegistryError> {

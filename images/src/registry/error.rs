@@ -48,6 +48,12 @@ pub enum RegistryError {
     /// The registry configuration can't be used: a CA file without certificates, a key that does not fit.
     #[error("registry configuration for {host}: {problem}")]
     Config { host: String, problem: String },
+    /// The local store failed while a blob came in.
+    #[error("store {digest}: {source}")]
+    Store {
+        digest: Digest,
+        source: crate::store::StoreError,
+    },
     /// The local side of a push could not be read.
     #[error("read {digest} for the push: {source}")]
     Source {

@@ -9,6 +9,7 @@ mod challenge;
 pub mod config;
 pub mod credentials;
 pub mod error;
+mod fetch;
 mod hosts;
 mod page;
 mod push;

@@ -1,0 +1,103 @@
+//! Blobs into the blob store: the network fills a queue, a thread hashes and writes, each byte once.
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::Registries;
+use super::error::{HostError, RegistryError};
+use crate::media::Descriptor;
+use crate::reference::Reference;
+use crate::store::{BlobStore, StoreError};
+
+/// Pieces that wait for the writing thread: enough to keep it busy, little to hold.
+const QUEUE: usize = 16;
+
+impl Registries {
+    /// Brings a blob into the store; false when it was there. Wrong bytes of one host are refused and asked of the
+    /// next. `progress` hears the bytes that have come, after each piece.
+    pub async fn fetch(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        store: &BlobStore,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<bool, RegistryError> {
+        let stored = |source: StoreError| RegistryError::Store {
+            digest: descriptor.digest.clone(),
+            source,
+        };
+        if store.size(&descriptor.digest).map_err(stored)? == Some(descriptor.size) {
+            return Ok(false);
+        }
+        if let Some(bytes) = descriptor.embedded() {
+            store.put(&bytes).map_err(stored)?;
+            return Ok(true);
+        }
+        loop {
+            let mut blob = self.0.open_blob(reference, descriptor, 0, None).await?;
+            let (queue, pieces) = mpsc::channel(QUEUE);
+            let (target, wanted) = (store.clone(), descriptor.clone());
+            let writing = tokio::task::spawn_blocking(move || write(&target, &wanted, pieces));
+            let mut come = 0;
+            let broken = loop {
+                match blob.next().await {
+                    Ok(Some(piece)) => {
+                        come += piece.len() as u64;
+                        progress(come);
+                        // The thread is gone only when it failed, and then says why.
+                        if queue.send(piece).await.is_err() {
+                            break None;
+                        }
+                    }
+                    Ok(None) => break None,
+                    Err(error) => break Some(error),
+                }
+            };
+            drop(queue);
+            let written = writing.await.map_err(|e| stored_panic(descriptor, e))?;
+            if let Some(error) = broken {
+                return Err(error);
+            }
+            match written {
+                Ok(()) => return Ok(true),
+                Err(StoreError::DigestMismatch { expected, actual }) => {
+                    let last = blob.is_on_last_host();
+                    let error = blob.bad(HostError::Digest {
+                        expected,
+                        found: actual,
+                    });
+                    if last {
+                        return Err(error);
+                    }
+                }
+                Err(error) => return Err(stored(error)),
+            }
+        }
+    }
+}
+
+fn stored_panic(descriptor: &Descriptor, error: tokio::task::JoinError) -> RegistryError {
+    let source = std::io::Error::other(error);
+    RegistryError::Source {
+        digest: descriptor.digest.clone(),
+        source,
+    }
+}
+
+fn write(
+    store: &BlobStore,
+    wanted: &Descriptor,
+    mut pieces: mpsc::Receiver<Bytes>,
+) -> Result<(), StoreError> {
+    let mut writer = store.writer()?;
+    while let Some(piece) = pieces.blocking_recv() {
+        writer.write_all(&piece).map_err(|source| StoreError::Io {
+            action: "write a blob in",
+            path: store.root().to_owned(),
+            source,
+        })?;
+    }
+    writer.commit_as(&wanted.digest, wanted.size).map(|_| ())
+}
