@@ -100,6 +100,8 @@ impl Meta {
 }
 
 impl From<&Stat> for Meta {
+    // Some fields are narrower on other architectures.
+    #[allow(clippy::useless_conversion)]
     fn from(stat: &Stat) -> Self {
         Self {
             mode: stat.st_mode,

@@ -19,6 +19,8 @@ use super::root::{self, Owner, Root};
 
 /// Prefix of extended attributes among a header's records.
 const XATTR_RECORD: &str = "SCHILY.xattr.";
+/// Memory that unpacking xz may ask for, in KiB: the strongest preset (`xz -9`) needs 65 MiB.
+const XZ_MEMORY_KIB: u32 = 256 * 1024;
 /// Permission bits of directories that an archive implies but does not list.
 const IMPLIED_MODE: u32 = 0o755;
 
@@ -90,7 +92,11 @@ fn decompress(mut file: File) -> std::io::Result<Box<dyn Read>> {
     Ok(match &magic[..len] {
         [0x1f, 0x8b, 0x08, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
         [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(file)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(lzma_rust2::XzReader::new(file, true)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Box::new(lzma_rust2::XzReader::new_mem_limit(
+            file,
+            true,
+            XZ_MEMORY_KIB,
+        )),
         // A frame, or one of the sixteen kinds that readers skip.
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             Box::new(zstd::stream::read::Decoder::with_buffer(file)?)
