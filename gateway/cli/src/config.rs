@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gateway_bridge::{FrontendLimits, FrontendPolicy};
 use gateway_images::registry::{
     DockerConfig, ProxyConfig, Registries, RegistriesConfig, SystemTrust, parse_buildkitd_toml,
 };
@@ -84,11 +85,68 @@ pub fn registries(
         })?;
         settings.credentials = Arc::new(credentials);
     }
-    let registries = Registries::new(settings).map_err(|error| CliError::Config {
-        path: config.map(Path::to_owned).unwrap_or_default(),
-        problem: error.to_string(),
-    })?;
-    Ok((registries, warnings))
+    Ok(Settings {
+        registries: Registries::new(settings),
+        policy: frontends.0,
+        limits: frontends.1,
+        warnings,
+    })
+}
+
+/// Longest time that may be set for a frontend's start, in seconds.
+const LONGEST_START: i64 = 24 * 60 * 60;
+
+/// The `[frontend."..."]` tables. They guard what may run, so whatever is not understood is an error.
+fn frontend_settings(text: &str) -> Result<(FrontendPolicy, FrontendLimits), String> {
+    let mut policy = FrontendPolicy::default();
+    let mut limits = FrontendLimits::default();
+    let document: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
+    let Some(frontends) = document.get("frontend") else {
+        return Ok((policy, limits));
+    };
+    let frontends = frontends
+        .as_table()
+        .ok_or("frontend must hold tables: [frontend.\"gateway.v0\"]")?;
+    for (name, table) in frontends {
+        let table = table
+            .as_table()
+            .ok_or_else(|| format!("frontend.{name:?} must be a table"))?;
+        for (key, value) in table {
+            let wrong = |kind: &str| format!("frontend.{name:?}: {key} must be {kind}");
+            match (name.as_str(), key.as_str()) {
+                ("gateway.v0", "enabled") => {
+                    policy.gateway_enabled =
+                        value.as_bool().ok_or_else(|| wrong("true or false"))?;
+                }
+                ("dockerfile.v0", "enabled") => {
+                    policy.dockerfile_enabled =
+                        value.as_bool().ok_or_else(|| wrong("true or false"))?;
+                }
+                ("gateway.v0", "allowedRepositories") => {
+                    policy.allowed_repositories = value
+                        .as_array()
+                        .and_then(|list| {
+                            list.iter()
+                                .map(|entry| entry.as_str().map(str::to_owned))
+                                .collect()
+                        })
+                        .ok_or_else(|| wrong("a list of repositories"))?;
+                }
+                ("gateway.v0", "startTimeout") => {
+                    let seconds = value
+                        .as_integer()
+                        .filter(|seconds| (1..=LONGEST_START).contains(seconds))
+                        .ok_or_else(|| wrong("a number of seconds"))?;
+                    limits.start_timeout = std::time::Duration::from_secs(seconds.unsigned_abs());
+                }
+                ("gateway.v0" | "dockerfile.v0", _) => {
+                    return Err(format!("frontend.{name:?}: unknown key {key}"));
+                }
+                _ => return Err(format!("unknown frontend {name:?}")),
+            }
+        }
+    }
+    Ok((policy, limits))
 }
 
 #[cfg(test)]
@@ -116,5 +174,28 @@ mod tests {
             Path::new("/home/me/.local/share/gateway")
         );
         assert!(store_root(None, &env(&[]), false).is_err());
+    }
+
+    #[test]
+    fn frontend_tables_set_policy_and_limits() {
+        let (policy, limits) = frontend_settings(
+            "[frontend.\"gateway.v0\"]\nenabled = false\nallowedRepositories = [\"docker/dockerfile\"]\nstartTimeout = 2\n",
+        )
+        .unwrap();
+        assert!(!policy.gateway_enabled);
+        assert_eq!(policy.allowed_repositories, ["docker/dockerfile"]);
+        assert_eq!(limits.start_timeout.as_secs(), 2);
+    }
+
+    #[test]
+    fn what_is_not_understood_of_a_guard_is_an_error() {
+        for text in [
+            "[frontend.\"gateway.v0\"]\nallowedRepos = []\n",
+            "[frontend.\"gateway.v0\"]\nenabled = \"no\"\n",
+            "[frontend.\"gateway.v1\"]\nenabled = false\n",
+            "[frontend.\"gateway.v0\"]\nstartTimeout = -1\n",
+        ] {
+            assert!(frontend_settings(text).is_err(), "{text}");
+        }
     }
 }

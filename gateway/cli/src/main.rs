@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     // ordinary user everything below runs in a user namespace of its own.
     gateway_sandbox::maybe_run_zygote();
     let cli = args::Cli::parse();
-    match gateway_sandbox::rootless::enter_user_namespace(Default::default()) {
+    match gateway_sandbox::rootless::enter_user_namespace(&Default::default()) {
         Ok(Some(code)) => return code,
         Ok(None) => {}
         Err(error) => return fail(&format!("error: {error}\n"), ExitCode::from(error::FAILED)),
@@ -38,7 +38,8 @@ fn run(cli: &args::Cli) -> Result<(), error::CliError> {
 
 /// This process stands in a user namespace: root here is an ordinary user outside.
 fn is_rootless() -> bool {
-    gateway_sandbox::rootless::in_user_namespace()
+    use gateway_sandbox::rootless::{Mapping, mapping};
+    mapping().is_ok_and(|mapping| mapping != Mapping::Full)
 }
 
 fn fail(text: &str, code: ExitCode) -> ExitCode {

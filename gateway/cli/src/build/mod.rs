@@ -10,9 +10,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use gateway_bridge::{
-    BuildRequest, BuildResponse, Engine, EngineOptions, FrontendLimits, FrontendPolicy,
-};
+use gateway_bridge::{BuildRequest, BuildResponse, Engine, EngineOptions};
 use gateway_solver::{Solver, SolverOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -43,8 +41,8 @@ async fn build(args: &Build) -> Result<(), CliError> {
         .collect();
     let exporters = output::exporters(&args.outputs, &args.tags)?;
     let inputs = request::inputs(args, &env, session_id())?;
-    let (registries, warnings) = config::registries(args.config.as_deref(), &env)?;
-    for warning in warnings {
+    let settings = config::settings(args.config.as_deref(), &env)?;
+    for warning in &settings.warnings {
         eprintln!("warning: {warning}");
     }
     let root = config::store_root(
@@ -55,7 +53,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
 
     let solver = Solver::open(SolverOptions {
         root,
-        registries,
+        registries: settings.registries,
         launcher: gateway_sandbox::LauncherOptions::default(),
         max_parallelism: 0,
         default_platform: gateway_llb::platform::host(),
@@ -63,9 +61,9 @@ async fn build(args: &Build) -> Result<(), CliError> {
     .await?;
     let engine = Engine::new(EngineOptions {
         solver,
-        builtins: BTreeMap::from([("dockerfile.v0".to_owned(), gateway_dockerfile::frontend())]),
-        policy: FrontendPolicy::default(),
-        limits: FrontendLimits::default(),
+        builtins: BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile_frontend())]),
+        policy: settings.policy,
+        limits: settings.limits,
     });
 
     let mode = if args.quiet {
@@ -95,6 +93,10 @@ async fn build(args: &Build) -> Result<(), CliError> {
         Err(_) if cancel.is_cancelled() => Err(CliError::Interrupted),
         Err(error) => Err(CliError::Build(Box::new(error))),
     }
+}
+
+fn dockerfile_frontend() -> gateway_api::FrontendFn {
+    Arc::new(|gateway| Box::pin(gateway_dockerfile::build(gateway)))
 }
 
 /// The first signal cancels the build and lets it clean up; a second one ends at once.
