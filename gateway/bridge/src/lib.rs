@@ -4,5 +4,6 @@
 //! What may not enter: how ops are solved or processes confined (asks the solver and the sandbox);
 //! command lines, terminals, the environment.
 
+pub mod host;
 pub mod service;
 pub mod transport;

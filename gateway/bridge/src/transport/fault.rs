@@ -41,6 +41,10 @@ impl Observed {
         self.speaks_http2.send_replace(true);
     }
 
+    pub fn spoke_http2(&self) -> bool {
+        *self.speaks_http2.borrow()
+    }
+
     /// Ends when the frontend has sent the connection preface; never, if it does not.
     pub async fn speaks_http2(&self) {
         let mut seen = self.speaks_http2.subscribe();

@@ -4,6 +4,7 @@ pub mod authority;
 pub mod fault;
 pub mod reader;
 pub mod serve;
+mod writer;
 
 pub use fault::Observed;
 pub use reader::FrontendReader;

@@ -18,6 +18,7 @@ use tower::{Service, ServiceExt, service_fn};
 
 use super::fault::Observed;
 use super::reader::FrontendReader;
+use super::writer::FrontendWriter;
 use crate::service::{BridgeService, HealthService};
 
 /// Streams at once. Frontends of 2018 start three calls per stage at the same time; what is beyond
@@ -39,7 +40,10 @@ where
     R: AsyncRead + Unpin + Send + 'static,
     W: AsyncWrite + Unpin + Send + 'static,
 {
-    let io = tokio::io::join(FrontendReader::new(read, observed.clone()), write);
+    let io = tokio::io::join(
+        FrontendReader::new(read, observed.clone()),
+        FrontendWriter::new(write),
+    );
     let handlers = Handlers::default();
     let connection = http2::Builder::new(handlers.clone())
         .max_header_list_size(limits::MAX_HEADER_LIST_BYTES)

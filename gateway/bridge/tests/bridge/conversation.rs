@@ -62,7 +62,8 @@ fn only(refs: &Refs) -> Ref {
 #[tokio::test]
 async fn every_call_reaches_the_gateway_and_its_answer_the_frontend() {
     let mut mock = Mock::new();
-    mock.files.insert("Dockerfile".to_owned(), b"FROM x".to_vec());
+    mock.files
+        .insert("Dockerfile".to_owned(), b"FROM x".to_vec());
     mock.inputs.insert("context".to_owned(), definition(3));
     let mock = Arc::new(mock);
     let (returned, ended) = converse(mock.clone(), |gateway| async move {
@@ -75,13 +76,23 @@ async fn every_call_reaches_the_gateway_and_its_answer_the_frontend() {
         assert_eq!(reference.def, Some(definition(5)));
         let read = gateway.read_file(&reference, "Dockerfile", None).await?;
         assert_eq!(read, b"FROM x");
-        let range = FileRange { offset: 2, length: 2 };
-        let read = gateway.read_file(&reference, "Dockerfile", Some(range)).await?;
+        let range = FileRange {
+            offset: 2,
+            length: 2,
+        };
+        let read = gateway
+            .read_file(&reference, "Dockerfile", Some(range))
+            .await?;
         assert_eq!(read, b"OM");
         let missing = gateway.read_file(&reference, "x", None).await.unwrap_err();
         assert_eq!(missing.message, "open x: no such file or directory");
         assert_eq!(gateway.read_dir(&reference, "/", None).await?.len(), 1);
-        assert!(gateway.read_dir(&reference, "/", Some("y")).await?.is_empty());
+        assert!(
+            gateway
+                .read_dir(&reference, "/", Some("y"))
+                .await?
+                .is_empty()
+        );
         assert!(gateway.stat_file(&reference, "d").await?.is_dir());
         gateway.evaluate(&reference).await?;
         let config = gateway
@@ -101,8 +112,16 @@ async fn every_call_reaches_the_gateway_and_its_answer_the_frontend() {
                 ..ResolveSourceMetaRequest::default()
             })
             .await?;
-        assert_eq!((meta.source, meta.image.unwrap().digest), (source, config.digest));
-        gateway.warn(Warning { short: b"w".to_vec(), ..Warning::default() }).await?;
+        assert_eq!(
+            (meta.source, meta.image.unwrap().digest),
+            (source, config.digest)
+        );
+        gateway
+            .warn(Warning {
+                short: b"w".to_vec(),
+                ..Warning::default()
+            })
+            .await?;
         Ok(BuildResult {
             refs: Refs::Map([("linux/amd64".to_owned(), reference)].into()),
             metadata: [("k".to_owned(), b"v".to_vec())].into(),
@@ -113,7 +132,9 @@ async fn every_call_reaches_the_gateway_and_its_answer_the_frontend() {
     ended.unwrap();
     let returned = returned.unwrap().unwrap();
     assert_eq!(returned.metadata["k"], b"v");
-    let Refs::Map(map) = returned.refs else { panic!() };
+    let Refs::Map(map) = returned.refs else {
+        panic!()
+    };
     assert_eq!(map["linux/amd64"].id, "ref0");
     assert_eq!(mock.warnings.lock().unwrap()[0].level, 1);
 }
@@ -133,7 +154,9 @@ async fn p45_p46_an_error_with_a_megabyte_of_details_travels_both_ways() {
         value: vec![1, 2, 3],
     };
     let failure = Error::new(Code::FailedPrecondition, "it failed")
-        .with(Detail::Vertex { digest: "sha256:aa".to_owned() })
+        .with(Detail::Vertex {
+            digest: "sha256:aa".to_owned(),
+        })
         .with(Detail::Source(source))
         .with(unknown);
     let mut mock = Mock::new();
@@ -156,12 +179,23 @@ async fn p20_fifteen_mebibytes_pass_both_ways_and_seventeen_are_resource_exhaust
         let solved = gateway.solve(solve(definition(15 << 20))).await?;
         let reference = only(&solved.refs);
         assert_eq!(reference.def, Some(definition(15 << 20)));
-        let range = FileRange { offset: 0, length: 15 << 20 };
+        let range = FileRange {
+            offset: 0,
+            length: 15 << 20,
+        };
         let read = gateway.read_file(&reference, "big", Some(range)).await?;
         assert_eq!(read.len(), 15 << 20);
-        let error = gateway.read_file(&reference, "big", None).await.unwrap_err();
+        let error = gateway
+            .read_file(&reference, "big", None)
+            .await
+            .unwrap_err();
         assert_eq!(error.code, Code::ResourceExhausted);
-        assert!(error.message.contains("trying to send message larger than max (17825"), "{error}");
+        assert!(
+            error
+                .message
+                .contains("trying to send message larger than max (17825"),
+            "{error}"
+        );
         // The connection is as good as before.
         gateway.evaluate(&reference).await?;
         Ok(BuildResult::default())
@@ -184,7 +218,10 @@ async fn a_panicking_frontend_returns_an_error() {
 #[tokio::test]
 async fn p51_a_panicking_handler_fails_its_own_request_only() {
     let (returned, _) = converse(Arc::new(Mock::new()), |gateway| async move {
-        let request = SolveRequest { frontend: "panic".to_owned(), ..SolveRequest::default() };
+        let request = SolveRequest {
+            frontend: "panic".to_owned(),
+            ..SolveRequest::default()
+        };
         let error = gateway.solve(request).await.unwrap_err();
         assert_eq!(error.code, Code::Internal);
         gateway.solve(solve(definition(1))).await?;
@@ -219,7 +256,9 @@ async fn p31_a_host_without_return_gets_a_final_solve() {
     let (returned, ended) = converse(mock.clone(), |gateway| async move {
         assert!(gateway.inputs().await?.is_empty());
         let mut solved = gateway.solve(solve(definition(4))).await?;
-        solved.metadata.insert("containerimage.config".to_owned(), b"{}".to_vec());
+        solved
+            .metadata
+            .insert("containerimage.config".to_owned(), b"{}".to_vec());
         Ok(solved)
     })
     .await;
@@ -234,17 +273,28 @@ async fn p31_a_host_without_return_gets_a_final_solve() {
 #[tokio::test]
 async fn an_older_host_is_asked_by_older_calls() {
     let mut mock = Mock::new();
-    mock.invocation.frontend_caps =
-        CapSet::enabled(["solve.base", "resolveimage", "readfile", "statfile", "return"]);
+    mock.invocation.frontend_caps = CapSet::enabled([
+        "solve.base",
+        "resolveimage",
+        "readfile",
+        "statfile",
+        "return",
+    ]);
     let (returned, _) = converse(Arc::new(mock), |gateway| async move {
         let source = pb::SourceOp {
             identifier: "docker-image://alpine:1".to_owned(),
             ..pb::SourceOp::default()
         };
         let meta = gateway
-            .resolve_source_meta(ResolveSourceMetaRequest { source, ..Default::default() })
+            .resolve_source_meta(ResolveSourceMetaRequest {
+                source,
+                ..Default::default()
+            })
             .await?;
-        assert_eq!(meta.source.identifier, "docker-image://docker.io/library/alpine:1");
+        assert_eq!(
+            meta.source.identifier,
+            "docker-image://docker.io/library/alpine:1"
+        );
         let solved = gateway.solve(solve(definition(4))).await?;
         gateway.evaluate(&only(&solved.refs)).await?;
         gateway.warn(Warning::default()).await?;

@@ -131,7 +131,10 @@ impl Gateway for Mock {
     }
 
     async fn read_dir(&self, _: &Ref, _: &str, include: Option<&str>) -> Result<Vec<Stat>, Error> {
-        let names = self.files.keys().filter(|name| include.is_none_or(|i| i == *name));
+        let names = self
+            .files
+            .keys()
+            .filter(|name| include.is_none_or(|i| i == *name));
         Ok(names
             .map(|name| Stat {
                 path: name.clone(),

@@ -1,0 +1,485 @@
+//! A frontend made of nothing but the standard library, with HTTP/2, gRPC and protobuf by hand, so
+//! that it can speak as frontends of other years do, or misbehave. A test program: an image with it
+//! as its entry point is a frontend, e.g. built by
+//! `rustc --edition 2024 -O --target x86_64-unknown-linux-musl raw_frontend.rs`.
+//!
+//! The behaviour is the first argument, or the option `build-arg:MODE`, or `current`.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::process::exit;
+use std::thread::sleep;
+use std::time::Duration;
+
+fn main() {
+    let mode = std::env::args()
+        .nth(1)
+        .or_else(|| option("build-arg:MODE"))
+        .unwrap_or_else(|| "current".to_owned());
+    eprintln!("raw frontend: {mode}");
+    match mode.as_str() {
+        "2018" => Age::new(true, false, false).build(Ending::Return(0)),
+        "2019" => Age::new(true, false, false).build(Ending::Return(0)),
+        "2020" => Age::new(true, true, true).build(Ending::Return(0)),
+        "current" => Age::new(false, true, true).build(Ending::Return(0)),
+        // The end of a build before there was Return.
+        "final" => Age::new(true, false, false).build(Ending::Final),
+        "empty" => Age::new(false, true, true).build(Ending::Empty),
+        "return-error" => Age::new(false, true, true).build(Ending::Error),
+        "return-exit" => Age::new(false, true, true).build(Ending::Return(5)),
+        "return-twice" => Age::new(false, true, true).build(Ending::Twice),
+        "return-linger" => Age::new(false, true, true).build(Ending::Linger),
+        "return-unknown" => Age::new(false, true, true).build(Ending::Unknown),
+        "no-return" => Age::new(false, true, true).build(Ending::None(0)),
+        "no-return-exit" => Age::new(false, true, true).build(Ending::None(3)),
+        "close" => Age::new(false, true, true).build(Ending::Close),
+        "flood" => {
+            let line = format!("{}\n", "flood ".repeat(20));
+            for _ in 0..100_000 {
+                eprint!("{line}");
+            }
+            Age::new(false, true, true).build(Ending::Return(0));
+        }
+        "text" => println!("hello, this is not HTTP/2"),
+        "exit" => exit(7),
+        "silent" => sleep(Duration::from_secs(3600)),
+        "garbage" => {
+            let mut connection = Connection::open(false);
+            connection.write(&[0xff; 4096]);
+            sleep(Duration::from_secs(3600));
+        }
+        other => {
+            eprintln!("unknown mode {other}");
+            exit(64);
+        }
+    }
+}
+
+/// The value of a frontend option.
+fn option(key: &str) -> Option<String> {
+    std::env::vars()
+        .filter(|(name, _)| name.starts_with("BUILDKIT_FRONTEND_OPT_"))
+        .find_map(|(_, text)| Some(text.strip_prefix(key)?.strip_prefix('=')?.to_owned()))
+}
+
+enum Ending {
+    /// And exit with this code.
+    Return(i32),
+    Final,
+    Empty,
+    Error,
+    Twice,
+    Unknown,
+    Linger,
+    Close,
+    None(i32),
+}
+
+/// What a frontend of some year does.
+struct Age {
+    empty_authority: bool,
+    inputs: bool,
+    array_ref: bool,
+}
+
+impl Age {
+    fn new(empty_authority: bool, inputs: bool, array_ref: bool) -> Self {
+        Age {
+            empty_authority,
+            inputs,
+            array_ref,
+        }
+    }
+
+    fn build(&self, ending: Ending) {
+        let mut host = Connection::open(self.empty_authority);
+        host.call("Ping", &[]).expect("Ping");
+        if self.inputs {
+            host.call("Inputs", &[]).expect("Inputs");
+        }
+        // Two at once, as every frontend does.
+        let first = host.send("Solve", &self.solve("dockerfile", None));
+        let second = host.send("Solve", &self.solve("context", None));
+        let dockerfile = self.reference(&host.receive(first).expect("Solve"));
+        let context = self.reference(&host.receive(second).expect("Solve"));
+        let filename = option("filename").unwrap_or_else(|| "Dockerfile".to_owned());
+        let mut read = Vec::new();
+        field(&mut read, 1, dockerfile.as_bytes());
+        field(&mut read, 2, filename.as_bytes());
+        match host.call("ReadFile", &read) {
+            Some(answer) => eprintln!("read {} bytes", get(&answer, 1).unwrap_or_default().len()),
+            None => eprintln!("no file {filename}"),
+        }
+        match ending {
+            Ending::Return(code) => {
+                assert!(host.call("Return", &self.returned(&context)).is_some());
+                exit(code);
+            }
+            Ending::Final => {
+                let exporter = r#"{"containerimage.config":"e30="}"#;
+                let solve = self.solve("context", Some(exporter));
+                assert!(host.call("Solve", &solve).is_some());
+            }
+            Ending::Empty => {
+                let mut message = Vec::new();
+                field(&mut message, 1, &[]);
+                assert!(host.call("Return", &message).is_some());
+            }
+            Ending::Error => {
+                let (mut status, mut message) = (Vec::new(), Vec::new());
+                number(&mut status, 1, 9);
+                field(&mut status, 2, b"my frontend error");
+                field(&mut message, 2, &status);
+                assert!(host.call("Return", &message).is_some());
+                exit(7);
+            }
+            Ending::Twice => {
+                assert!(host.call("Return", &self.returned(&context)).is_some());
+                assert!(host.call("Return", &self.returned(&dockerfile)).is_none());
+            }
+            Ending::Unknown => {
+                assert!(host.call("Return", &self.returned("unknown")).is_none());
+                assert!(host.call("Return", &self.returned(&context)).is_some());
+            }
+            Ending::Linger => {
+                assert!(host.call("Return", &self.returned(&context)).is_some());
+                sleep(Duration::from_secs(3600));
+            }
+            Ending::Close => {
+                // Closing is dropping a file of the same number.
+                use std::os::fd::FromRawFd;
+                // SAFETY: nothing writes to stdout after this.
+                drop(unsafe { std::fs::File::from_raw_fd(1) });
+                sleep(Duration::from_millis(300));
+                exit(0);
+            }
+            Ending::None(code) => exit(code),
+        }
+    }
+
+    /// A Solve of one local source.
+    fn solve(&self, name: &str, last: Option<&str>) -> Vec<u8> {
+        let session = std::env::var("BUILDKIT_SESSION_ID").unwrap_or_default();
+        let (mut source, mut op) = (Vec::new(), Vec::new());
+        field(&mut source, 1, format!("local://{name}").as_bytes());
+        if !session.is_empty() {
+            field(&mut source, 2, &entry("local.session", session.as_bytes()));
+        }
+        field(
+            &mut source,
+            2,
+            &entry("local.sharedkeyhint", name.as_bytes()),
+        );
+        field(&mut op, 3, &source);
+        let digest = format!("sha256:{}", hex(&sha256(&op)));
+        let (mut input, mut output) = (Vec::new(), Vec::new());
+        field(&mut input, 1, digest.as_bytes());
+        field(&mut output, 1, &input);
+        let (mut definition, mut message) = (Vec::new(), Vec::new());
+        field(&mut definition, 1, &op);
+        field(&mut definition, 1, &output);
+        field(&mut message, 1, &definition);
+        number(&mut message, 5, 1);
+        if self.array_ref {
+            number(&mut message, 6, 1);
+        }
+        if let Some(exporter) = last {
+            number(&mut message, 10, 1);
+            field(&mut message, 11, exporter.as_bytes());
+        }
+        message
+    }
+
+    fn reference(&self, answer: &[u8]) -> String {
+        let result = get(answer, 3).expect("a result");
+        let id = match self.array_ref {
+            true => get(get(result, 3).expect("a ref"), 1),
+            false => get(result, 1),
+        };
+        String::from_utf8(id.expect("an id").to_vec()).expect("text")
+    }
+
+    fn returned(&self, reference: &str) -> Vec<u8> {
+        let (mut result, mut message) = (Vec::new(), Vec::new());
+        if self.array_ref {
+            let mut inner = Vec::new();
+            field(&mut inner, 1, reference.as_bytes());
+            field(&mut result, 3, &inner);
+        } else {
+            field(&mut result, 1, reference.as_bytes());
+        }
+        let config = br#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":null}}"#;
+        field(&mut result, 10, &entry("containerimage.config", config));
+        field(&mut result, 10, &entry("frontend.raw", b"yes"));
+        field(&mut message, 1, &result);
+        message
+    }
+}
+
+// protobuf
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn field(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+    varint(out, number << 3 | 2);
+    varint(out, bytes.len() as u64);
+    out.extend(bytes);
+}
+
+fn number(out: &mut Vec<u8>, number: u64, value: u64) {
+    varint(out, number << 3);
+    varint(out, value);
+}
+
+/// One entry of a map with text keys.
+fn entry(key: &str, value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    field(&mut out, 1, key.as_bytes());
+    field(&mut out, 2, value);
+    out
+}
+
+/// The first field of a number that has bytes.
+fn get(mut bytes: &[u8], wanted: u64) -> Option<&[u8]> {
+    fn read(bytes: &mut &[u8]) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = bytes.split_first()?;
+            *bytes = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+    while !bytes.is_empty() {
+        let key = read(&mut bytes)?;
+        match key & 7 {
+            0 => drop(read(&mut bytes)?),
+            2 => {
+                let length = read(&mut bytes)? as usize;
+                let value = bytes.get(..length)?;
+                if key >> 3 == wanted {
+                    return Some(value);
+                }
+                bytes = bytes.get(length..)?;
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+// HTTP/2
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+
+struct Connection {
+    input: std::io::Stdin,
+    output: std::io::Stdout,
+    empty_authority: bool,
+    next_stream: u32,
+    /// Bodies so far, and whether the stream has ended.
+    streams: BTreeMap<u32, (Vec<u8>, bool)>,
+}
+
+impl Connection {
+    fn open(empty_authority: bool) -> Self {
+        let mut connection = Connection {
+            input: std::io::stdin(),
+            output: std::io::stdout(),
+            empty_authority,
+            next_stream: 1,
+            streams: BTreeMap::new(),
+        };
+        let mut start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        // Windows so large that no update is ever needed.
+        start.extend(frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+        start.extend(frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0]));
+        connection.write(&start);
+        connection
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let written = self.output.write_all(bytes);
+        if written.and_then(|()| self.output.flush()).is_err() {
+            eprintln!("the host is gone");
+            exit(1);
+        }
+    }
+
+    /// None for an error status.
+    fn call(&mut self, method: &str, message: &[u8]) -> Option<Vec<u8>> {
+        let stream = self.send(method, message);
+        self.receive(stream)
+    }
+
+    fn send(&mut self, method: &str, message: &[u8]) -> u32 {
+        let stream = self.next_stream;
+        self.next_stream += 2;
+        let path = format!("/moby.buildkit.v1.frontend.LLBBridge/{method}");
+        // POST, http, then the path as a literal.
+        let mut block = vec![0x83, 0x86, 0x44, path.len() as u8];
+        block.extend(path.as_bytes());
+        if self.empty_authority {
+            block.push(0x81);
+        } else {
+            block.extend([0x41, 9]);
+            block.extend(b"localhost");
+        }
+        block.extend([0x5f, 16]);
+        block.extend(b"application/grpc");
+        block.extend([0x40, 2]);
+        block.extend(b"te");
+        block.push(8);
+        block.extend(b"trailers");
+        let mut body = vec![0];
+        body.extend((message.len() as u32).to_be_bytes());
+        body.extend(message);
+        let mut bytes = frame(HEADERS, END_HEADERS, stream, &block);
+        bytes.extend(frame(DATA, END_STREAM, stream, &body));
+        self.streams.insert(stream, Default::default());
+        self.write(&bytes);
+        stream
+    }
+
+    fn receive(&mut self, stream: u32) -> Option<Vec<u8>> {
+        while !self.streams[&stream].1 {
+            self.take_frame();
+        }
+        let (body, _) = self.streams.remove(&stream)?;
+        // An answer without a message is an error status.
+        body.get(5..).map(<[u8]>::to_vec)
+    }
+
+    fn take_frame(&mut self) {
+        let mut head = [0; 9];
+        if self.input.read_exact(&mut head).is_err() {
+            eprintln!("the host closed the connection");
+            exit(1);
+        }
+        let [a, b, c, kind, flags, s0, s1, s2, s3] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        self.input.read_exact(&mut payload).expect("a whole frame");
+        let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
+        match kind {
+            SETTINGS if flags & ACK == 0 => self.write(&frame(SETTINGS, ACK, 0, &[])),
+            PING if flags & ACK == 0 => self.write(&frame(PING, ACK, 0, &payload)),
+            DATA | HEADERS => {
+                if let Some((body, ended)) = self.streams.get_mut(&stream) {
+                    if kind == DATA {
+                        body.extend(payload);
+                    }
+                    *ended |= flags & END_STREAM != 0;
+                }
+            }
+            RST_STREAM | GOAWAY => {
+                eprintln!("stream terminated by RST_STREAM or GOAWAY: {payload:?}");
+                exit(1);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = (payload.len() as u32).to_be_bytes();
+    let mut frame = vec![a, b, c, kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+// SHA-256, by the standard: constants are the fractions of roots of the first primes.
+
+fn primes() -> impl Iterator<Item = u64> {
+    (2u64..).filter(|n| (2..*n).all(|d| n % d != 0))
+}
+
+/// The first 32 bits of the fraction of `root` of `n`, by comparing powers of integers.
+fn fraction(n: u64, power: u32) -> u32 {
+    let (mut low, mut high) = (0u128, 1u128 << 40);
+    let target = |x: u128| match power {
+        2 => x.pow(2) <= u128::from(n) << 64,
+        _ => x.pow(3) <= u128::from(n) << 96,
+    };
+    while high - low > 1 {
+        let middle = (low + high) / 2;
+        match target(middle) {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+    low as u32
+}
+
+fn sha256(message: &[u8]) -> [u8; 32] {
+    let k: Vec<u32> = primes().take(64).map(|p| fraction(p, 3)).collect();
+    let mut h: Vec<u32> = primes().take(8).map(|p| fraction(p, 2)).collect();
+    let mut padded = message.to_vec();
+    padded.push(0x80);
+    while padded.len() % 64 != 56 {
+        padded.push(0);
+    }
+    padded.extend((message.len() as u64 * 8).to_be_bytes());
+    for chunk in padded.chunks(64) {
+        let mut w: Vec<u32> = chunk
+            .chunks(4)
+            .map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+            .collect();
+        for i in 16..64 {
+            let a = w[i - 15];
+            let b = w[i - 2];
+            let s0 = a.rotate_right(7) ^ a.rotate_right(18) ^ (a >> 3);
+            let s1 = b.rotate_right(17) ^ b.rotate_right(19) ^ (b >> 10);
+            w.push(
+                w[i - 16]
+                    .wrapping_add(s0)
+                    .wrapping_add(w[i - 7])
+                    .wrapping_add(s1),
+            );
+        }
+        let mut v = h.clone();
+        for i in 0..64 {
+            let (a, e) = (v[0], v[4]);
+            let s1 = e.rotate_right(6) ^ e.rotate_right(11) ^ e.rotate_right(25);
+            let choice = (e & v[5]) ^ (!e & v[6]);
+            let t1 = [s1, choice, k[i], w[i]]
+                .iter()
+                .fold(v[7], |t, x| t.wrapping_add(*x));
+            let s0 = a.rotate_right(2) ^ a.rotate_right(13) ^ a.rotate_right(22);
+            let majority = (a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]);
+            v.rotate_right(1);
+            v[4] = v[4].wrapping_add(t1);
+            v[0] = t1.wrapping_add(s0).wrapping_add(majority);
+        }
+        for (h, v) in h.iter_mut().zip(v) {
+            *h = h.wrapping_add(v);
+        }
+    }
+    let mut out = [0; 32];
+    for (bytes, word) in out.chunks_mut(4).zip(h) {
+        bytes.copy_from_slice(&word.to_be_bytes());
+    }
+    out
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

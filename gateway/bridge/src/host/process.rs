@@ -1,0 +1,162 @@
+//! The sandboxed process of a frontend image.
+
+use std::os::fd::OwnedFd;
+
+use async_trait::async_trait;
+use gateway_api::{Code, Detail, Error};
+use gateway_llb::pb;
+use gateway_sandbox::{
+    Launcher, Mount, MountKind, Network, Profile, Root, Running, SandboxSpec, SecretBytes, Stdio,
+};
+use prost::Message;
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::net::unix::pipe;
+
+use super::FrontendLimits;
+use super::life::{Child, Exit, Process};
+
+/// What a frontend without `ENTRYPOINT` is run as.
+const DEFAULT_ENTRYPOINT: &str = "/run";
+
+/// Where a frontend finds its own image's definition.
+const OWN_IMAGE_PATH: &str = "/run/config/buildkit/metadata/frontend.bin";
+
+/// What to run.
+pub struct FrontendProcess<'a> {
+    /// The image as the user wrote it, for messages.
+    pub image: &'a str,
+    /// The image's layers, topmost first.
+    pub lowers: Vec<std::path::PathBuf>,
+    /// `ENTRYPOINT` of the image; `CMD` and `USER` have no say.
+    pub entrypoint: &'a [String],
+    pub env: Vec<String>,
+    pub cwd: &'a str,
+    /// The image asks for no network: then it needs none of the other privileges either.
+    pub network_none: bool,
+    /// The image's own definition.
+    pub definition: &'a pb::Definition,
+}
+
+pub type SandboxedProcess = Process<SandboxedChild, pipe::Sender, pipe::Receiver, pipe::Receiver>;
+
+/// Starts it.
+///
+/// # Errors
+/// The sandbox cannot be made, or the entry point cannot be executed: the message names it.
+pub async fn start(
+    launcher: &Launcher,
+    process: FrontendProcess<'_>,
+    limits: &FrontendLimits,
+) -> Result<SandboxedProcess, Error> {
+    let machine = |what: &str, error: &dyn std::fmt::Display| {
+        Error::new(
+            Code::Internal,
+            format!("frontend {}: {what}: {error}", process.image),
+        )
+    };
+    let (stdin_read, stdin) = pipe_pair().map_err(|error| machine("cannot make a pipe", &error))?;
+    let (stdout, stdout_write) =
+        pipe_pair().map_err(|error| machine("cannot make a pipe", &error))?;
+    let (stderr, stderr_write) =
+        pipe_pair().map_err(|error| machine("cannot make a pipe", &error))?;
+    let stdio = Stdio {
+        stdin: Some(stdin_read),
+        stdout: Some(stdout_write),
+        stderr: Some(stderr_write),
+    };
+    let running = launcher
+        .spawn(specification(&process, limits), stdio)
+        .await
+        .map_err(|error| not_started(&process, &error))?;
+    let pipes = || -> std::io::Result<_> {
+        Ok((
+            pipe::Sender::from_owned_fd(stdin)?,
+            pipe::Receiver::from_owned_fd(stdout)?,
+            pipe::Receiver::from_owned_fd(stderr)?,
+        ))
+    };
+    let (stdin, stdout, stderr) = pipes().map_err(|error| machine("cannot use a pipe", &error))?;
+    Ok(Process {
+        child: SandboxedChild(running),
+        stdin,
+        stdout,
+        stderr,
+    })
+}
+
+fn pipe_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    pipe_with(PipeFlags::CLOEXEC)
+}
+
+fn specification(process: &FrontendProcess<'_>, limits: &FrontendLimits) -> SandboxSpec {
+    let args = match process.entrypoint {
+        [] => vec![DEFAULT_ENTRYPOINT.to_owned()],
+        entrypoint => entrypoint.to_vec(),
+    };
+    let root = Root::Throwaway {
+        lowers: process.lowers.clone(),
+        size_bytes: limits.scratch_bytes,
+    };
+    SandboxSpec {
+        mounts: vec![Mount {
+            dest: OWN_IMAGE_PATH.to_owned(),
+            kind: MountKind::SecretFile {
+                data: SecretBytes(process.definition.encode_to_vec()),
+                uid: 0,
+                gid: 0,
+                mode: 0o400,
+            },
+        }],
+        env: process.env.clone(),
+        cwd: process.cwd.to_owned(),
+        network: match process.network_none {
+            true => Network::None,
+            false => Network::Host,
+        },
+        profile: match process.network_none {
+            true => Profile::FrontendStrict,
+            false => Profile::FrontendCompat,
+        },
+        ..SandboxSpec::new(root, args)
+    }
+}
+
+fn not_started(process: &FrontendProcess<'_>, error: &gateway_sandbox::Error) -> Error {
+    let image = process.image;
+    let Some(code) = error.step_exit_code() else {
+        return Error::new(Code::Internal, format!("frontend {image}: {error}"));
+    };
+    let text = match process.entrypoint {
+        [] => format!(
+            "frontend {image}: the image has no ENTRYPOINT and {DEFAULT_ENTRYPOINT} cannot be run; is it a BuildKit frontend? {error}"
+        ),
+        entrypoint => {
+            format!("frontend {image}: its ENTRYPOINT {entrypoint:?} cannot be run: {error}")
+        }
+    };
+    Error::unknown(format!("{text}: exit code: {code}")).with(Detail::Exit {
+        code: u32::try_from(code).unwrap_or(1),
+    })
+}
+
+/// A frontend in a sandbox.
+pub struct SandboxedChild(Running);
+
+#[async_trait]
+impl Child for SandboxedChild {
+    async fn wait(&mut self) -> Result<Exit, Error> {
+        let status = self
+            .0
+            .wait()
+            .await
+            .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
+        Ok(Exit {
+            code: status.exit_code(),
+            oom_killed: status.oom_killed,
+        })
+    }
+
+    fn kill(&self) {
+        self.0.kill();
+    }
+}

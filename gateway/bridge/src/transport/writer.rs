@@ -1,0 +1,63 @@
+//! Writes to a frontend's stdin. A frontend that has ended closed it, while its last words may
+//! still lie unread in the other pipe: those count, so a closed stdin is no failure here. The end
+//! of the connection is the end of what we read.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::AsyncWrite;
+
+pub struct FrontendWriter<W> {
+    inner: W,
+    closed: bool,
+}
+
+impl<W> FrontendWriter<W> {
+    pub fn new(inner: W) -> Self {
+        FrontendWriter {
+            inner,
+            closed: false,
+        }
+    }
+
+    fn forgive<T>(&mut self, done: Poll<io::Result<T>>, instead: T) -> Poll<io::Result<T>> {
+        match done {
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.closed = true;
+                Poll::Ready(Ok(instead))
+            }
+            done => done,
+        }
+    }
+}
+
+impl<W: AsyncWrite + Unpin> AsyncWrite for FrontendWriter<W> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.closed {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let done = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.forgive(done, bytes.len())
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.closed {
+            return Poll::Ready(Ok(()));
+        }
+        let done = Pin::new(&mut self.inner).poll_flush(cx);
+        self.forgive(done, ())
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.closed {
+            return Poll::Ready(Ok(()));
+        }
+        let done = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.forgive(done, ())
+    }
+}
