@@ -204,7 +204,18 @@ fn check(spec: &SandboxSpec) -> Result<()> {
         let reason = "an argument, environment variable or path contains a zero byte";
         return Err(Error::InvalidSpec(reason.into()));
     }
+    // They become lines of /etc/hosts.
+    let names = spec.extra_hosts.iter().flat_map(|(host, ip)| [host, ip]);
+    for name in names.chain([&spec.hostname]) {
+        if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(Error::InvalidSpec(format!("{name:?} is not a host name")));
+        }
+    }
     for mount in &spec.mounts {
+        if mount.dest.contains('\0') {
+            let reason = format!("mount point {:?} contains a zero byte", mount.dest);
+            return Err(Error::InvalidSpec(reason));
+        }
         if !mount.dest.starts_with('/') {
             let reason = format!("mount point {} is not an absolute path", mount.dest);
             return Err(Error::InvalidSpec(reason));
@@ -274,5 +285,36 @@ impl Running {
     pub fn kill(&self) {
         // Fails only when there is nothing left to kill.
         let _ = self.signal(libc::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Mount, Root};
+
+    fn refused(change: impl FnOnce(&mut SandboxSpec)) -> String {
+        let root = Root::Dir {
+            path: "/".into(),
+            readonly: true,
+        };
+        let mut spec = SandboxSpec::new(root, vec!["true".into()]);
+        assert!(check(&spec).is_ok());
+        change(&mut spec);
+        check(&spec).expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn specifications_that_cannot_be_run_are_refused() {
+        assert!(refused(|s| s.args.clear()).contains("no program"));
+        assert!(refused(|s| s.env.push("A=\0".into())).contains("zero byte"));
+        assert!(refused(|s| s.hostname = "a\n1.2.3.4 b".into()).contains("host name"));
+        let hosts = vec![("db\n".to_owned(), "10.0.0.1".to_owned())];
+        assert!(refused(|s| s.extra_hosts = hosts).contains("host name"));
+        let mount = |dest: &str| Mount {
+            dest: dest.into(),
+            kind: MountKind::Tmpfs { size_bytes: 0 },
+        };
+        assert!(refused(|s| s.mounts = vec![mount("relative")]).contains("absolute"));
     }
 }

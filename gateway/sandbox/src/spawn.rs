@@ -30,9 +30,11 @@ pub(crate) unsafe fn spawn(
 ) -> Result<Spawned, SetupError> {
     let spec = &received.request.spec;
     let name = format!("{}-{serial}", host.instance);
-    let (cgroup, entrances) = match cgroup::create(spec, &name)? {
-        Some((group, entrances)) => (Some(group), entrances),
-        None => (None, Vec::new()),
+    let (cgroup, entrances) = match cgroup::create(spec, &name) {
+        Ok(Some((group, entrances))) => (Some(group), entrances),
+        Ok(None) => (None, Vec::new()),
+        Err(_) if spec.resources_optional => (None, Vec::new()),
+        Err(error) => return Err(error),
     };
     let mut namespaces =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;

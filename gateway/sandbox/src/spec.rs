@@ -43,6 +43,9 @@ pub struct SandboxSpec {
     pub cgroup_parent: Option<String>,
     /// Limits enforced by the control group.
     pub resources: Resources,
+    /// Whether to run without those limits where no control group can be
+    /// made, instead of refusing to run.
+    pub resources_optional: bool,
     /// Which set of privileges and system mounts the payload gets.
     pub profile: Profile,
     /// Whether gaining privileges by set-id programs is switched off.
@@ -76,6 +79,7 @@ impl SandboxSpec {
             ulimits: Vec::new(),
             cgroup_parent: None,
             resources: Resources::default(),
+            resources_optional: false,
             profile: Profile::Step,
             no_new_privs: false,
             remove_mount_stubs: StubRemoval::Recursive,

@@ -47,3 +47,19 @@ async fn the_number_of_processes_is_limited() {
         assert_eq!(outcome.stdout, "", "{outcome:?}");
     }
 }
+
+#[tokio::test]
+async fn limits_that_cannot_be_enforced_are_refused_unless_optional() {
+    let rig = Rig::new().await;
+    let mut spec = rig.shell("echo ran");
+    spec.resources.pids = Some(100);
+    // No group can be called so, on any machine.
+    spec.cgroup_parent = Some("../outside".into());
+    let error = rig
+        .try_run(spec.clone())
+        .await
+        .expect_err("must be refused");
+    assert!(error.to_string().contains("../outside"), "{error}");
+    spec.resources_optional = true;
+    assert_eq!(rig.run(spec).await.stdout, "ran\n");
+}

@@ -316,6 +316,8 @@ async fn many_layers_stack_topmost_first() {
         fs::write(dir.join("top"), format!("{n}\n")).expect("write");
         lowers.insert(0, dir);
     }
+    // A layer that an image contains twice.
+    lowers.push(rig.path("l299"));
     let mut spec = rig.shell("cat /top");
     spec.root = Root::Overlay {
         lowers,
@@ -323,4 +325,27 @@ async fn many_layers_stack_topmost_first() {
         work: rig.path("work"),
     };
     assert_eq!(rig.run(spec).await.stdout, "299\n");
+}
+
+#[tokio::test]
+async fn what_cannot_be_mounted_is_named() {
+    let rig = Rig::new().await;
+    let mut spec = rig.shell("true");
+    spec.mounts = vec![mount("/in", bind(&rig, "no-such-source", "", true))];
+    let error = rig.try_run(spec).await.expect_err("no source").to_string();
+    assert!(
+        error.contains("no-such-source for /in: no such file"),
+        "{error}"
+    );
+    let mut spec = rig.shell("true");
+    spec.root = Root::Overlay {
+        lowers: vec![rig.path("no-such-layer")],
+        upper: rig.path("upper"),
+        work: rig.path("work"),
+    };
+    let error = rig.try_run(spec).await.expect_err("no layer").to_string();
+    assert!(
+        error.contains("the root file system") && error.contains("no-such-layer"),
+        "{error}"
+    );
 }

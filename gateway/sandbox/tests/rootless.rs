@@ -218,6 +218,20 @@ fn killing_the_outer_process_leaves_none_behind() {
     wait_until(|| sleepers() == 0, "no payload process is left");
 }
 
+#[test]
+fn a_signal_to_the_outer_process_ends_the_program_inside() {
+    let rig = Rig::new();
+    let mut child = rig
+        .command(&[], &rig.shell("touch /started; sleep 1000"))
+        .spawn()
+        .expect("spawn");
+    let started = rig.path().join("upper/started");
+    wait_until(|| started.exists(), "the payload runs");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("kill");
+    assert_eq!(child.wait().expect("wait").code(), Some(143));
+}
+
 fn wait_until(mut condition: impl FnMut() -> bool, what: &str) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     while !condition() {

@@ -84,12 +84,9 @@ async fn the_environment_is_given_plus_path_and_home() {
 async fn a_step_is_process_1_alone_with_three_descriptors_and_an_empty_stdin() {
     let rig = Rig::new().await;
     let seen = rig
-        .output(
-            "echo $$; cat; ls /proc | grep -c '^[0-9]'; umask; hostname; pwd; ls /proc/1/fd; true",
-        )
+        .output("echo $$; cat; echo /proc/[0-9]*; umask; hostname; pwd; ls /proc/1/fd; true")
         .await;
-    // The shell, ls and grep.
-    assert_eq!(seen, "1\n3\n0022\nbuildkitsandbox\n/\n0\n1\n2\n");
+    assert_eq!(seen, "1\n/proc/1\n0022\nbuildkitsandbox\n/\n0\n1\n2\n");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Mounts that are attached nowhere yet: a descriptor each.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -139,7 +140,10 @@ fn configure_overlay(
     stage: Stage,
 ) -> Result<NewFs, SetupError> {
     let fs = NewFs::open("overlay", stage)?;
-    for lower in lowers {
+    // The kernel takes no directory twice. Images do contain a layer twice; the
+    // lower one shows nothing that the upper one does not.
+    let mut seen = HashSet::new();
+    for lower in lowers.iter().filter(|lower| seen.insert(*lower)) {
         fs.set_path("lowerdir+", lower)?;
     }
     if let Upper::Dir { upper, work } = upper {

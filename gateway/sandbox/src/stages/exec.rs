@@ -28,7 +28,7 @@ pub(super) fn place_stdio(
     let what = || "preparing stdin, stdout and stderr".to_owned();
     for (number, fd) in (0..).zip(stdio) {
         if let Some(fd) = &fd {
-            lend(fd, user);
+            lend(fd, user, terminal);
         }
         let fd = fd.as_ref().unwrap_or(&null);
         sys::place_fd(fd.as_fd(), number).at(Stage::Exec, what)?;
@@ -43,14 +43,16 @@ pub(super) fn place_stdio(
 
 /// Lets another user open its own output again through `/dev/stdout`: a pipe
 /// belongs to who made it. Best effort: some descriptors have no owner.
-fn lend(fd: &OwnedFd, user: &User) {
+fn lend(fd: &OwnedFd, user: &User, terminal: bool) {
     let Ok(stat) = rustix::fs::fstat(fd) else {
         return;
     };
-    let lendable = matches!(
-        FileType::from_raw_mode(stat.st_mode),
-        FileType::Fifo | FileType::Socket | FileType::CharacterDevice
-    ) && stat.st_rdev != rustix::fs::makedev(1, 3);
+    let lendable = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo | FileType::Socket => true,
+        // A terminal made for the payload; any other is the host's.
+        FileType::CharacterDevice => terminal,
+        _ => false,
+    };
     if lendable && stat.st_uid != user.uid {
         let _ = rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(user.uid)), None);
     }

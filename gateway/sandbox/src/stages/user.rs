@@ -215,4 +215,19 @@ mod tests {
             "{error}"
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_the_files_say_root_stays_root_and_nothing_panics(
+            spec in "[a-z0-9:]{0,12}",
+            passwd in "([a-z0-9:\n]|root){0,80}",
+            group in "([a-z0-9:,\n]|root){0,80}",
+        ) {
+            let _ = parse(&spec, &passwd, &group);
+            for root in ["", "root:root", "0:0"] {
+                let user = parse(root, &passwd, &group).expect("root needs no entry");
+                proptest::prop_assert_eq!((user.uid, user.gid, user.groups), (0, 0, vec![0]));
+            }
+        }
+    }
 }
