@@ -1,8 +1,8 @@
 //! A tar stream into a blob of the store in one pass: diffID, compression on all cores, blob digest.
 //!
-//! The stream is cut into blocks of a fixed size that are compressed independently, so the bytes are the same
-//! whatever the number of cores. Gzip blocks are raw deflate ended on a byte boundary and start with the 32 KiB before
-//! them as dictionary, so that the result is one ordinary gzip member; zstd blocks are frames of their own.
+//! The stream is cut into blocks of a fixed size that are compressed independently, so the bytes are the same whatever
+//! the number of cores: each block is a gzip member or a zstd frame. Every reader of layers takes a series of them
+//! (eStargz layers are such series).
 
 mod block;
 mod parallel;
@@ -23,7 +23,7 @@ use parallel::Pipeline;
 #[derive(Clone, Copy, Debug)]
 pub struct CompressOptions {
     pub compression: Compression,
-    /// 0 to 9 for gzip, 1 to 22 for zstd; `None` for the default of each.
+    /// 0 to 9 for gzip, 1 to 22 for zstd; `None` for the default of each. More is smaller and slower.
     pub level: Option<i32>,
     /// Threads that compress; `None` for one a core. The result does not depend on it.
     pub threads: Option<NonZeroUsize>,
@@ -148,7 +148,10 @@ impl LayerWriter {
     }
 
     fn send_block(&mut self) -> io::Result<()> {
-        let full = std::mem::replace(&mut self.block, Vec::with_capacity(block::SIZE));
+        let full = std::mem::replace(
+            &mut self.block,
+            Vec::with_capacity(block::size(self.options.compression)),
+        );
         let state = std::mem::replace(&mut self.state, State::Failed(None));
         let sent = match state {
             State::Small(blob) => {
@@ -176,11 +179,8 @@ impl LayerWriter {
             State::Failed(cause) => Err(cause.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
             State::Small(mut blob) => {
                 let mut codec = block::Codec::new(self.options.compression, self.options.level)?;
-                let frame = block::Frame::of(self.options.compression, self.options.level);
-                blob.write_all(&frame.start())?;
-                let packed = codec.pack(b"", &self.block, true)?;
-                blob.write_all(&packed.bytes)?;
-                blob.write_all(&frame.end(&packed.check))?;
+                let packed = codec.pack(&self.block)?;
+                blob.write_all(packed.as_deref().unwrap_or(&self.block))?;
                 Ok(Finished {
                     blob: *blob,
                     diff_id: Digest::of(&self.block),
@@ -193,10 +193,11 @@ impl LayerWriter {
 
 impl Write for LayerWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.block.len() == block::SIZE {
+        let size = block::size(self.options.compression);
+        if self.block.len() == size {
             self.send_block()?;
         }
-        let n = bytes.len().min(block::SIZE - self.block.len());
+        let n = bytes.len().min(size - self.block.len());
         self.block.extend_from_slice(&bytes[..n]);
         Ok(n)
     }

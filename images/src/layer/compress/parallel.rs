@@ -6,10 +6,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use flate2::Crc;
 use sha2::{Digest as _, Sha256};
 
-use super::block::{Codec, Frame, Packed};
+use super::block::Codec;
 use super::{CompressOptions, Finished};
 use crate::digest::Digest;
 use crate::store::BlobWriter;
@@ -18,21 +17,25 @@ use crate::store::BlobWriter;
 const MAX_THREADS: usize = 64;
 
 type Block = Arc<Vec<u8>>;
+type Packed = io::Result<Option<Vec<u8>>>;
 
 struct Job {
-    before: Block,
     block: Block,
-    last: bool,
-    done: SyncSender<io::Result<Packed>>,
+    done: SyncSender<Packed>,
+}
+
+/// A block and where its compressed form will come from.
+struct Pending {
+    block: Block,
+    packed: Receiver<Packed>,
 }
 
 /// Takes the blocks of a stream in order.
 pub(super) struct Pipeline {
-    before: Block,
     size: u64,
     jobs: SyncSender<Job>,
-    /// Results in the order of the stream. Its bound is what limits the blocks in memory.
-    results: SyncSender<Receiver<io::Result<Packed>>>,
+    /// In the order of the stream. Its bound is what limits the blocks in memory.
+    pending: SyncSender<Pending>,
     to_hasher: SyncSender<Block>,
     hasher: JoinHandle<Digest>,
     writer: JoinHandle<io::Result<BlobWriter>>,
@@ -63,20 +66,17 @@ impl Pipeline {
                     // A poisoned lock means that another worker panicked while waiting; its queue is still good.
                     let job = queue.lock().unwrap_or_else(|e| e.into_inner()).recv();
                     let Ok(job) = job else { return };
-                    let packed = codec.pack(&job.before, &job.block, job.last);
                     // The writer is gone only when it failed.
-                    let _ = job.done.send(packed);
+                    let _ = job.done.send(codec.pack(&job.block));
                 }
             })?;
         }
-        let frame = Frame::of(options.compression, options.level);
-        let (results, ordered) = sync_channel::<Receiver<io::Result<Packed>>>(threads * 2);
-        let writer = spawn("layer-write", move || write_blob(blob, &frame, &ordered))?;
+        let (pending, ordered) = sync_channel::<Pending>(threads * 2);
+        let writer = spawn("layer-write", move || write_blob(blob, &ordered))?;
         Ok(Pipeline {
-            before: Block::default(),
             size: 0,
             jobs,
-            results,
+            pending,
             to_hasher,
             hasher,
             writer,
@@ -85,7 +85,7 @@ impl Pipeline {
 
     /// Takes the next block; on an error the pipeline is over and the error tells why.
     pub fn send(mut self, block: Vec<u8>) -> io::Result<Self> {
-        match self.submit(block, false) {
+        match self.submit(block) {
             Ok(()) => Ok(self),
             Err(e) => match self.writer.join() {
                 Ok(Err(cause)) => Err(cause),
@@ -94,25 +94,25 @@ impl Pipeline {
         }
     }
 
-    fn submit(&mut self, block: Vec<u8>, last: bool) -> io::Result<()> {
+    fn submit(&mut self, block: Vec<u8>) -> io::Result<()> {
         let block = Block::new(block);
         self.size += block.len() as u64;
-        let (done, result) = sync_channel(1);
+        let (done, packed) = sync_channel(1);
         let job = Job {
-            before: std::mem::replace(&mut self.before, block.clone()),
             block: block.clone(),
-            last,
             done,
         };
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.to_hasher.send(block).map_err(|_| gone(()))?;
-        self.jobs.send(job).map_err(|_| gone(()))?;
-        self.results.send(result).map_err(|_| gone(()))
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        self.to_hasher.send(block.clone()).map_err(|_| gone())?;
+        self.jobs.send(job).map_err(|_| gone())?;
+        let pending = Pending { block, packed };
+        self.pending.send(pending).map_err(|_| gone())
     }
 
+    /// Takes the last block and waits for the rest.
     pub fn finish(mut self, block: Vec<u8>) -> io::Result<Finished> {
-        let submitted = self.submit(block, true);
-        drop((self.jobs, self.results, self.to_hasher));
+        let submitted = self.submit(block);
+        drop((self.jobs, self.pending, self.to_hasher));
         let join = |_| io::Error::other("a compression thread panicked");
         // The writer's own error is the cause; a refused block only its effect.
         let blob = self.writer.join().map_err(join)??;
@@ -125,21 +125,14 @@ impl Pipeline {
     }
 }
 
-fn write_blob(
-    mut blob: BlobWriter,
-    frame: &Frame,
-    ordered: &Receiver<Receiver<io::Result<Packed>>>,
-) -> io::Result<BlobWriter> {
-    blob.write_all(&frame.start())?;
-    let mut check = Crc::new();
-    for result in ordered {
-        let packed = result
+fn write_blob(mut blob: BlobWriter, ordered: &Receiver<Pending>) -> io::Result<BlobWriter> {
+    for pending in ordered {
+        let packed = pending
+            .packed
             .recv()
             .map_err(|_| io::Error::other("a compression thread panicked"))??;
-        blob.write_all(&packed.bytes)?;
-        check.combine(&packed.check);
+        blob.write_all(packed.as_deref().unwrap_or(&pending.block))?;
     }
-    blob.write_all(&frame.end(&check))?;
     Ok(blob)
 }
 
