@@ -25,6 +25,12 @@ const LONGEST_LIFETIME: u64 = 24 * 3600;
 /// Token services want a client's name in the OAuth2 form.
 const CLIENT_ID: &str = "buildkit-client";
 
+/// The login to use, or why there is none.
+struct Who {
+    login: Option<Login>,
+    problem: Option<String>,
+}
+
 /// Tokens of one host after which the outdated ones are thrown away.
 const MAX_TOKENS: usize = 256;
 
@@ -61,27 +67,23 @@ impl Inner {
         let Some(challenge) = challenge else {
             return Ok(None);
         };
-        let login = self
-            .config
-            .credentials
-            .login(&client.host)
-            .await
-            .map_err(|e| refused(&None, None, &client.host, Some(e.to_string())))?;
+        let who = self.who(client).await;
+        let login = &who.login;
         if let Some(Login {
             credential: Credential::RegistryToken(token),
             ..
-        }) = &login
+        }) = login
         {
             return secret_header(format!("Bearer {token}")).map(Some);
         }
         if challenge.scheme == "basic" {
-            return match &login {
+            return match login {
                 Some(Login {
                     credential: Credential::Basic { username, password },
                     ..
                 }) => secret_header(basic(username, password)).map(Some),
                 _ => Err(refused(
-                    &login,
+                    &who,
                     Some(401),
                     &client.host,
                     Some("no basic auth credentials".into()),
@@ -96,7 +98,7 @@ impl Inner {
         {
             return Ok(Some(token.header.clone()));
         }
-        let token = self.fetch_token(client, &challenge, scopes, &login).await?;
+        let token = self.fetch_token(client, &challenge, scopes, &who).await?;
         let header = token.header.clone();
         if tokens.len() >= MAX_TOKENS {
             let now = Instant::now();
@@ -116,12 +118,23 @@ impl Inner {
             .retain(|(_, held), _| *held != refused);
     }
 
+    /// A helper that fails is told when access is refused; public images do not need it.
+    async fn who(&self, client: &HostClient) -> Who {
+        match self.config.credentials.login(&client.host).await {
+            Ok(login) => Who {
+                login,
+                problem: None,
+            },
+            Err(error) => Who {
+                login: None,
+                problem: Some(error.to_string()),
+            },
+        }
+    }
+
     /// Who the caller is, for an error text.
     pub(super) async fn credentials_shown(&self, client: &HostClient) -> String {
-        match self.config.credentials.login(&client.host).await {
-            Ok(login) => shown(&login),
-            Err(error) => error.to_string(),
-        }
+        shown(&self.who(client).await)
     }
 
     async fn fetch_token(
@@ -129,18 +142,19 @@ impl Inner {
         client: &HostClient,
         challenge: &Challenge,
         scopes: &BTreeSet<String>,
-        login: &Option<Login>,
+        who: &Who,
     ) -> Result<Token, HostError> {
+        let login = &who.login;
         let Some(realm) = challenge.get("realm") else {
             let words = "the registry demands a token but does not say where to get it";
-            return Err(refused(login, Some(401), &client.host, Some(words.into())));
+            return Err(refused(who, Some(401), &client.host, Some(words.into())));
         };
         // A relative realm is meant from the registry's root.
         let realm = Url::parse(&client.base())
             .and_then(|base| base.join(realm))
             .map_err(|_| {
                 refused(
-                    login,
+                    who,
                     None,
                     &client.host,
                     Some(format!("the token service's URL {realm:?} can't be read")),
@@ -148,7 +162,7 @@ impl Inner {
             })?;
         if !matches!(realm.scheme(), "http" | "https") {
             return Err(refused(
-                login,
+                who,
                 None,
                 &client.host,
                 Some("the token service is not on http or https".into()),
@@ -160,7 +174,7 @@ impl Inner {
                 "the token service {} is plain HTTP; the login was not sent",
                 redacted(&realm)
             );
-            return Err(refused(login, None, &client.host, Some(words)));
+            return Err(refused(who, None, &client.host, Some(words)));
         }
         let service = self.hosts.client_for_url(&self.config, &realm, client)?;
         let post_first = matches!(
@@ -193,7 +207,7 @@ impl Inner {
                         .trim_matches(['[', ']']);
                     let transport = classify(&error, Probe { host, port, tls }).await;
                     let request = format!("{verb} {}", redacted(&realm));
-                    let mut error = auth_error(login, None, &client.host, None);
+                    let mut error = auth_error(who, None, &client.host, None);
                     error.transport = Some(Box::new((request, transport)));
                     return Err(HostError::Auth(error));
                 }
@@ -202,19 +216,19 @@ impl Inner {
             let by = format!("token service {}", service.host);
             let body = read_limited(response, MAX_TOKEN_ANSWER)
                 .await
-                .map_err(|e| refused(login, Some(status), &by, Some(e.to_string())))?;
+                .map_err(|e| refused(who, Some(status), &by, Some(e.to_string())))?;
             if status == 200 {
                 return token_of(&body).ok_or_else(|| {
                     let words = "authorization server did not include a token in the response";
-                    refused(login, Some(status), &by, Some(words.into()))
+                    refused(who, Some(status), &by, Some(words.into()))
                 });
             }
-            last = Some(refused(login, Some(status), &by, service_message(&body)));
+            last = Some(refused(who, Some(status), &by, service_message(&body)));
             if !matches!(status, 400 | 401 | 403 | 404 | 405 | 501) {
                 break;
             }
         }
-        Err(last.unwrap_or_else(|| refused(login, None, &client.host, None)))
+        Err(last.unwrap_or_else(|| refused(who, None, &client.host, None)))
     }
 }
 
@@ -331,9 +345,9 @@ fn secret_header(text: String) -> Result<HeaderValue, HostError> {
     Ok(header)
 }
 
-fn shown(login: &Option<Login>) -> String {
-    match login {
-        None => "none".into(),
+fn shown(who: &Who) -> String {
+    match &who.login {
+        None => who.problem.clone().unwrap_or_else(|| "none".into()),
         Some(login) => match &login.credential {
             Credential::Basic { username, .. } => {
                 format!("user {username:?} from {}", login.source)
@@ -344,15 +358,10 @@ fn shown(login: &Option<Login>) -> String {
     }
 }
 
-fn auth_error(
-    login: &Option<Login>,
-    status: Option<u16>,
-    by: &str,
-    message: Option<String>,
-) -> AuthError {
+fn auth_error(who: &Who, status: Option<u16>, by: &str, message: Option<String>) -> AuthError {
     AuthError {
         action: "pull",
-        credentials: shown(login),
+        credentials: shown(who),
         status,
         by: by.to_owned(),
         message,
@@ -360,11 +369,6 @@ fn auth_error(
     }
 }
 
-fn refused(
-    login: &Option<Login>,
-    status: Option<u16>,
-    by: &str,
-    message: Option<String>,
-) -> HostError {
-    HostError::Auth(auth_error(login, status, by, message))
+fn refused(who: &Who, status: Option<u16>, by: &str, message: Option<String>) -> HostError {
+    HostError::Auth(auth_error(who, status, by, message))
 }

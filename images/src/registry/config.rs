@@ -1,7 +1,7 @@
 //! Which hosts serve a registry, and how each is spoken to: the `[registry."HOST"]` tables of a buildkitd.toml as values.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,6 +178,13 @@ pub fn parse_buildkitd_toml(
                         }
                     }
                 }
+                "tlsconfigdir" => {
+                    let dirs =
+                        strings(value).ok_or_else(|| wrong(key, "must be a list of folders"))?;
+                    for dir in dirs {
+                        warnings.extend(add_certificate_dir(&mut entry, Path::new(&dir)));
+                    }
+                }
                 other => warnings.push(format!(
                     "registry.{host:?}: the key {other:?} is not known and has no effect"
                 )),
@@ -186,6 +193,58 @@ pub fn parse_buildkitd_toml(
         hosts.insert(host.clone(), entry);
     }
     Ok((hosts, warnings))
+}
+
+/// Adds what a folder in Docker's form holds: `*.crt` are CA files, `*.cert` with a `.key` of the same name are client
+/// certificates. A missing folder holds nothing. Gives warnings.
+pub fn add_certificate_dir(host: &mut HostConfig, dir: &Path) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return warnings,
+        Err(error) => return vec![format!("{}: {error}", dir.display())],
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .collect();
+    files.sort();
+    for file in &files {
+        match file.extension().and_then(|e| e.to_str()) {
+            Some("crt") => host.ca.push(file.clone()),
+            Some("cert") => {
+                let key = file.with_extension("key");
+                match files.contains(&key) {
+                    true => host.keypair.push(KeyPair { key, cert: file.clone() }),
+                    false => warnings.push(format!(
+                        "missing key {} for client certificate {}. CA certificates must use the extension .crt",
+                        key.display(),
+                        file.display()
+                    )),
+                }
+            }
+            _ => {}
+        }
+    }
+    warnings
+}
+
+/// Adds the hosts of a folder like Docker's `certs.d`, which holds one folder for each `host[:port]`.
+/// Hosts that are configured keep their settings and get the files besides. Gives warnings.
+pub fn add_certs_d(hosts: &mut BTreeMap<String, HostConfig>, certs_d: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(certs_d) else {
+        return Vec::new();
+    };
+    let mut warnings = Vec::new();
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        warnings.extend(add_certificate_dir(
+            hosts.entry(name).or_default(),
+            &entry.path(),
+        ));
+    }
+    warnings
 }
 
 fn strings(value: &toml::Value) -> Option<Vec<String>> {
@@ -224,6 +283,23 @@ mod tests {
         assert_eq!(mirror.keypair[0].key, PathBuf::from("/etc/key.pem"));
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("colour"), "{warnings:?}");
+    }
+
+    #[test]
+    fn a_certs_d_folder_adds_files_and_reports_a_certificate_without_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = folder.path().join("h.example:5000");
+        std::fs::create_dir(&host).unwrap();
+        for name in ["ca.crt", "client.cert", "client.key", "lonely.cert"] {
+            std::fs::write(host.join(name), "").unwrap();
+        }
+        let mut hosts = BTreeMap::new();
+        let warnings = add_certs_d(&mut hosts, folder.path());
+        let found = &hosts["h.example:5000"];
+        assert_eq!(found.ca, [host.join("ca.crt")]);
+        assert_eq!(found.keypair[0].cert, host.join("client.cert"));
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].contains("lonely.key"), "{warnings:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod blob;
 mod challenge;
 pub mod config;
 pub mod credentials;
+mod documents;
 pub mod error;
 mod fetch;
 mod hosts;
@@ -27,7 +28,8 @@ use std::sync::{Arc, Mutex};
 
 pub use blob::{BlobStream, blob_reader};
 pub use config::{
-    HostConfig, KeyPair, Limits, ProxyConfig, RegistriesConfig, SystemTrust, parse_buildkitd_toml,
+    HostConfig, KeyPair, Limits, ProxyConfig, RegistriesConfig, SystemTrust, add_certificate_dir,
+    add_certs_d, parse_buildkitd_toml,
 };
 pub use credentials::{Anonymous, Credential, Credentials, DockerConfig, FixedCredentials, Login};
 pub use error::{Attempt, HostError, Kind, RegistryError, TransportError};

@@ -349,3 +349,111 @@ fn problem(kind: Kind) -> &'static str {
         _ => "see the first line",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::error::{AuthError, PeerCertificate, StatusError};
+    use super::*;
+
+    fn attempt(host: &str, mirror: bool, verb: &'static str, error: HostError) -> Attempt {
+        let url = format!("https://{host}/v2/docker/dockerfile/manifests/experimental");
+        Attempt {
+            host: host.into(),
+            mirror,
+            verb,
+            url,
+            error,
+        }
+    }
+
+    fn page_of(attempts: Vec<Attempt>) -> String {
+        error_page(&RegistryError::AllHostsFailed {
+            reference: "repo.mycompany.com/docker/dockerfile:experimental".into(),
+            attempts,
+        })
+    }
+
+    fn status(status: u16, message: Option<&str>) -> HostError {
+        HostError::Status(StatusError {
+            status,
+            code: None,
+            message: message.map(str::to_owned),
+            head_status: None,
+        })
+    }
+
+    fn unknown_issuer(host: &str) -> HostError {
+        let certificate = PeerCertificate {
+            subject: "CN=repo.mycompany.com, O=My Company".into(),
+            issuer: "CN=My Company Issuing CA 2".into(),
+            names: vec!["DNS:repo.mycompany.com".into()],
+            not_before: "2026-01-03T00:00:00Z".into(),
+            not_after: "2027-01-03T00:00:00Z".into(),
+            key: "ECDSA P-256".into(),
+            is_ca: false,
+            sha256: "4F:1A".into(),
+        };
+        HostError::Transport(TransportError {
+            kind: Kind::UnknownIssuer,
+            phrase: "x509: certificate signed by unknown authority".into(),
+            peer: format!("{host}:443"),
+            report: Some(Arc::new(PeerReport {
+                server_name: host.into(),
+                chain: vec![certificate],
+                trusted: vec![("the system store".into(), 142)],
+                ..PeerReport::default()
+            })),
+        })
+    }
+
+    #[test]
+    fn an_unknown_authority_shows_the_certificate_and_the_way_out() {
+        let host = "repo.mycompany.com";
+        insta::assert_snapshot!(
+            "unknown_authority",
+            page_of(vec![attempt(host, false, "Head", unknown_issuer(host))])
+        );
+    }
+
+    #[test]
+    fn a_mirror_with_a_bad_certificate_is_shown_before_the_404_of_the_registry() {
+        let attempts = vec![
+            attempt(
+                "mirror.mycompany.com",
+                true,
+                "Head",
+                unknown_issuer("mirror.mycompany.com"),
+            ),
+            attempt("repo.mycompany.com", false, "Get", status(404, None)),
+        ];
+        insta::assert_snapshot!("bad_mirror_and_404", page_of(attempts));
+    }
+
+    #[test]
+    fn a_refused_login_and_a_tls_port_asked_in_plain_http() {
+        let auth = HostError::Auth(AuthError {
+            action: "pull",
+            credentials: "user \"alice\" from /home/alice/.docker/config.json".into(),
+            status: Some(401),
+            by: "token service auth.mycompany.com".into(),
+            message: Some("UNAUTHORIZED: incorrect username or password".into()),
+            transport: None,
+        });
+        insta::assert_snapshot!(
+            "refused_login",
+            page_of(vec![attempt("repo.mycompany.com", false, "Get", auth)])
+        );
+        let said = Some("Client sent an HTTP request to an HTTPS server.");
+        insta::assert_snapshot!(
+            "tls_port_asked_in_plain_http",
+            page_of(vec![attempt(
+                "localhost:5000",
+                false,
+                "Get",
+                status(400, said)
+            )])
+        );
+    }
+}

@@ -5,6 +5,7 @@
 //! chain; an error page needs both.
 
 mod certificate;
+mod client_cert;
 mod diagnose;
 mod trust;
 mod verifier;
@@ -17,9 +18,10 @@ use rustls::client::ResolvesClientCert;
 use super::config::{HostConfig, SystemTrust};
 use super::error::{HostError, TransportError};
 
+use client_cert::AskedForCertificate;
 pub(crate) use diagnose::{Probe, classify};
 pub(crate) use trust::TrustStore;
-use verifier::{AskedForCertificate, Verifier};
+use verifier::Verifier;
 
 /// The TLS side of one host: the configuration that its connections use and what they recorded.
 pub(crate) struct HostTls {

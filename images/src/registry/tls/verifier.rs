@@ -1,14 +1,12 @@
-//! The certificate verifier and the client certificate resolver.
+//! The certificate verifier: Go's order of checks and Go's words, and the peer's chain kept for the error page.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_name};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::server::ParsedCertificate;
-use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use time::OffsetDateTime;
@@ -426,66 +424,5 @@ impl ServerCertVerifier for Verifier {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
-    }
-}
-
-/// Remembers that the server asked for a client certificate: in TLS 1.3 nothing else tells.
-pub(crate) struct AskedForCertificate {
-    key: Option<Arc<CertifiedKey>>,
-    asked: AtomicBool,
-    authorities: Mutex<Vec<String>>,
-}
-
-impl fmt::Debug for AskedForCertificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AskedForCertificate")
-    }
-}
-
-impl AskedForCertificate {
-    pub(crate) fn new(key: Option<Arc<CertifiedKey>>) -> Self {
-        AskedForCertificate {
-            key,
-            asked: AtomicBool::new(false),
-            authorities: Mutex::new(Vec::new()),
-        }
-    }
-
-    pub(crate) fn asked(&self) -> Option<Vec<String>> {
-        self.asked.load(Ordering::Relaxed).then(|| {
-            self.authorities
-                .lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .clone()
-        })
-    }
-
-    pub(crate) fn has_key(&self) -> bool {
-        self.key.is_some()
-    }
-}
-
-impl ResolvesClientCert for AskedForCertificate {
-    fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        use x509_parser::prelude::{FromDer, X509Name};
-        let names = hints
-            .iter()
-            .take(MAX_DESCRIBED)
-            .filter_map(|der| {
-                X509Name::from_der(der)
-                    .ok()
-                    .map(|(_, name)| name.to_string())
-            })
-            .collect();
-        *self.authorities.lock().unwrap_or_else(|e| e.into_inner()) = names;
-        self.asked.store(true, Ordering::Relaxed);
-        self.key
-            .as_ref()
-            .filter(|key| key.key.choose_scheme(schemes).is_some())
-            .cloned()
-    }
-
-    fn has_certs(&self) -> bool {
-        self.key.is_some()
     }
 }

@@ -1,0 +1,72 @@
+//! The client certificate, and the memory of having been asked for one.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
+
+use super::certificate::MAX_DESCRIBED;
+
+/// Remembers that the server asked for a client certificate: in TLS 1.3 nothing else tells.
+pub(crate) struct AskedForCertificate {
+    key: Option<Arc<CertifiedKey>>,
+    asked: AtomicBool,
+    authorities: Mutex<Vec<String>>,
+}
+
+impl fmt::Debug for AskedForCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AskedForCertificate")
+    }
+}
+
+impl AskedForCertificate {
+    pub(crate) fn new(key: Option<Arc<CertifiedKey>>) -> Self {
+        AskedForCertificate {
+            key,
+            asked: AtomicBool::new(false),
+            authorities: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn asked(&self) -> Option<Vec<String>> {
+        self.asked.load(Ordering::Relaxed).then(|| {
+            self.authorities
+                .lock()
+                .unwrap_or_else(|e| e.into_inner())
+                .clone()
+        })
+    }
+
+    pub(crate) fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+}
+
+impl ResolvesClientCert for AskedForCertificate {
+    fn resolve(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        use x509_parser::prelude::{FromDer, X509Name};
+        let names = hints
+            .iter()
+            .take(MAX_DESCRIBED)
+            .filter_map(|der| {
+                X509Name::from_der(der)
+                    .ok()
+                    .map(|(_, name)| name.to_string())
+            })
+            .collect();
+        *self.authorities.lock().unwrap_or_else(|e| e.into_inner()) = names;
+        self.asked.store(true, Ordering::Relaxed);
+        self.key
+            .as_ref()
+            .filter(|key| key.key.choose_scheme(schemes).is_some())
+            .cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.key.is_some()
+    }
+}
