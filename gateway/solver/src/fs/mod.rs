@@ -30,3 +30,6 @@ pub use error::FsError;
 pub use local::{SyncOptions, SyncStats, sync_into};
 pub use root::{Owner, Root};
 pub use walk::{Entry, Filter};
+
+#[cfg(test)]
+mod oracle_tests;
