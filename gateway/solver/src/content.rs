@@ -2,19 +2,129 @@
 
 use std::sync::Arc;
 
+use gateway_api::Error;
+
+use crate::fs::Root;
+use crate::fs::hash::{
+    ChecksumOptions, ContentHasher, HashOptions, Selector as HashSelector, checksum_all_of_nothing,
+};
 use crate::job::JobInner;
-use crate::key::{Selector, digest_of};
+use crate::key::Selector;
 use crate::ops::image;
 use crate::shared::{Outcome, blocking};
-use crate::store::{Snapshot, new_id};
+use crate::solve::internal;
+use crate::store::{LocalFiles, Snapshot};
+use crate::view::View;
+
+/// An open tree whose hashes are kept while the build runs.
+pub struct Hasher {
+    hasher: ContentHasher,
+    _view: Option<View>,
+}
+
+/// Whether the files of a local source are hashed where they lie or in the copy that steps get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// To look for a stored result: nothing is copied for it.
+    Source,
+    /// To store a result: the very bytes that it was made of.
+    Copy,
+}
 
 /// The digest of what the selectors mean in the snapshot; without selectors, of the whole tree.
 pub async fn digest(
     job: &Arc<JobInner>,
     snapshot: &Snapshot,
     selectors: Vec<Selector>,
+    place: Place,
 ) -> Outcome<String> {
-    image::ensure(job, snapshot).await?;
-    let _ = selectors;
-    blocking(|| Ok(digest_of(new_id().as_bytes()))).await
+    let selectors: Vec<HashSelector> = selectors.into_iter().map(hash_selector).collect();
+    if snapshot.layers.is_empty() {
+        return checksum_all_of_nothing(&selectors)
+            .map(|digest| digest.to_string())
+            .map_err(|error| checksum_error(&error));
+    }
+    let (layers, asked) = (snapshot.ids().join("\n"), format!("{selectors:?}"));
+    let lasting = !snapshot.is_local();
+    if lasting
+        && let Some(digest) = job
+            .store()
+            .db()
+            .content_digest(&layers, &asked)
+            .map_err(internal)?
+    {
+        return Ok(digest);
+    }
+    let local = snapshot.only_local().filter(|_| place == Place::Source);
+    if local.is_none() {
+        image::ensure(job, snapshot).await?;
+    }
+    let (inner, snapshot) = (job.clone(), snapshot.clone());
+    let digest = blocking(move || {
+        let hasher = match local {
+            Some(files) => in_place(&inner, &snapshot, &files)?,
+            None => of_snapshot(&inner, &snapshot)?,
+        };
+        hasher
+            .hasher
+            .checksum_all(&selectors)
+            .map(|digest| digest.to_string())
+            .map_err(|error| checksum_error(&error))
+    })
+    .await?;
+    if lasting {
+        job.store()
+            .db()
+            .set_content_digest(&layers, &asked, &digest)
+            .map_err(internal)?;
+    }
+    Ok(digest)
+}
+
+/// The reference names a random id here; the words around it are what people search for.
+fn checksum_error(error: &dyn std::fmt::Display) -> Error {
+    Error::unknown(format!(
+        "failed to calculate checksum of ref {}: {error}",
+        crate::store::new_id()
+    ))
+}
+
+fn hash_selector(selector: Selector) -> HashSelector {
+    HashSelector {
+        path: selector.path,
+        options: ChecksumOptions {
+            wildcard: selector.wildcard,
+            follow_links: selector.follow_links,
+            include: selector.include,
+            exclude: selector.exclude,
+            required: selector.required,
+        },
+    }
+}
+
+fn in_place(job: &Arc<JobInner>, snapshot: &Snapshot, files: &LocalFiles) -> Outcome<Arc<Hasher>> {
+    let key = format!("in place\n{}", snapshot.ids().join("\n"));
+    job.hasher(&key, || {
+        let root = Root::open(&files.dir).map_err(internal)?;
+        let hasher = ContentHasher::local(root, &files.filter, HashOptions::default());
+        Ok(Hasher {
+            hasher: hasher.map_err(|error| Error::unknown(error.to_string()))?,
+            _view: None,
+        })
+    })
+}
+
+fn of_snapshot(job: &Arc<JobInner>, snapshot: &Snapshot) -> Outcome<Arc<Hasher>> {
+    job.hasher(&snapshot.ids().join("\n"), || {
+        let view = View::read_only(&job.store().lowers(snapshot)).map_err(internal)?;
+        let root = Root::open(view.path()).map_err(internal)?;
+        let hasher = match snapshot.only_local() {
+            Some(_) => ContentHasher::local_copy(root, HashOptions::default()),
+            None => ContentHasher::snapshot(root, HashOptions::default()),
+        };
+        Ok(Hasher {
+            hasher: hasher.map_err(|error| Error::unknown(error.to_string()))?,
+            _view: Some(view),
+        })
+    })
 }

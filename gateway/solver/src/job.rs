@@ -13,6 +13,7 @@ use gateway_session::Session;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+use crate::content::Hasher;
 use crate::export::{self, ExportResponse, Exporter, SolvedResult};
 use crate::key::digest_of;
 use crate::live::LiveGraph;
@@ -59,6 +60,7 @@ pub(crate) struct JobInner {
     lazy: Mutex<HashMap<String, Arc<LazyBlob>>>,
     pulls: Mutex<HashMap<String, SharedWork<()>>>,
     dropped_caches: Mutex<HashSet<String>>,
+    hashers: Mutex<HashMap<String, Arc<Hasher>>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -105,6 +107,23 @@ impl JobInner {
         locked(&self.dropped_caches).insert(cache.to_owned())
     }
 
+    /// The open tree of this name; made by `open` the first time.
+    pub(crate) fn hasher(
+        &self,
+        name: &str,
+        open: impl FnOnce() -> Outcome<Hasher>,
+    ) -> Outcome<Arc<Hasher>> {
+        if let Some(hasher) = locked(&self.hashers).get(name) {
+            return Ok(hasher.clone());
+        }
+        // Outside the lock: it reads directories. A second one made meanwhile is as good.
+        let hasher = Arc::new(open()?);
+        Ok(locked(&self.hashers)
+            .entry(name.to_owned())
+            .or_insert(hasher)
+            .clone())
+    }
+
     /// The platform that an op runs on.
     pub(crate) fn platform(&self, op: &pb::Op) -> pb::Platform {
         let given = op.platform.as_ref().filter(|p| !p.os.is_empty());
@@ -144,6 +163,7 @@ impl Job {
             lazy: Mutex::default(),
             pulls: Mutex::default(),
             dropped_caches: Mutex::default(),
+            hashers: Mutex::default(),
         }))))
     }
 
@@ -380,5 +400,11 @@ impl Job {
         exporters: &[Exporter],
     ) -> Result<ExportResponse, Error> {
         export::export(self, result, exporters).await
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Job")
     }
 }

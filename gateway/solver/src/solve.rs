@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use gateway_api::{Code, Error};
 
-use crate::content;
+use crate::content::{self, Place};
 use crate::job::JobInner;
 use crate::key::{Dep, digest_of, root_key};
 use crate::live::{Done, Known, LiveVertex, VertexKey};
@@ -297,7 +297,7 @@ impl JobInner {
             let (input, output) = job.input(&owner, index)?;
             let done = job.done(&input, output).await?;
             let selectors = dep.content.unwrap_or_default();
-            let digest = content::digest(&job, &done.snapshot, selectors).await;
+            let digest = content::digest(&job, &done.snapshot, selectors, Place::Source).await;
             digest
                 .map(Arc::new)
                 .map_err(|error| owner.blame(error.context("failed to compute cache key")))
@@ -324,7 +324,15 @@ impl JobInner {
         for (index, (done, dep)) in inputs.iter().zip(&key.deps).enumerate() {
             let mut list = public(&done.keys, dep.selector.as_ref());
             if dep.content.is_some() {
-                let digest = self.content_digest(vertex, index, key).await?;
+                let digest = if done.snapshot.is_local() {
+                    // The files may have changed since they were hashed in place.
+                    let selectors = dep.content.clone().unwrap_or_default();
+                    content::digest(self, &done.snapshot, selectors, Place::Copy)
+                        .await
+                        .map_err(|e| vertex.blame(e.context("failed to compute cache key")))?
+                } else {
+                    self.content_digest(vertex, index, key).await?.to_string()
+                };
                 list.push(content_candidate(&digest));
             }
             candidates.push(list);

@@ -88,3 +88,9 @@ impl Solver {
         &self.0.store
     }
 }
+
+impl std::fmt::Debug for Solver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Solver({})", self.0.options.root.display())
+    }
+}

@@ -373,6 +373,9 @@ pub fn snapshot(
 
 /// Fetches and unpacks what is not here of a snapshot, all layers at once.
 pub async fn ensure(job: &Arc<JobInner>, snapshot: &Snapshot) -> Outcome<()> {
+    for files in snapshot.layers.iter().filter_map(|l| l.local.as_ref()) {
+        super::local::copied(job, files).await?;
+    }
     let missing: Vec<Layer> = snapshot
         .layers
         .iter()

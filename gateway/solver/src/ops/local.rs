@@ -12,7 +12,7 @@ use crate::key::{LocalFilter, local_key};
 use crate::live::LiveVertex;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
-use crate::store::{Layer, Snapshot, new_id};
+use crate::store::{Layer, LocalFiles, Snapshot, WorkDir, new_id};
 
 /// As observed with BuildKit.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -47,6 +47,7 @@ pub fn key(job: &JobInner, op: &pb::SourceOp, name: &str) -> String {
     local_key(name, session, &filter)
 }
 
+/// The files where they lie; whoever needs more than their hashes copies them.
 pub async fn run(
     job: &Arc<JobInner>,
     vertex: &Arc<LiveVertex>,
@@ -54,34 +55,45 @@ pub async fn run(
     name: &str,
 ) -> Outcome<Vec<Snapshot>> {
     let running = job.reports.start(&vertex.digest);
-    let outcome = transfer(job, vertex, op, name).await;
-    running.finish(&outcome);
-    outcome.map(|snapshot| vec![snapshot])
-}
-
-async fn transfer(
-    job: &Arc<JobInner>,
-    vertex: &Arc<LiveVertex>,
-    op: &pb::SourceOp,
-    name: &str,
-) -> Outcome<Snapshot> {
     let dir = job
         .options
         .session
         .local_dir(name)
-        .ok_or_else(|| Error::unknown(format!("no access allowed to dir {name:?}")))?;
-    let status = job.reports.status(
-        &vertex.digest,
-        format!("transferring {name}:"),
-        "transferring",
-    );
-    let filter = filter(op);
-    let inner = job.clone();
+        .ok_or_else(|| Error::unknown(format!("no access allowed to dir {name:?}")));
+    running.finish(&dir);
+    Ok(vec![Snapshot::new(vec![Layer {
+        id: format!("local-{}", new_id()),
+        lazy: None,
+        local: Some(Arc::new(LocalFiles {
+            dir: dir?,
+            filter: filter(op),
+            name: name.to_owned(),
+            vertex: vertex.digest.clone(),
+            copy: tokio::sync::OnceCell::new(),
+        })),
+    }])])
+}
+
+/// Makes the private copy, once.
+pub async fn copied(job: &Arc<JobInner>, files: &Arc<LocalFiles>) -> Outcome<()> {
+    let transfer = || async {
+        let running = job.reports.start(&files.vertex);
+        let outcome = transfer(job, files).await;
+        running.finish(&outcome);
+        outcome
+    };
+    files.copy.get_or_try_init(transfer).await.map(drop)
+}
+
+async fn transfer(job: &Arc<JobInner>, files: &Arc<LocalFiles>) -> Outcome<WorkDir> {
+    let id = format!("transferring {}:", files.name);
+    let status = job.reports.status(&files.vertex, id, "transferring");
+    let (inner, files) = (job.clone(), files.clone());
     let shown = std::sync::Mutex::new((status.clone(), std::time::Instant::now()));
     let (work, bytes) = blocking(move || {
         let work = inner.store().work_dir().map_err(internal)?;
         let target = work.sub("fs").map_err(internal)?;
-        let from = Root::open(&dir).map_err(internal)?;
+        let from = Root::open(&files.dir).map_err(internal)?;
         let to = Root::open(&target).map_err(internal)?;
         let progress = |bytes| {
             let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,15 +106,11 @@ async fn transfer(
             progress: Some(&progress),
             cancel: None,
         };
-        let stats = sync_into(&from, &filter, &to, &options)
+        let stats = sync_into(&from, &files.filter, &to, &options)
             .map_err(|error| Error::unknown(error.to_string()))?;
         Ok((work, stats.bytes))
     })
     .await?;
     status.done_with(bytes);
-    Ok(Snapshot::new(vec![Layer {
-        id: format!("local-{}", new_id()),
-        lazy: None,
-        local: Some(Arc::new(work)),
-    }]))
+    Ok(work)
 }

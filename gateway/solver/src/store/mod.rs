@@ -27,7 +27,7 @@ use gateway_images::store::BlobStore;
 
 pub use db::{Candidate, Db, LayerRecord, VariantRecord};
 pub use lock::WorkLock;
-pub use snapshot::{Layer, LazyBlob, Snapshot};
+pub use snapshot::{Layer, LazyBlob, LocalFiles, Snapshot};
 pub use workspace::WorkDir;
 
 use crate::error::SolverError;
@@ -110,7 +110,10 @@ impl Store {
         let mut lowers = Vec::with_capacity(snapshot.layers.len());
         for layer in snapshot.layers.iter().rev() {
             match &layer.local {
-                Some(work) => lowers.push(work.path().join("fs")),
+                Some(files) => match files.copy.get() {
+                    Some(work) => lowers.push(work.path().join("fs")),
+                    None => continue,
+                },
                 None => lowers.push(self.layer_dir(&layer.id)),
             }
             if self.layer_dir(&layer.id).with_extension("opaque").exists() {

@@ -1,8 +1,11 @@
 //! What a result is: layers, lowest first.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use gateway_images::media::Descriptor;
+
+use crate::fs::Filter;
 
 /// A file system as a list of layers, lowest first; empty is scratch. Cheap to clone.
 #[derive(Clone, Default, Debug)]
@@ -16,8 +19,19 @@ pub struct Layer {
     pub id: String,
     /// A layer of an image that may not be here yet.
     pub lazy: Option<Arc<LazyBlob>>,
-    /// Lives only as long as this: the files of a local source.
-    pub local: Option<Arc<super::WorkDir>>,
+    /// The files of a local source: for this build only.
+    pub local: Option<Arc<LocalFiles>>,
+}
+
+/// A directory of the client, and the filtered copy of it once something needs one.
+#[derive(Debug)]
+pub struct LocalFiles {
+    pub dir: PathBuf,
+    pub filter: Filter,
+    /// Name of the source, and the vertex that shows its transfer.
+    pub name: String,
+    pub vertex: String,
+    pub copy: tokio::sync::OnceCell<super::WorkDir>,
 }
 
 /// Where a layer that is not here can be had.
@@ -63,6 +77,14 @@ impl Snapshot {
         let mut layers = (*self.layers).clone();
         layers.push(layer);
         Snapshot::new(layers)
+    }
+
+    /// The local source that this is, if it is nothing else.
+    pub fn only_local(&self) -> Option<Arc<LocalFiles>> {
+        match self.layers.as_slice() {
+            [layer] => layer.local.clone(),
+            _ => None,
+        }
     }
 
     pub fn is_local(&self) -> bool {

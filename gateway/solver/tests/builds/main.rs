@@ -1,0 +1,7 @@
+//! Builds from hand-made LLB on a store of their own. They need root and a static busybox.
+
+mod bench;
+mod cache;
+mod exec;
+
+pub use bench::Bench;
