@@ -22,6 +22,8 @@ const MAX_TOKEN_ANSWER: u64 = 1 << 20;
 const DEFAULT_LIFETIME: u64 = 60;
 /// Nobody hands out tokens for longer; also keeps the arithmetic in range.
 const LONGEST_LIFETIME: u64 = 24 * 3600;
+/// Repeats when the token service is busy or broken for a moment.
+const MAX_REPEATS: u32 = 2;
 /// Token services want a client's name in the OAuth2 form.
 const CLIENT_ID: &str = "buildkit-client";
 
@@ -108,14 +110,13 @@ impl Inner {
         Ok(Some(header))
     }
 
-    /// A token that was refused is not used again.
-    pub(super) async fn forget_token(&self, client: &HostClient, scopes: &BTreeSet<String>) {
-        let refused = joined(scopes);
+    /// A token that was refused is not used again. One that came meanwhile is kept.
+    pub(super) async fn forget_token(&self, client: &HostClient, refused: &HeaderValue) {
         client
             .tokens
             .lock()
             .await
-            .retain(|(_, held), _| *held != refused);
+            .retain(|_, token| token.header != *refused);
     }
 
     /// A helper that fails is told when access is refused; public images do not need it.
@@ -190,7 +191,10 @@ impl Inner {
             (_, false) => &[false, true],
         };
         let mut last = None;
-        for post in order {
+        let mut repeats = 0;
+        let mut verbs = order.iter();
+        let mut next = verbs.next();
+        while let Some(post) = next {
             let request = match post {
                 true => post_request(&service, &realm, challenge, scopes, login),
                 false => get_request(&service, &realm, challenge, scopes, login),
@@ -224,9 +228,15 @@ impl Inner {
                 });
             }
             last = Some(refused(who, Some(status), &by, service_message(&body)));
-            if !matches!(status, 400 | 401 | 403 | 404 | 405 | 501) {
-                break;
-            }
+            next = match status {
+                400 | 401 | 403 | 404 | 405 | 501 => verbs.next(),
+                429 | 500 | 502..=504 if repeats < MAX_REPEATS => {
+                    self.pause(repeats).await;
+                    repeats += 1;
+                    Some(post)
+                }
+                _ => None,
+            };
         }
         Err(last.unwrap_or_else(|| refused(who, None, &client.host, None)))
     }

@@ -310,4 +310,11 @@ mod tests {
             "registry.\"h\".http: must be true or false"
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_configuration_is_read_or_refused(text in "(\\[registry\\.\"h\"\\]\n)?(mirrors|http|ca|keypair|x) ?= ?\\PC{0,40}") {
+            let _ = parse_buildkitd_toml(&text);
+        }
+    }
 }

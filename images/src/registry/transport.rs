@@ -137,7 +137,9 @@ impl Inner {
                         .learn(client, &headers, &mut scopes, &mut logins)
                         .await?
                 {
-                    self.forget_token(client, &scopes).await;
+                    if let Some(refused) = &authorization {
+                        self.forget_token(client, refused).await;
+                    }
                     continue;
                 }
                 return Err(self.denied(client, failure).await);
@@ -460,4 +462,51 @@ fn cleaned(text: &str) -> Option<String> {
         .take(LONGEST)
         .collect();
     (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(retry_after(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(
+            retry_after("Sun, 06 Nov 1994 08:49:37 GMT"),
+            Some(Duration::ZERO)
+        );
+        assert!(retry_after("Fri, 06 Nov 2893 08:49:37 GMT").unwrap() > Duration::from_secs(60));
+        assert_eq!(retry_after("soon"), None);
+    }
+
+    #[test]
+    fn error_bodies_of_all_sorts_are_read() {
+        let both = (Some("DENIED".to_owned()), Some("no".to_owned()));
+        assert_eq!(
+            registry_error(br#"{"errors":[{"code":"DENIED","message":"no","detail":{}}]}"#),
+            both
+        );
+        assert_eq!(
+            registry_error(br#"{"errors":[{"code":7}],"x":1}"#),
+            (None, None)
+        );
+        assert_eq!(
+            registry_error(br#"{"details":"wrong password"}"#)
+                .1
+                .as_deref(),
+            Some("wrong password")
+        );
+        assert_eq!(
+            registry_error(b"<html><title>Log in</title>").1.as_deref(),
+            Some("an HTML page titled \"Log in\"")
+        );
+        assert_eq!(registry_error(b"a\x1b[31mb").1.as_deref(), Some("a [31mb"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_error_body_is_read(body in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let _ = registry_error(&body);
+        }
+    }
 }

@@ -205,3 +205,25 @@ async fn a_token_is_not_used_for_another_login() {
         Some("Bearer for-b")
     );
 }
+
+#[tokio::test]
+async fn a_busy_token_service_is_asked_again_and_parallel_requests_share_a_token() {
+    let times = AtomicUsize::new(0);
+    let server = Server::plain(move |seen| {
+        if seen.path.starts_with("/token") {
+            return match times.fetch_add(1, Ordering::Relaxed) {
+                0 => reply(503, ""),
+                _ => reply(200, r#"{"token":"tok","expires_in":300}"#),
+            };
+        }
+        match seen.header("authorization") {
+            Some(_) => good(seen),
+            None => reply(401, "").with("www-authenticate", "Bearer realm=\"/token\""),
+        }
+    })
+    .await;
+    let (registries, reference) = (Registries::new(config()), image(&server.host()));
+    let all = (0..8).map(|_| registries.resolve(&reference));
+    futures_util::future::try_join_all(all).await.unwrap();
+    assert_eq!(server.count("GET", "/token"), 2);
+}
