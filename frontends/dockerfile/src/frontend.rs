@@ -12,6 +12,7 @@ use crate::convert::checks::Checks;
 use crate::convert::{self, Converted, locate};
 use crate::lint::{Config as LintConfig, Linter, check_complete_file, check_instructions};
 use crate::parse::{LineRange, Parsed, detect_syntax, parse_lenient};
+use crate::subrequest;
 
 /// What callers may require of this frontend.
 const CAPS: [&str; 4] = [
@@ -67,12 +68,10 @@ pub async fn build(gateway: Arc<dyn Gateway>) -> Result<BuildResult, Error> {
     if let Some(Missing { error, .. }) = missing {
         return Err(error);
     }
-    if let Some(id) = opts.get("requestid") {
-        let text = format!("unsupported request {id}");
-        return Err(Error::unknown(text).with(Detail::Subrequest { name: id.clone() }));
-    }
-
     let parsed = parse_lenient(&file.map.data);
+    if let Some(answer) = subrequest::answer(&client, &file, &parsed).await {
+        return answer;
+    }
     build_parsed(&client, &file, &parsed).await
 }
 

@@ -5,5 +5,6 @@ pub mod convert;
 mod frontend;
 pub mod lint;
 pub mod parse;
+mod subrequest;
 
 pub use frontend::build;

@@ -147,6 +147,27 @@ fn compare(definition: &pb::Definition, llb: &Value, want: &Plain) -> Option<Str
     (!out.is_empty()).then_some(out)
 }
 
+/// The graph as the frontend tells it when asked for it is the recorded one, digests included.
+#[tokio::test]
+async fn a_graph_can_be_asked_for() {
+    let mut seen = 0;
+    for mut case in cases() {
+        let Some(llb) = case.recorded_llb() else {
+            continue;
+        };
+        let id = "frontend.convertllb".to_owned();
+        case.opts.insert("requestid".to_owned(), id);
+        let answer = build(Arc::new(Memory::new(&case))).await.unwrap();
+        let json: Value = serde_json::from_slice(&answer.metadata["result.json"]).unwrap();
+        let fixed = llb["def"].as_object().unwrap().iter();
+        for (digest, op) in fixed.filter(|(digest, _)| digest.starts_with("sha256:")) {
+            assert_eq!(sorted(&json["def"][digest]), sorted(op), "{}", case.name);
+            seen += 1;
+        }
+    }
+    assert!(seen > 150, "only {seen} ops");
+}
+
 #[tokio::test]
 async fn every_recorded_graph_is_made_alike() {
     let mut recorded = 0;

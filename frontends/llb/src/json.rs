@@ -95,17 +95,82 @@ pub fn metadata(metadata: &pb::OpMetadata) -> Value {
         "linux_resources",
         metadata.linux_resources.as_ref().map(|r| {
             let mut o = Object::new();
-            o.int64("memory", r.memory);
-            o.int64("memorySwap", r.memory_swap);
-            o.uint64("cpuShares", r.cpu_shares);
-            o.uint64("cpuPeriod", r.cpu_period);
-            o.int64("cpuQuota", r.cpu_quota);
+            o.number("memory", r.memory);
+            o.number("memorySwap", r.memory_swap);
+            o.number("cpuShares", i64::try_from(r.cpu_shares).unwrap_or(i64::MAX));
+            o.number("cpuPeriod", i64::try_from(r.cpu_period).unwrap_or(i64::MAX));
+            o.number("cpuQuota", r.cpu_quota);
             o.text("cpusetCpus", &r.cpuset_cpus);
             o.text("cpusetMems", &r.cpuset_mems);
             o.done()
         }),
     );
     out.done()
+}
+
+/// A build file, as answers to lint requests carry it.
+pub fn source_info(info: &pb::SourceInfo) -> Value {
+    let mut out = Object::new();
+    out.text("filename", &info.filename);
+    if !info.data.is_empty() {
+        out.set("data", json!(base64(&info.data)));
+    }
+    out.maybe("definition", info.definition.as_ref().map(definition));
+    out.text("language", &info.language);
+    out.done()
+}
+
+/// Where ops came from, as graphs carry it.
+pub fn source(source: &pb::Source) -> Value {
+    let mut out = Object::new();
+    if !source.locations.is_empty() {
+        let places = source.locations.iter().map(|(digest, places)| {
+            let mut o = Object::new();
+            o.list("locations", &places.locations, location);
+            (digest.clone(), o.done())
+        });
+        out.set("locations", Value::Object(places.collect()));
+    }
+    out.list("infos", &source.infos, source_info);
+    out.done()
+}
+
+/// Lines of a build file.
+pub fn location(location: &pb::Location) -> Value {
+    let position = |position: &pb::Position| {
+        let mut o = Object::new();
+        o.number("line", position.line.into());
+        o.number("character", position.character.into());
+        o.done()
+    };
+    let mut out = Object::new();
+    out.number("sourceIndex", location.source_index.into());
+    out.list("ranges", &location.ranges, |range| {
+        let mut o = Object::new();
+        o.maybe("start", range.start.as_ref().map(position));
+        o.maybe("end", range.end.as_ref().map(position));
+        o.done()
+    });
+    out.done()
+}
+
+fn definition(definition: &pb::Definition) -> Value {
+    let mut out = Object::new();
+    out.list("def", &definition.def, |bytes| json!(base64(bytes)));
+    if !definition.metadata.is_empty() {
+        let entries = definition
+            .metadata
+            .iter()
+            .map(|(digest, known)| (digest.clone(), metadata(known)));
+        out.set("metadata", Value::Object(entries.collect()));
+    }
+    out.maybe("Source", definition.source.as_ref().map(source));
+    out.done()
+}
+
+/// Standard base64 with padding.
+pub fn bytes(bytes: &[u8]) -> Value {
+    json!(base64(bytes))
 }
 
 fn platform(platform: &pb::Platform) -> Value {
@@ -396,12 +461,6 @@ impl Object {
     }
 
     fn int64(&mut self, key: &str, value: i64) {
-        if value != 0 {
-            self.set(key, json!(value.to_string()));
-        }
-    }
-
-    fn uint64(&mut self, key: &str, value: u64) {
         if value != 0 {
             self.set(key, json!(value.to_string()));
         }

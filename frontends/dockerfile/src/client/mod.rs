@@ -33,9 +33,12 @@ pub struct Client {
     context: OnceCell<BuildContext>,
     ignore: OnceCell<Vec<String>>,
     dockerfile_ignore: Mutex<Option<(String, Vec<u8>)>>,
-    images: Mutex<HashMap<String, Arc<OnceCell<Result<ResolvedImage, Error>>>>>,
+    images: Mutex<HashMap<String, Arc<OnceCell<ImageAnswer>>>>,
     inputs: OnceCell<BTreeMap<String, pb::Definition>>,
 }
+
+/// What was answered about an image; errors are not asked for again.
+type ImageAnswer = Result<ResolvedImage, Error>;
 
 /// An image whose config is known.
 #[derive(Clone, Debug, PartialEq, Eq)]

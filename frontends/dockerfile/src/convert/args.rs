@@ -1,6 +1,6 @@
 //! The ARGs before the first FROM, and the variables that every build has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_llb::{Env, pb, platform};
 
@@ -43,15 +43,17 @@ pub fn automatic(
     env
 }
 
-/// A global ARG as it was met: for outlines and suggestions.
+/// An ARG as it was met: for outlines and suggestions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GlobalArg {
-    /// Its value, if it has one.
-    pub value: Option<String>,
+pub struct ArgInfo {
+    /// Its value; empty when it has none.
+    pub value: String,
     /// What the comments say.
     pub description: String,
     /// Its line.
     pub location: LineRange,
+    /// The ARGs that its default is made of.
+    pub needs: BTreeSet<String>,
 }
 
 /// The values of the ARGs before the first FROM.
@@ -63,20 +65,28 @@ pub fn global(
     instructions: &[Instruction],
     rules: Expander,
     build_args: Option<&BTreeMap<String, String>>,
-) -> Result<(Env, BTreeMap<String, GlobalArg>), (ExpandError, LineRange)> {
-    let mut all = BTreeMap::new();
+) -> Result<(Env, BTreeMap<String, ArgInfo>), (ExpandError, LineRange)> {
+    let mut all: BTreeMap<String, ArgInfo> = BTreeMap::new();
     for instruction in instructions {
         let Kind::Arg(pairs) = &instruction.kind else {
             continue;
         };
         for pair in pairs {
             let given = build_args.and_then(|args| args.get(&pair.key));
+            let mut needs = BTreeSet::new();
             let value = match (given, &pair.value) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => {
                     let expanded = rules
                         .expand(default, &env)
                         .map_err(|e| (e, instruction.location))?;
+                    needs = expanded.matched;
+                    // A default that adds to itself needs what the one before needed.
+                    if needs.remove(&pair.key)
+                        && let Some(before) = all.get(&pair.key)
+                    {
+                        needs.extend(before.needs.iter().cloned());
+                    }
                     Some(expanded.value)
                 }
                 (None, None) => None,
@@ -86,8 +96,9 @@ pub fn global(
             }
             all.insert(
                 pair.key.clone(),
-                GlobalArg {
-                    value,
+                ArgInfo {
+                    needs,
+                    value: value.unwrap_or_default(),
                     description: pair.doc_comment.clone(),
                     location: instruction.location,
                 },

@@ -2,6 +2,7 @@
 
 use gateway_api::Error;
 
+use super::args::ArgInfo;
 use super::image::Healthcheck;
 use super::stage::Stage;
 use super::{Converter, args, signal};
@@ -70,6 +71,9 @@ impl Converter<'_> {
         let mut texts = Vec::with_capacity(pairs.len());
         for pair in pairs {
             let key = &pair.key;
+            let inherited = !self.build_args.contains_key(key)
+                && pair.value.is_none()
+                && self.global.get(key).is_some();
             let value = match (self.build_args.get(key), &pair.value) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => Some(self.expand(stage, instruction, default)?),
@@ -81,6 +85,16 @@ impl Converter<'_> {
             {
                 stage.state = stage.state.env(key, value);
             }
+            if !inherited {
+                let info = ArgInfo {
+                    value: value.clone().unwrap_or_default(),
+                    description: pair.doc_comment.clone(),
+                    location: instruction.location,
+                    ..ArgInfo::default()
+                };
+                stage.parameters.args.insert(key.clone(), info);
+            }
+            stage.parameters.used.insert(key.clone());
             texts.push(match &value {
                 Some(value) => format!("{key}={value}"),
                 None => key.clone(),

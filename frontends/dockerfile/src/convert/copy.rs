@@ -207,9 +207,7 @@ impl Converter<'_> {
             actions = actions.copy(&state, file, &dest, common.clone());
         }
 
-        let mut constraints = self
-            .from_lines(Some(instruction.location))
-            .name(name.as_str());
+        let mut constraints = self.place(Some(instruction.location)).name(name.as_str());
         if stage.no_cache {
             constraints = constraints.ignore_cache();
         }

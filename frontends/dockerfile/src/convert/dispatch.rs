@@ -204,7 +204,7 @@ impl Converter<'_> {
             let env = stage.state.get_env();
             let text = self.file_step_text(instruction, env);
             let name = stage.step_name(&text, stage.platform.as_ref(), Some(env));
-            let constraints = self.from_lines(Some(instruction.location)).name(name);
+            let constraints = self.place(Some(instruction.location)).name(name);
             let actions = FileActions::new().mkdir(&absolute, options);
             stage.state = stage.state.file(actions, constraints);
         }

@@ -29,7 +29,7 @@ use crate::client::{BuildFile, Client, PendingLocal, ignore};
 use crate::parse::expand::Expander;
 use crate::parse::{Dockerfile, LineRange};
 
-use args::GlobalArg;
+use args::ArgInfo;
 use checks::Checks;
 use image::Image;
 use stage::{Stage, Stages};
@@ -66,8 +66,6 @@ pub struct Converted {
     pub stages: Vec<Stage>,
     /// The number of the target among them.
     pub target: usize,
-    /// The ARGs before the first FROM.
-    pub global_args: BTreeMap<String, GlobalArg>,
 }
 
 pub(crate) struct Converter<'a> {
@@ -82,7 +80,7 @@ pub(crate) struct Converter<'a> {
     rules: Expander,
     build_args: BTreeMap<String, String>,
     global: Env,
-    global_args: BTreeMap<String, GlobalArg>,
+    global_args: BTreeMap<String, ArgInfo>,
     proxy: Option<pb::ProxyEnv>,
     epoch: Option<i64>,
 
@@ -160,7 +158,7 @@ impl<'a> Converter<'a> {
     }
 
     /// Metadata of an op that comes from some lines.
-    fn from_lines(&self, lines: Option<LineRange>) -> Constraints {
+    fn place(&self, lines: Option<LineRange>) -> Constraints {
         match lines {
             Some(lines) => Constraints::new().at(&self.file.map, ranges(lines)),
             None => Constraints::new(),
@@ -232,7 +230,6 @@ impl<'a> Converter<'a> {
             platform: self.target_platform,
             stages: self.stages.to_vec(),
             target,
-            global_args: self.global_args,
         })
     }
 }

@@ -41,7 +41,7 @@ impl Mounts {
 impl Converter<'_> {
     pub(super) fn mounts(
         &mut self,
-        stage: &Stage,
+        stage: &mut Stage,
         command: &Command,
         run: &parse::Run,
     ) -> Result<Mounts, Error> {
@@ -55,10 +55,24 @@ impl Converter<'_> {
             match mount.kind {
                 MountType::Secret => {
                     let secret = secret(&mount)?;
+                    let known = &mut stage.parameters.secrets;
+                    known
+                        .entry(secret.id.clone())
+                        .or_insert((command.instruction.location, mount.required));
                     mounts.secret_env.extend(secret.env.clone());
                     mounts.secrets.push(secret);
                 }
-                MountType::Ssh => mounts.ssh.push(ssh(&mount)?),
+                MountType::Ssh => {
+                    mounts.ssh.push(ssh(&mount)?);
+                    let id = match mount.id.as_str() {
+                        "" => "default",
+                        id => id,
+                    };
+                    let known = &mut stage.parameters.ssh;
+                    known
+                        .entry(id.to_owned())
+                        .or_insert((command.instruction.location, mount.required));
+                }
                 MountType::Bind | MountType::Cache | MountType::Tmpfs => {
                     let done = self.file_mount(stage, &mount, *source)?;
                     mounts.mounts.push(done);

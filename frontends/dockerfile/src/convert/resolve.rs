@@ -9,7 +9,7 @@ use gateway_llb::{ImageSource, State, pb, platform};
 
 use super::args;
 use super::image::Image;
-use super::stage::{Command, SCRATCH, Stage};
+use super::stage::{Command, Parameters, SCRATCH, Stage};
 use super::{Converter, checks::Checks};
 use crate::client::PendingLocal;
 use crate::client::reference::ImageRef;
@@ -85,9 +85,15 @@ impl Converter<'_> {
                 let text = format!("base name ({}) should not be blank", parsed.base);
                 return Err(self.at(Error::unknown(text), lines));
             }
-            let platform = self.stage_platform(parsed)?;
+            let (platform, of_platform) = self.stage_platform(parsed)?;
             let mut stage = Stage {
                 name: parsed.name.clone(),
+                description: parsed.doc_comment.clone(),
+                parameters: Parameters {
+                    args: self.global_args.clone(),
+                    used: base.matched.clone(),
+                    ..Parameters::default()
+                },
                 code: parsed.code.clone(),
                 location: Some(lines),
                 comments: parsed.comments.clone(),
@@ -99,6 +105,7 @@ impl Converter<'_> {
                 show_platform: self.client.config().multi_platform,
                 ..Stage::new(base.value)
             };
+            stage.parameters.used.extend(of_platform);
             if let Some(name) = &parsed.name {
                 let platform = stage.platform.as_ref().unwrap_or(&self.target_platform);
                 stage.named = self.client.named_context(name, platform)?;
@@ -123,9 +130,13 @@ impl Converter<'_> {
         Ok(())
     }
 
-    fn stage_platform(&self, parsed: &crate::parse::Stage) -> Result<Option<pb::Platform>, Error> {
+    /// The platform that FROM asks for, and the variables that it is made of.
+    fn stage_platform(
+        &self,
+        parsed: &crate::parse::Stage,
+    ) -> Result<(Option<pb::Platform>, BTreeSet<String>), Error> {
         let Some(written) = parsed.platform.as_deref().filter(|p| !p.is_empty()) else {
-            return Ok(None);
+            return Ok((None, BTreeSet::new()));
         };
         let lines = parsed.location;
         let expanded = self.rules.expand(written, &self.global).map_err(|e| {
@@ -150,7 +161,7 @@ impl Converter<'_> {
             return Err(self.at(Error::unknown(text), lines));
         }
         match platform::parse(&expanded.value) {
-            Ok(platform) => Ok(Some(platform)),
+            Ok(platform) => Ok((Some(platform), expanded.matched.clone())),
             Err(e) => {
                 let text = format!(
                     "failed to parse platform {written}: {}",
@@ -395,7 +406,7 @@ impl Converter<'_> {
                 ..ImageSource::new(stage.base_name.as_str())
             };
             let constraints = self
-                .from_lines(lines)
+                .place(lines)
                 .describe("com.docker.dockerfile.v1.command", code)
                 .platform(platform)
                 .name(name);

@@ -84,7 +84,7 @@ impl Converter<'_> {
         stage.count_step();
         let name = stage.step_name(&text, stage.state.get_platform(), Some(&env));
         let mut constraints = self
-            .from_lines(Some(lines))
+            .place(Some(lines))
             .describe("com.docker.dockerfile.v1.command", instruction.code())
             .name(name);
         if stage.no_cache {

@@ -1,10 +1,11 @@
 //! The stages of a build while they are converted, and what they need of each other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use gateway_llb::{State, pb};
 
+use super::args::ArgInfo;
 use super::image::Image;
 use crate::client::NamedContext;
 use crate::client::named::Paths;
@@ -19,6 +20,8 @@ pub const SCRATCH: &str = "scratch";
 pub struct Stage {
     /// The name in lower case.
     pub name: Option<String>,
+    /// What the comments say of it.
+    pub description: String,
     /// The base, expanded; later the full reference.
     pub base_name: String,
     /// The FROM line.
@@ -46,6 +49,8 @@ pub struct Stage {
     pub image: Image,
     /// The image that it began as.
     pub base_image: Option<Image>,
+    /// What can be set from outside, for outlines.
+    pub parameters: Parameters,
     /// The ARGs so far, with their values.
     pub args: Vec<(String, Option<String>)>,
 
@@ -76,6 +81,19 @@ pub struct Stage {
     pub in_trigger: bool,
 }
 
+/// What a build of a stage can be given.
+#[derive(Clone, Debug, Default)]
+pub struct Parameters {
+    /// All ARGs that are known, used or not.
+    pub args: BTreeMap<String, ArgInfo>,
+    /// The names that are used.
+    pub used: BTreeSet<String>,
+    /// Secrets: where they are first used, and whether they must be given.
+    pub secrets: BTreeMap<String, (LineRange, bool)>,
+    /// Ssh agents likewise.
+    pub ssh: BTreeMap<String, (LineRange, bool)>,
+}
+
 /// An instruction with the stages that it reads.
 #[derive(Clone, Debug)]
 pub struct Command {
@@ -92,6 +110,7 @@ impl Stage {
     pub fn new(base_name: String) -> Self {
         Self {
             name: None,
+            description: String::new(),
             base_name,
             code: String::new(),
             location: None,
@@ -106,6 +125,7 @@ impl Stage {
             image: Image::default(),
             base_image: None,
             args: Vec::new(),
+            parameters: Parameters::default(),
             is_image: false,
             dispatched: false,
             resolved: false,
@@ -163,6 +183,11 @@ impl Stages {
             Some(_) => None,
             None => self.by_name.get(&stage.base_name).copied(),
         };
+        if let Some(base) = stage.base.and_then(|base| self.list.get(base)) {
+            let used = std::mem::take(&mut stage.parameters.used);
+            stage.parameters = base.parameters.clone();
+            stage.parameters.used.extend(used);
+        }
         let index = self.list.len();
         if let Some(name) = &stage.name {
             self.by_name.insert(name.to_lowercase(), index);

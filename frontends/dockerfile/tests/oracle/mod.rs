@@ -30,6 +30,16 @@ pub struct Case {
 }
 
 impl Case {
+    /// A case that is not recorded.
+    pub fn of(files: BTreeMap<String, Vec<u8>>, opts: BTreeMap<String, String>) -> Self {
+        Self {
+            name: "made up".to_owned(),
+            path: PathBuf::new(),
+            opts,
+            files,
+        }
+    }
+
     /// What the reference made of it.
     pub fn expected(&self) -> Value {
         read_json(&self.path.with_extension("json")).unwrap()

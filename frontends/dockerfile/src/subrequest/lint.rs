@@ -1,0 +1,145 @@
+//! All that the lint rules find, without a build.
+
+use gateway_api::{BuildResult, Error};
+use gateway_llb::{json, pb};
+use serde_json::{Map, Value, json};
+
+use super::{convert_one, location, result, set_text};
+use crate::client::{BuildFile, Client};
+use crate::convert::checks::Checks;
+use crate::convert::locate;
+use crate::lint::{Config as LintConfig, Linter, Warning, check_complete_file, check_instructions};
+use crate::parse::{LineRange, Parsed};
+
+pub async fn answer(
+    client: &Client,
+    file: &BuildFile,
+    parsed: &Parsed,
+) -> Result<BuildResult, Error> {
+    let check = client.config().check.as_deref();
+    let (linter, error) = match LintConfig::for_build(&file.map.data, check) {
+        Err(e) => (Linter::default(), Some(Error::unknown(e.to_string()))),
+        Ok(config) => find(client, file, parsed, config).await,
+    };
+    let mut warnings = linter.warnings().to_vec();
+    let list: Vec<Value> = warnings.iter().map(warning_json).collect();
+    let mut out = Map::new();
+    out.insert(
+        "warnings".to_owned(),
+        if list.is_empty() {
+            Value::Null
+        } else {
+            Value::Array(list)
+        },
+    );
+    out.insert(
+        "sources".to_owned(),
+        json!([json::source_info(&file.map.to_info())]),
+    );
+    if let Some(error) = &error {
+        out.insert("buildError".to_owned(), error_json(error));
+    }
+
+    warnings.sort_by_key(|warning| warning.location.start);
+    let text: String = warnings
+        .iter()
+        .map(|warning| shown(file, warning))
+        .collect();
+    let mut result = result(&Value::Object(out), Some(text), "1.0.0");
+    let bad = !warnings.is_empty() || error.is_some();
+    result.metadata.insert(
+        "result.statuscode".to_owned(),
+        if bad { b"1".to_vec() } else { b"0".to_vec() },
+    );
+    Ok(result)
+}
+
+async fn find(
+    client: &Client,
+    file: &BuildFile,
+    parsed: &Parsed,
+    config: LintConfig,
+) -> (Linter, Option<Error>) {
+    let mut linter = Linter::new(config);
+    if let Some(mistake) = &parsed.error {
+        check_instructions(&parsed.dockerfile, &mut linter);
+        let error = Error::unknown(mistake.message.clone());
+        let error = match mistake.location {
+            Some(lines) => locate(file, error, lines),
+            None => error,
+        };
+        return (linter, Some(error));
+    }
+    check_complete_file(&parsed.dockerfile, &mut linter);
+    // Without a target, all stages are looked at.
+    let all = client.config().target.is_empty();
+    let checks = Checks::new(linter);
+    let outcome = convert_one(client, file, &parsed.dockerfile, all, &checks).await;
+    let linter = checks.into_linter();
+    let error = match outcome {
+        Err(error) => Some(error),
+        Ok(_) => linter.error().map(Error::unknown),
+    };
+    (linter, error)
+}
+
+fn warning_json(warning: &Warning) -> Value {
+    let mut out = Map::new();
+    out.insert("ruleName".to_owned(), json!(warning.rule.name));
+    set_text(&mut out, "description", warning.rule.description);
+    set_text(&mut out, "url", warning.rule.url);
+    set_text(&mut out, "detail", &warning.message);
+    out.insert("location".to_owned(), location(warning.location));
+    Value::Object(out)
+}
+
+fn error_json(error: &Error) -> Value {
+    let mut ranges: Vec<pb::Range> = error
+        .sources()
+        .flat_map(|source| source.ranges.iter().cloned())
+        .collect();
+    ranges.sort_by_key(line);
+    ranges.dedup();
+    let place = pb::Location {
+        source_index: 0,
+        ranges,
+    };
+    json!({"message": error.message, "location": json::location(&place)})
+}
+
+fn line(range: &pb::Range) -> i32 {
+    range.start.as_ref().map_or(0, |start| start.line)
+}
+
+/// A warning with its lines of the file.
+fn shown(file: &BuildFile, warning: &Warning) -> String {
+    let rule = warning.rule;
+    let mut out = format!("\nWARNING: {}", rule.name);
+    if !rule.url.is_empty() {
+        out += &format!(" - {}", rule.url);
+    }
+    out += &format!("\n{}\n", warning.message);
+    out + &excerpt(file, warning.location)
+}
+
+/// Two lines of context around one line, one around more.
+fn excerpt(file: &BuildFile, LineRange { start, end }: LineRange) -> String {
+    let text = String::from_utf8_lossy(&file.map.data);
+    let lines: Vec<&str> = text.split('\n').collect();
+    if start == 0 || start as usize > lines.len() {
+        return String::new();
+    }
+    let around = if start == end { 2 } else { 1 };
+    let first = start.saturating_sub(around).max(1);
+    let last = end.saturating_add(around);
+    let mut out = format!("{}:{start}\n--------------------\n", file.map.filename);
+    for (number, line) in (1..).zip(lines).filter(|(n, _)| (first..=last).contains(n)) {
+        let mark = if (start..=end).contains(&number) {
+            ">>>"
+        } else {
+            "   "
+        };
+        out += &format!("{number:4} | {mark} {line}\n");
+    }
+    out + "--------------------\n"
+}

@@ -1,0 +1,207 @@
+//! Questions about a build file instead of a build: what it can be given, which targets it has,
+//! what is wrong with it, what it becomes.
+
+mod lint;
+mod outline;
+mod table;
+
+use std::collections::BTreeMap;
+
+use gateway_api::{BuildResult, Detail, Error, Ref};
+use gateway_llb::{digest_of, json, pb};
+use prost::Message as _;
+use serde_json::{Map, Value, json};
+
+use crate::client::{BuildFile, Client};
+use crate::convert::checks::Checks;
+use crate::convert::{self, Converted};
+use crate::lint::{Config as LintConfig, Linter};
+use crate::parse::{Dockerfile, LineRange, Parsed};
+use table::Table;
+
+const DESCRIBE: &str = "frontend.subrequests.describe";
+const OUTLINE: &str = "frontend.outline";
+const TARGETS: &str = "frontend.targets";
+
+/// Answers the question that the options ask, if any.
+///
+/// # Errors
+/// For a question that is not known, and for files that cannot be answered about.
+pub async fn answer(
+    client: &Client,
+    file: &BuildFile,
+    parsed: &Parsed,
+) -> Option<Result<BuildResult, Error>> {
+    let id = client.opts().get("requestid")?;
+    Some(match id.as_str() {
+        DESCRIBE => Ok(describe()),
+        OUTLINE => outline::answer(client, file, parsed).await,
+        TARGETS => targets(file, parsed),
+        "frontend.lint" => lint::answer(client, file, parsed).await,
+        "frontend.convertllb" => convert_llb(client, file, parsed).await,
+        other => Err(Error::unknown(format!("unsupported request {other}")).with(
+            Detail::Subrequest {
+                name: other.to_owned(),
+            },
+        )),
+    })
+}
+
+/// An answer: no files, only metadata.
+fn result(json: &Value, text: Option<String>, version: &str) -> BuildResult {
+    let mut metadata = BTreeMap::new();
+    let mut set = |key: &str, value: String| {
+        metadata.insert(key.to_owned(), value.into_bytes());
+    };
+    set("result.json", format!("{json:#}"));
+    if let Some(text) = text {
+        set("result.txt", text);
+    }
+    set("version", version.to_owned());
+    BuildResult {
+        refs: gateway_api::result::Refs::Single(Ref::scratch()),
+        metadata,
+        ..BuildResult::default()
+    }
+}
+
+fn describe() -> BuildResult {
+    let names =
+        |list: &[&str]| -> Value { list.iter().map(|name| json!({ "name": name })).collect() };
+    let request = |name: &str, description: &str, opts: Value| {
+        json!({
+            "name": name,
+            "version": "1.0.0",
+            "type": "rpc",
+            "description": description,
+            "opts": opts,
+            "inputs": null,
+            "metadata": names(&["result.json", "result.txt"]),
+            "refs": null,
+        })
+    };
+    let target = json!([{"name": "target", "description": "Target build stage"}]);
+    let list = [
+        (
+            OUTLINE,
+            "List all parameters current build target supports",
+            target,
+        ),
+        (
+            TARGETS,
+            "List all targets current build supports",
+            json!([]),
+        ),
+        (DESCRIBE, "List available subrequest types", Value::Null),
+    ];
+    let mut table = Table::new(1);
+    table.row(&["NAME", "VERSION", "DESCRIPTION"]);
+    for (name, description, _) in &list {
+        let short = name.strip_prefix("frontend.").unwrap_or(name);
+        table.row(&[short, "1.0.0", description]);
+    }
+    let json = list
+        .into_iter()
+        .map(|(name, description, opts)| request(name, description, opts))
+        .collect();
+    result(&json, Some(table.text()), "1.0.0")
+}
+
+fn targets(file: &BuildFile, parsed: &Parsed) -> Result<BuildResult, Error> {
+    let dockerfile = good(parsed)?;
+    let mut table = Table::new(1);
+    table.row(&["TARGET", "DESCRIPTION"]);
+    let last = dockerfile.stages.len().saturating_sub(1);
+    let mut list = Vec::new();
+    for (index, stage) in dockerfile.stages.iter().enumerate() {
+        let name = stage.name.as_deref().unwrap_or_default();
+        let mut out = Map::new();
+        set_text(&mut out, "name", name);
+        if index == last {
+            out.insert("default".to_owned(), json!(true));
+        }
+        set_text(&mut out, "description", &stage.doc_comment);
+        set_text(&mut out, "base", &stage.base);
+        set_text(
+            &mut out,
+            "platform",
+            stage.platform.as_deref().unwrap_or_default(),
+        );
+        out.insert("location".to_owned(), location(stage.location));
+        list.push(Value::Object(out));
+        let shown = match (name, index == last) {
+            ("", true) => "(default)".to_owned(),
+            (name, true) => format!("{name} (default)"),
+            (name, false) => name.to_owned(),
+        };
+        table.row(&[&shown, &stage.doc_comment]);
+    }
+    let json = json!({"targets": list, "sources": [json::bytes(&file.map.data)]});
+    Ok(result(&json, Some(table.text()), "1.0.0"))
+}
+
+async fn convert_llb(
+    client: &Client,
+    file: &BuildFile,
+    parsed: &Parsed,
+) -> Result<BuildResult, Error> {
+    let checks = Checks::new(Linter::new(LintConfig::default()));
+    let converted = convert_one(client, file, good(parsed)?, false, &checks).await?;
+    let definition = converted
+        .state
+        .marshal(&client.marshal_options(&converted.platform))
+        .map_err(|e| Error::unknown(format!("failed to marshal LLB definition: {e}")))?;
+    let mut ops = Map::new();
+    for bytes in &definition.def {
+        let op = pb::Op::decode(bytes.as_slice())
+            .map_err(|e| Error::unknown(format!("failed to parse llb proto op: {e}")))?;
+        ops.insert(digest_of(bytes), json::op(&op));
+    }
+    let metadata: Map<String, Value> = definition
+        .metadata
+        .iter()
+        .map(|(digest, known)| (digest.clone(), json::metadata(known)))
+        .collect();
+    let source = definition.source.as_ref().map(json::source);
+    let json = json!({"def": ops, "metadata": metadata, "source": source});
+    Ok(result(&json, None, "0.1.0"))
+}
+
+/// The file, when it could be parsed.
+fn good(parsed: &Parsed) -> Result<&Dockerfile, Error> {
+    match &parsed.error {
+        None => Ok(&parsed.dockerfile),
+        Some(mistake) => Err(Error::unknown(mistake.message.clone())),
+    }
+}
+
+async fn convert_one(
+    client: &Client,
+    file: &BuildFile,
+    dockerfile: &Dockerfile,
+    all_stages: bool,
+    checks: &Checks,
+) -> Result<Converted, Error> {
+    convert::convert(convert::Request {
+        client,
+        file,
+        dockerfile,
+        platform: None,
+        all_stages,
+        checks,
+    })
+    .await
+}
+
+fn location(lines: LineRange) -> Value {
+    json::location(&pb::Location {
+        source_index: 0,
+        ranges: convert::ranges(lines),
+    })
+}
+
+fn set_text(out: &mut Map<String, Value>, key: &str, value: &str) {
+    if !value.is_empty() {
+        out.insert(key.to_owned(), json!(value));
+    }
+}
