@@ -108,6 +108,10 @@ pub struct SolveDetail {
     pub description: std::collections::BTreeMap<String, String>,
 }
 
+/// Type of the detail that carries an explanation for the user: plain text of several lines. Other
+/// readers keep it as an unknown detail.
+pub const HELP_TYPE: &str = "gateway.error.Help+text";
+
 /// An error of a build, a frontend or the engine.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
@@ -151,6 +155,25 @@ impl Error {
     pub fn context(mut self, prefix: impl std::fmt::Display) -> Self {
         self.message = format!("{prefix}: {}", self.message);
         self
+    }
+
+    /// Adds what a user should know beside the message: who was asked, why it failed, what to do.
+    #[must_use]
+    pub fn with_help(self, text: impl Into<String>) -> Self {
+        self.with(Detail::Other {
+            type_url: HELP_TYPE.to_owned(),
+            value: text.into().into_bytes(),
+        })
+    }
+
+    /// The explanations that the error carries.
+    pub fn help(&self) -> impl Iterator<Item = std::borrow::Cow<'_, str>> {
+        self.details.iter().filter_map(|detail| match detail {
+            Detail::Other { type_url, value } if type_url == HELP_TYPE => {
+                Some(String::from_utf8_lossy(value))
+            }
+            _ => None,
+        })
     }
 
     pub fn sources(&self) -> impl Iterator<Item = &SourceLocation> {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use gateway_bridge::{FrontendLimits, FrontendPolicy};
 use gateway_images::registry::{
-    DockerConfig, ProxyConfig, Registries, RegistriesConfig, SystemTrust, parse_buildkitd_toml,
+    DockerConfig, ProxyConfig, Registries, RegistriesConfig, SystemTrust, add_certs_d,
+    parse_buildkitd_toml,
 };
 
 use crate::build::secrets::Environment;
@@ -36,13 +37,22 @@ pub fn store_root(
     Ok(data.join("gateway"))
 }
 
-/// The registry client from `--config` and docker's credentials; warnings are for stderr.
-pub fn registries(
-    config: Option<&Path>,
-    env: &Environment,
-) -> Result<(Registries, Vec<String>), CliError> {
+/// What `--config` and the environment say, put together.
+pub struct Settings {
+    pub registries: Registries,
+    pub policy: FrontendPolicy,
+    pub limits: FrontendLimits,
+    /// For stderr.
+    pub warnings: Vec<String>,
+}
+
+/// Where docker keeps the certificates of private registries.
+const CERTS_DIR: &str = "/etc/docker/certs.d";
+
+pub fn settings(config: Option<&Path>, env: &Environment) -> Result<Settings, CliError> {
     let mut warnings = Vec::new();
     let mut settings = RegistriesConfig::default();
+    let mut frontends = (FrontendPolicy::default(), FrontendLimits::default());
     if let Some(path) = config {
         let text = std::fs::read_to_string(path).map_err(|source| CliError::ConfigFile {
             path: path.to_owned(),
@@ -60,7 +70,9 @@ pub fn registries(
                 .into_iter()
                 .map(|note| format!("{}: {note}", path.display())),
         );
+        frontends = frontend_settings(&text).map_err(wrong)?;
     }
+    warnings.extend(add_certs_d(&mut settings.hosts, Path::new(CERTS_DIR)));
     let var = |name: &str| env.get(name).filter(|value| !value.is_empty()).cloned();
     if let Some(file) = var("SSL_CERT_FILE") {
         settings.system_trust = SystemTrust::Files(vec![PathBuf::from(file)]);

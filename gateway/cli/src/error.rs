@@ -92,11 +92,14 @@ impl CliError {
     /// The text for the user, excerpt first.
     pub fn page(&self) -> String {
         match self {
-            CliError::Build(error) => format!(
-                "{}error: failed to solve: {}\n",
-                crate::excerpt::excerpts(error),
-                error.message
-            ),
+            CliError::Build(error) => {
+                let mut page = crate::excerpt::excerpts(error);
+                page += &format!("error: failed to solve: {}\n", error.message);
+                for help in error.help() {
+                    page.push_str(&help);
+                }
+                page
+            }
             other => format!("error: {other}\n"),
         }
     }
