@@ -4,6 +4,10 @@
 //! What may not enter: how ops are solved or processes confined (asks the solver and the sandbox);
 //! command lines, terminals, the environment.
 
+pub mod engine;
 pub mod host;
 pub mod service;
 pub mod transport;
+
+pub use engine::{BuildRequest, BuildResponse, Engine, EngineOptions, FrontendPolicy};
+pub use host::FrontendLimits;

@@ -1,0 +1,136 @@
+//! What we announce: only what works. A missing capability gives the user a precise message at
+//! once, a false one a failure later.
+
+use gateway_api::caps::{Cap, CapSet};
+use gateway_llb::caps as llb;
+
+/// Calls of the bridge.
+const FRONTEND: [&str; 17] = [
+    "frontend.caps",
+    "frontend.inputs",
+    "gateway.evaluate",
+    "gateway.solve.evaluate",
+    "gateway.solve.metadata",
+    "gateway.warnings",
+    "proto.refarray",
+    "readdir",
+    "readfile",
+    "reference.output",
+    "resolveimage",
+    "resolveimage.resolvemode",
+    "return",
+    "returnmap",
+    "solve.base",
+    "source.metaresolver",
+    "statfile",
+];
+
+/// How builds ended before there was Return: works, but nobody should begin to use it.
+const FRONTEND_DEPRECATED: &str = "solve.inlinereturn";
+
+/// What ops may ask of the solver.
+const LLB: [&str; 52] = [
+    llb::SOURCE_IMAGE,
+    llb::SOURCE_IMAGE_RESOLVE_MODE,
+    llb::SOURCE_IMAGE_LAYER_LIMIT,
+    llb::SOURCE_IMAGE_CHECKSUM,
+    llb::SOURCE_LOCAL,
+    llb::SOURCE_LOCAL_UNIQUE,
+    llb::SOURCE_LOCAL_SESSION_ID,
+    llb::SOURCE_LOCAL_INCLUDE_PATTERNS,
+    llb::SOURCE_LOCAL_FOLLOW_PATHS,
+    llb::SOURCE_LOCAL_EXCLUDE_PATTERNS,
+    llb::SOURCE_LOCAL_SHARED_KEY_HINT,
+    llb::SOURCE_LOCAL_DIFFER,
+    llb::EXEC_META_BASE,
+    llb::EXEC_META_CGROUP_PARENT,
+    llb::EXEC_META_NETWORK,
+    llb::EXEC_META_PROXY,
+    llb::EXEC_META_SECURITY,
+    llb::EXEC_META_SETS_DEFAULT_PATH,
+    llb::EXEC_META_ULIMIT,
+    llb::EXEC_META_LINUX_RESOURCES,
+    llb::EXEC_MOUNT_BIND,
+    llb::EXEC_MOUNT_BIND_READWRITE_NO_OUTPUT,
+    llb::EXEC_MOUNT_CACHE,
+    llb::EXEC_MOUNT_CACHE_SHARING,
+    llb::EXEC_MOUNT_CONTENT_CACHE,
+    llb::EXEC_MOUNT_SELECTOR,
+    llb::EXEC_MOUNT_TMPFS,
+    llb::EXEC_MOUNT_TMPFS_SIZE,
+    llb::EXEC_MOUNT_SECRET,
+    llb::EXEC_MOUNT_SSH,
+    llb::EXEC_CGROUP,
+    llb::EXEC_SECRET_ENV,
+    llb::EXEC_VALID_EXIT_CODE,
+    llb::FILE_BASE,
+    llb::FILE_RM_WILDCARD,
+    llb::FILE_RM_NO_FOLLOW_SYMLINK,
+    llb::FILE_COPY_INCLUDE_EXCLUDE_PATTERNS,
+    llb::FILE_COPY_REQUIRED_PATHS,
+    llb::FILE_COPY_ALWAYS_REPLACE,
+    "file.symlink.create",
+    llb::CONSTRAINTS,
+    llb::PLATFORM,
+    llb::META_IGNORE_CACHE,
+    llb::META_DESCRIPTION,
+    llb::META_EXPORT_CACHE,
+    "mergeop",
+    "passthroughop",
+    "source.local.metadatatransfer",
+    "exporter.sourcedateepoch",
+    "exporter.image.annotations",
+    "exporter.multiple",
+    "diffop",
+];
+
+/// As Ping answers.
+pub fn frontend() -> CapSet {
+    let mut set = CapSet::enabled(FRONTEND);
+    set.insert(
+        FRONTEND_DEPRECATED,
+        Cap {
+            enabled: true,
+            deprecated: true,
+            ..Cap::default()
+        },
+    );
+    set
+}
+
+/// As Ping answers.
+pub fn llb() -> CapSet {
+    CapSet::enabled(LLB)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p25_caps_are_sorted_and_inline_return_is_deprecated() {
+        let frontend = frontend();
+        let ids: Vec<&str> = frontend.iter().map(|(id, _)| id).collect();
+        assert!(ids.is_sorted());
+        assert_eq!(ids.len(), FRONTEND.len() + 1);
+        for (id, cap) in frontend.iter() {
+            assert!(cap.enabled);
+            assert_eq!(cap.deprecated, id == "solve.inlinereturn", "{id}");
+        }
+        let llb = llb();
+        assert!(llb.iter().map(|(id, _)| id).is_sorted());
+        assert_eq!(llb.iter().count(), LLB.len());
+    }
+
+    #[test]
+    fn p25_what_almost_every_graph_needs_is_there_and_containers_are_not() {
+        for id in ["constraints", "platform", "meta.description", "file.base"] {
+            assert!(llb().supports(id), "{id}");
+        }
+        assert!(
+            frontend()
+                .iter()
+                .all(|(id, _)| !id.starts_with("gateway.exec"))
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! `gateway.v0`: which image is meant, what it says about itself, and running it.
+
+use std::collections::BTreeSet;
+
+use gateway_api::{Code, Detail, Error, Gateway, ResolveImageConfigRequest};
+use gateway_images::config::RunConfig;
+use gateway_images::reference::Reference;
+use gateway_llb::{Constraints, ImageSource, LocalSource, MarshalOptions, State, pb};
+use gateway_solver::Job;
+
+use super::solved::Solved;
+use super::{Engine, FrontendCall};
+use crate::host::environment::environment;
+use crate::host::life::{Call, host};
+use crate::host::process::{FrontendProcess, start};
+use crate::host::stderr::StderrLog;
+
+/// What callers may require of a frontend, and what having inputs requires.
+const LABEL_CAPS: &str = "moby.buildkit.frontend.caps";
+const LABEL_NETWORK_NONE: &str = "moby.buildkit.frontend.network.none";
+const CAP_INPUTS: &str = "moby.buildkit.frontend.inputs";
+
+/// docker/dockerfile 1.1.6 and 1.1.7 and their experimental variants: they take inputs, but are
+/// older than the label that says so.
+const INPUTS_WITHOUT_LABEL: [&str; 4] = [
+    "sha256:9ac1c43a60e31dca741a6fe8314130a9cd4c4db0311fbbc636ff992ef60ae76d",
+    "sha256:080bd74d8778f83e7b670de193362d8c593c8b14f5c8fb919d28ee8feda0d069",
+    "sha256:60543a9d92b92af5088fb2938fb09b2072684af8384399e153e137fe081f8ab4",
+    "sha256:de85b2f3a3e8a2f7fe48e8e84a65f6fdd5cd5183afa6412fff9caa6871649c44",
+];
+
+/// A frontend image that can be run.
+struct FrontendImage {
+    definition: pb::Definition,
+    config: RunConfig,
+    digest: String,
+}
+
+/// Runs the image of the option `source`.
+pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Result<Solved, Error> {
+    if call.opts.contains_key("gateway-devel") {
+        return Err(Error::unknown("development gateway is no longer supported"));
+    }
+    let source = match call.opts.get("source") {
+        Some(source) if !source.is_empty() => source.clone(),
+        _ => return Err(Error::unknown("no source specified for gateway")),
+    };
+    engine.0.policy.check_source(&source)?;
+    let image = resolve(engine, job, &call, &source).await?;
+    check_caps(&image, &call)?;
+
+    let result = job.load(image.definition.clone());
+    // Pulling and unpacking, and starting the launcher, at the same time.
+    let (rootfs, launcher) = tokio::try_join!(job.rootfs(&result), engine.0.solver.launcher())?;
+    let gateway = engine.gateway(job, call);
+    let process = FrontendProcess {
+        image: &source,
+        lowers: rootfs.lowers.clone(),
+        entrypoint: image.config.entrypoint.as_deref().unwrap_or_default(),
+        env: environment(&image.config.env, gateway.invocation())?,
+        cwd: &image.config.working_dir,
+        network_none: network_none(&image.config),
+        definition: &image.definition,
+    };
+    let limits = &engine.0.limits;
+    let process = start(&launcher, process, limits).await?;
+    let unique = std::sync::Arc::as_ptr(&gateway) as usize;
+    let hosted = host(
+        process,
+        Call {
+            image: &source,
+            gateway: gateway.clone(),
+            limits,
+            cancel: job.cancelled(),
+            log: StderrLog::new(job.progress().clone(), &source, &unique.to_string()),
+        },
+    );
+    let returned = hosted.await?;
+    drop(rootfs);
+    gateway.resolve(returned)
+}
+
+/// Finds the image: a named context of its name, or its registry. Always for the host's platform,
+/// never the build's target.
+async fn resolve(
+    engine: &Engine,
+    job: &Job,
+    call: &FrontendCall,
+    source: &str,
+) -> Result<FrontendImage, Error> {
+    let reference = Reference::parse(source)
+        .map_err(|error| Error::unknown(format!("invalid context name {source}: {error}")))?;
+    let familiar = reference.familiar();
+    let name = familiar.strip_suffix(":latest").unwrap_or(&familiar);
+    let Some(context) = call.opts.get(&format!("context:{name}")) else {
+        return resolve_image(engine, job, &reference).await;
+    };
+    match context.split_once(':') {
+        Some(("docker-image", image)) => {
+            let image = image.trim_start_matches("//");
+            let reference = Reference::parse(image).map_err(|error| {
+                Error::unknown(format!("invalid named context {context}: {error}"))
+            })?;
+            resolve_image(engine, job, &reference).await
+        }
+        Some(("input", key)) => {
+            let definition = call.inputs.get(key).cloned().ok_or_else(|| {
+                Error::unknown(format!("invalid input {key} for {name}: no such input"))
+            })?;
+            let metadata = call.opts.get(&format!("input-metadata:{key}"));
+            Ok(FrontendImage {
+                definition,
+                config: metadata.map_or(Ok(RunConfig::default()), |text| input_config(text))?,
+                digest: String::new(),
+            })
+        }
+        Some(("local", local)) => {
+            let state = LocalSource {
+                session: job.session().id().to_owned(),
+                ..LocalSource::new(local.trim_start_matches("//"))
+            };
+            let name = format!("[frontend] load {source} from {context}");
+            Ok(FrontendImage {
+                definition: marshal(engine, state.state(Constraints::new().name(name)))?,
+                config: RunConfig::default(),
+                digest: String::new(),
+            })
+        }
+        _ => Err(Error::new(
+            Code::Unimplemented,
+            format!(
+                "named context {context} cannot be a frontend: only docker-image, local and input can"
+            ),
+        )),
+    }
+}
+
+async fn resolve_image(
+    engine: &Engine,
+    job: &Job,
+    reference: &Reference,
+) -> Result<FrontendImage, Error> {
+    let resolved = job
+        .resolve_image_config(ResolveImageConfigRequest {
+            reference: reference.to_string(),
+            log_name: format!("resolve image config for docker-image://{reference}"),
+            ..ResolveImageConfigRequest::default()
+        })
+        .await?;
+    let config = gateway_images::config::ImageConfig::parse(&resolved.config).map_err(|error| {
+        Error::unknown(format!(
+            "invalid config of the frontend image {reference}: {error}"
+        ))
+    })?;
+    // Pinned: what runs is what was looked at.
+    let pinned = match reference.digest() {
+        Some(_) => reference.to_string(),
+        None => format!("{reference}@{}", resolved.digest),
+    };
+    let source = ImageSource {
+        record_type: Some("frontend".to_owned()),
+        ..ImageSource::new(pinned.clone())
+    };
+    let constraints = Constraints::new().name(format!("docker-image://{pinned}"));
+    Ok(FrontendImage {
+        definition: marshal(engine, source.state(constraints))?,
+        config: config.config,
+        digest: resolved.digest,
+    })
+}
+
+fn marshal(engine: &Engine, state: State) -> Result<pb::Definition, Error> {
+    let platform = engine.0.solver.default_platform().clone();
+    state
+        .marshal(&MarshalOptions::new(platform))
+        .map_err(|error| Error::new(Code::Internal, error.to_string()))
+}
+
+/// The image config among an input's metadata: JSON, keys to base64.
+fn input_config(metadata: &str) -> Result<RunConfig, Error> {
+    use base64::Engine as _;
+    let invalid = |error: &dyn std::fmt::Display| {
+        Error::unknown(format!("invalid metadata of a frontend's input: {error}"))
+    };
+    let map: std::collections::BTreeMap<String, String> =
+        serde_json::from_str(metadata).map_err(|error| invalid(&error))?;
+    let Some(config) = map.get(gateway_api::result::metadata::IMAGE_CONFIG) else {
+        return Ok(RunConfig::default());
+    };
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(config)
+        .map_err(|error| invalid(&error))?;
+    let config =
+        gateway_images::config::ImageConfig::parse(&bytes).map_err(|error| invalid(&error))?;
+    Ok(config.config)
+}
+
+/// Go's spelling of true; any other text means nothing.
+fn network_none(config: &RunConfig) -> bool {
+    config
+        .labels
+        .get(LABEL_NETWORK_NONE)
+        .is_some_and(|text| matches!(text.as_str(), "1" | "t" | "T" | "TRUE" | "true" | "True"))
+}
+
+/// What the caller requires, compared with the image's label.
+fn check_caps(image: &FrontendImage, call: &FrontendCall) -> Result<(), Error> {
+    let names = |list: &str| -> BTreeSet<String> {
+        list.split(',')
+            .map(|entry| {
+                entry
+                    .split('+')
+                    .next()
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned()
+            })
+            .filter(|name| !name.is_empty())
+            .collect()
+    };
+    let mut required = names(call.opts.get("frontend.caps").map_or("", String::as_str));
+    if !call.inputs.is_empty() {
+        required.insert(CAP_INPUTS.to_owned());
+    }
+    let mut offered = names(
+        image
+            .config
+            .labels
+            .get(LABEL_CAPS)
+            .map_or("", String::as_str),
+    );
+    if INPUTS_WITHOUT_LABEL.contains(&image.digest.as_str()) {
+        offered.insert(CAP_INPUTS.to_owned());
+    }
+    match required.difference(&offered).next() {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            Code::Unimplemented,
+            format!("unsupported frontend capability {name}"),
+        )
+        .with(Detail::FrontendCap { name: name.clone() })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(labels: &[(&str, &str)], digest: &str) -> FrontendImage {
+        let labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string()));
+        FrontendImage {
+            definition: pb::Definition::default(),
+            config: RunConfig {
+                labels: labels.collect(),
+                ..RunConfig::default()
+            },
+            digest: digest.to_owned(),
+        }
+    }
+
+    fn call(caps: &str, inputs: bool) -> FrontendCall {
+        let mut call = FrontendCall {
+            name: "gateway.v0".to_owned(),
+            opts: Default::default(),
+            inputs: Default::default(),
+            depth: 0,
+        };
+        call.opts
+            .insert("frontend.caps".to_owned(), caps.to_owned());
+        if inputs {
+            call.inputs.insert("context".to_owned(), Default::default());
+        }
+        call
+    }
+
+    #[test]
+    fn p12_required_caps_and_inputs_need_the_label() {
+        let labelled = image(&[(LABEL_CAPS, "moby.buildkit.frontend.inputs+x, a")], "");
+        assert!(check_caps(&labelled, &call("", true)).is_ok());
+        assert!(check_caps(&labelled, &call("a+forward", true)).is_ok());
+        let error = check_caps(&labelled, &call("a,b+forward", false)).unwrap_err();
+        assert_eq!(error.code, Code::Unimplemented);
+        assert_eq!(error.message, "unsupported frontend capability b");
+        assert_eq!(
+            error.details,
+            [Detail::FrontendCap {
+                name: "b".to_owned()
+            }]
+        );
+        let bare = image(&[], "");
+        assert!(check_caps(&bare, &call("", false)).is_ok());
+        assert!(check_caps(&bare, &call("", true)).is_err());
+    }
+
+    #[test]
+    fn p12_four_known_images_take_inputs_without_the_label() {
+        for digest in INPUTS_WITHOUT_LABEL {
+            assert!(check_caps(&image(&[], digest), &call("", true)).is_ok());
+        }
+    }
+
+    #[test]
+    fn p11_only_gos_true_takes_the_network_away() {
+        for text in ["1", "t", "T", "TRUE", "true", "True"] {
+            assert!(network_none(
+                &image(&[(LABEL_NETWORK_NONE, text)], "").config
+            ));
+        }
+        for text in ["0", "yes", "tRUE", "", "false"] {
+            assert!(!network_none(
+                &image(&[(LABEL_NETWORK_NONE, text)], "").config
+            ));
+        }
+        assert!(!network_none(&RunConfig::default()));
+    }
+
+    #[test]
+    fn the_config_among_an_inputs_metadata_is_used() {
+        use base64::Engine as _;
+        let config = r#"{"architecture":"amd64","os":"linux","config":{"Entrypoint":["/f"]},"rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let text = serde_json::json!({
+            "containerimage.config": base64::engine::general_purpose::STANDARD.encode(config),
+        });
+        let config = input_config(&text.to_string()).unwrap();
+        assert_eq!(config.entrypoint.unwrap(), ["/f"]);
+        assert!(input_config("[]").is_err());
+    }
+}

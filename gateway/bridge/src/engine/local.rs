@@ -1,0 +1,279 @@
+//! The `Gateway` of one frontend call over one job: what a built-in frontend calls directly and
+//! what the bridge serves to one in a container.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use gateway_api::{
+    BuildResult, Code, Container, ContainerRequest, Detail, Error, FileRange, Gateway, ImageConfig,
+    Invocation, Ref, Refs, ResolveImageConfigRequest, ResolveSourceMetaRequest, SolveRequest,
+    SourceMeta, Stat, Warning,
+};
+use gateway_llb::pb;
+use gateway_solver::{Job, ResultRef, SolvedRefs};
+
+use super::solved::Solved;
+use super::{Engine, FrontendCall};
+
+/// One frontend call's gateway.
+pub(crate) struct LocalGateway {
+    engine: Engine,
+    job: Job,
+    invocation: Invocation,
+    inputs: BTreeMap<String, pb::Definition>,
+    /// Of this frontend call.
+    depth: usize,
+    refs: RefTable,
+}
+
+/// Results by the ids that this call gave out.
+#[derive(Default)]
+struct RefTable {
+    refs: Mutex<BTreeMap<String, ResultRef>>,
+}
+
+impl RefTable {
+    /// A fresh id, even for a result that has one already.
+    fn add(&self, result: ResultRef) -> Ref {
+        // One counter for all calls of the process: an id of one call means nothing in another.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = format!("ref-{:08x}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let definition = result.definition().clone();
+        self.refs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id.clone(), result);
+        Ref::new(id, Some(definition))
+    }
+
+    fn add_optional(&self, result: Option<ResultRef>) -> Ref {
+        result.map_or_else(Ref::scratch, |result| self.add(result))
+    }
+
+    fn get(&self, id: &str) -> Option<ResultRef> {
+        self.refs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned()
+    }
+}
+
+impl LocalGateway {
+    pub fn new(engine: Engine, job: Job, call: FrontendCall, invocation: Invocation) -> Self {
+        LocalGateway {
+            engine,
+            job,
+            invocation,
+            inputs: call.inputs,
+            depth: call.depth,
+            refs: RefTable::default(),
+        }
+    }
+
+    /// What the frontend returned, with the results behind its refs.
+    pub fn resolve(&self, returned: BuildResult) -> Result<Solved, Error> {
+        let find = |reference: Ref| match reference.is_scratch() {
+            true => Ok(None),
+            false => self.refs.get(&reference.id).map(Some).ok_or_else(|| {
+                Error::unknown(format!("return reference {} not found", reference.id))
+            }),
+        };
+        let refs = match returned.refs {
+            Refs::None => SolvedRefs::None,
+            Refs::Single(reference) => SolvedRefs::Single(find(reference)?),
+            Refs::Map(map) => SolvedRefs::Map(
+                map.into_iter()
+                    .map(|(key, reference)| Ok((key, find(reference)?)))
+                    .collect::<Result<_, Error>>()?,
+            ),
+        };
+        let mut attestations = BTreeMap::new();
+        for (key, list) in returned.attestations {
+            let list = list.into_iter().map(|mut attestation| {
+                let result = match attestation.reference.take() {
+                    Some(reference) => find(reference)?,
+                    None => None,
+                };
+                Ok((attestation, result))
+            });
+            attestations.insert(key, list.collect::<Result<_, Error>>()?);
+        }
+        Ok(Solved {
+            refs,
+            metadata: returned.metadata,
+            attestations,
+        })
+    }
+
+    /// A nested frontend's result, under ids of this call.
+    fn adopt(&self, solved: Solved) -> BuildResult {
+        BuildResult {
+            refs: match solved.refs {
+                SolvedRefs::None => Refs::None,
+                SolvedRefs::Single(result) => Refs::Single(self.refs.add_optional(result)),
+                SolvedRefs::Map(map) => Refs::Map(
+                    map.into_iter()
+                        .map(|(key, result)| (key, self.refs.add_optional(result)))
+                        .collect(),
+                ),
+            },
+            metadata: solved.metadata,
+            attestations: solved
+                .attestations
+                .into_iter()
+                .map(|(key, list)| {
+                    let list = list.into_iter().map(|(mut attestation, result)| {
+                        attestation.reference = result.map(|result| self.refs.add(result));
+                        attestation
+                    });
+                    (key, list.collect())
+                })
+                .collect(),
+        }
+    }
+
+    fn result(&self, reference: &Ref) -> Result<ResultRef, Error> {
+        self.refs
+            .get(&reference.id)
+            .ok_or_else(|| Error::unknown(format!("no such ref: {}", reference.id)))
+    }
+
+    async fn nested(&self, request: SolveRequest) -> Result<Solved, Error> {
+        let detail = Detail::Frontend {
+            name: request.frontend.clone(),
+            source: request
+                .frontend_opts
+                .get("source")
+                .cloned()
+                .unwrap_or_default(),
+        };
+        let call = FrontendCall {
+            name: request.frontend,
+            opts: request.frontend_opts,
+            inputs: request.frontend_inputs,
+            depth: self.depth + 1,
+        };
+        self.engine
+            .call(&self.job, call)
+            .await
+            .map_err(|mut error| {
+                error.details.insert(0, detail);
+                error
+            })
+    }
+}
+
+fn refuse_policies(policies: &[Vec<u8>]) -> Result<(), Error> {
+    match policies {
+        [] => Ok(()),
+        // Ignoring one would let through what it forbids.
+        _ => Err(Error::new(
+            Code::Unimplemented,
+            "source policies are not supported",
+        )),
+    }
+}
+
+#[async_trait]
+impl Gateway for LocalGateway {
+    fn invocation(&self) -> &Invocation {
+        &self.invocation
+    }
+
+    async fn inputs(&self) -> Result<BTreeMap<String, pb::Definition>, Error> {
+        Ok(self.inputs.clone())
+    }
+
+    async fn solve(&self, request: SolveRequest) -> Result<BuildResult, Error> {
+        refuse_policies(&request.source_policies)?;
+        let definition = request
+            .definition
+            .clone()
+            .filter(|definition| !definition.def.is_empty());
+        let evaluate = request.evaluate;
+        let solved = match (definition, request.frontend.is_empty()) {
+            (Some(_), false) => {
+                return Err(Error::unknown(
+                    "cannot solve with both Definition and Frontend specified",
+                ));
+            }
+            (Some(definition), true) => Solved {
+                refs: SolvedRefs::Single(Some(self.job.load(definition))),
+                ..Solved::default()
+            },
+            (None, false) => self.nested(request).await?,
+            (None, true) => Solved {
+                refs: SolvedRefs::Single(None),
+                ..Solved::default()
+            },
+        };
+        if evaluate {
+            let results = solved.results().into_iter();
+            let work = results.map(|result| self.job.evaluate(result));
+            futures_util::future::try_join_all(work).await?;
+        }
+        Ok(self.adopt(solved))
+    }
+
+    async fn resolve_image_config(
+        &self,
+        request: ResolveImageConfigRequest,
+    ) -> Result<ImageConfig, Error> {
+        refuse_policies(&request.source_policies)?;
+        self.job.resolve_image_config(request).await
+    }
+
+    async fn resolve_source_meta(
+        &self,
+        request: ResolveSourceMetaRequest,
+    ) -> Result<SourceMeta, Error> {
+        refuse_policies(&request.source_policies)?;
+        self.job.resolve_source_meta(request).await
+    }
+
+    async fn read_file(
+        &self,
+        reference: &Ref,
+        path: &str,
+        range: Option<FileRange>,
+    ) -> Result<Vec<u8>, Error> {
+        let result = self.result(reference)?;
+        self.job.read_file(&result, path, range).await
+    }
+
+    async fn read_dir(
+        &self,
+        reference: &Ref,
+        path: &str,
+        include: Option<&str>,
+    ) -> Result<Vec<Stat>, Error> {
+        let result = self.result(reference)?;
+        self.job.read_dir(&result, path, include).await
+    }
+
+    async fn stat_file(&self, reference: &Ref, path: &str) -> Result<Stat, Error> {
+        let result = self.result(reference)?;
+        self.job.stat_file(&result, path).await
+    }
+
+    async fn evaluate(&self, reference: &Ref) -> Result<(), Error> {
+        let result = self.result(reference)?;
+        self.job.evaluate(&result).await
+    }
+
+    async fn warn(&self, mut warning: Warning) -> Result<(), Error> {
+        warning.level = warning.level.max(1);
+        self.job.warn(warning);
+        Ok(())
+    }
+
+    async fn new_container(&self, _: ContainerRequest) -> Result<Box<dyn Container>, Error> {
+        Err(Error::new(
+            Code::Unimplemented,
+            "containers of a frontend are not supported (capability gateway.exec is not announced)",
+        ))
+    }
+}

@@ -1,0 +1,216 @@
+//! A build from request to exported result: finds the frontend, runs it, hands what it returned to
+//! the exporters.
+
+pub mod capabilities;
+mod image;
+mod local;
+mod policy;
+mod solved;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use gateway_api::progress::Progress;
+use gateway_api::{Code, Error, FrontendFn, Gateway, Invocation, Worker};
+use gateway_llb::pb;
+use gateway_session::Session;
+use gateway_solver::{Exporter, Job, JobOptions, Solver};
+use tokio_util::sync::CancellationToken;
+
+use crate::host::FrontendLimits;
+use local::LocalGateway;
+pub use policy::FrontendPolicy;
+use solved::Solved;
+
+/// The frontend that runs images.
+const GATEWAY: &str = "gateway.v0";
+
+/// What we are called in error texts about capabilities.
+const PRODUCT: &str = "gateway";
+
+/// Configuration, as values.
+pub struct EngineOptions {
+    pub solver: Solver,
+    /// Frontends that run in process, by name (`dockerfile.v0`).
+    pub builtins: BTreeMap<String, FrontendFn>,
+    pub policy: FrontendPolicy,
+    pub limits: FrontendLimits,
+}
+
+/// Runs builds. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<EngineOptions>);
+
+/// One build.
+pub struct BuildRequest {
+    /// `dockerfile.v0`, or `gateway.v0` for the image in the option `source`.
+    pub frontend: String,
+    pub opts: BTreeMap<String, String>,
+    pub inputs: BTreeMap<String, pb::Definition>,
+    pub session: Arc<dyn Session>,
+    pub progress: Progress,
+    /// Of `network.host`, `security.insecure`, `device`.
+    pub entitlements: BTreeSet<String>,
+    pub exporters: Vec<Exporter>,
+    pub cancel: CancellationToken,
+}
+
+/// What a build gives back.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BuildResponse {
+    /// Of the exporters (`containerimage.digest`), and the frontend's keys `frontend.*`.
+    pub exporter: BTreeMap<String, String>,
+    /// All of the result's metadata, e.g. the answer to a subrequest.
+    pub metadata: BTreeMap<String, Vec<u8>>,
+}
+
+/// A frontend to run, by name.
+pub(crate) struct FrontendCall {
+    pub name: String,
+    pub opts: BTreeMap<String, String>,
+    pub inputs: BTreeMap<String, pb::Definition>,
+    /// Frontends that called this one.
+    pub depth: usize,
+}
+
+impl Engine {
+    pub fn new(options: EngineOptions) -> Engine {
+        Engine(Arc::new(options))
+    }
+
+    /// Builds and exports. Dropping the future cancels the build.
+    ///
+    /// # Errors
+    /// The frontend's error or that of a step, with details that say where and what.
+    pub async fn build(&self, request: BuildRequest) -> Result<BuildResponse, Error> {
+        let cancel = request.cancel.clone();
+        let build = self.run(request);
+        tokio::select! {
+            built = build => match built {
+                // What fails because of the cancellation is the cancellation.
+                Err(_) if cancel.is_cancelled() => Err(Error::canceled()),
+                built => built,
+            },
+            () = cancelled_for_good(&cancel) => Err(Error::canceled()),
+        }
+    }
+
+    async fn run(&self, request: BuildRequest) -> Result<BuildResponse, Error> {
+        let job = self.0.solver.job(JobOptions {
+            session: request.session,
+            progress: request.progress,
+            entitlements: request.entitlements,
+            cancel: request.cancel,
+        });
+        let mut call = FrontendCall {
+            name: request.frontend,
+            opts: request.opts,
+            inputs: request.inputs,
+            depth: 0,
+        };
+        self.prefer_builtin(&mut call);
+        let solved = self.call(&job, call).await?;
+        let metadata = solved.metadata.clone();
+        let exported = job
+            .export(solved.into_exportable(), &request.exporters)
+            .await?;
+        let mut exporter = exported.attrs;
+        for (key, value) in &metadata {
+            if key.starts_with("frontend.") {
+                let text = String::from_utf8_lossy(value).into_owned();
+                exporter.insert(key.clone(), text);
+            }
+        }
+        Ok(BuildResponse { exporter, metadata })
+    }
+
+    /// An outermost request for the image `dockerfile.v0` means the built-in frontend of that name.
+    fn prefer_builtin(&self, call: &mut FrontendCall) {
+        let Some(source) = call.opts.get("source").filter(|_| call.name == GATEWAY) else {
+            return;
+        };
+        let named = call.opts.contains_key(&format!("context:{source}"));
+        if self.0.builtins.contains_key(source) && !named {
+            call.name = source.clone();
+            call.opts.remove("source");
+        }
+    }
+
+    /// Runs one frontend to its end. Its results are as lazy as it left them.
+    // Boxed: frontends call frontends.
+    pub(crate) fn call<'a>(
+        &'a self,
+        job: &'a Job,
+        call: FrontendCall,
+    ) -> Pin<Box<dyn Future<Output = Result<Solved, Error>> + Send + 'a>> {
+        Box::pin(async move {
+            if call.depth > self.0.limits.depth {
+                return Err(Error::new(
+                    Code::ResourceExhausted,
+                    format!(
+                        "frontends call each other more than {} levels deep",
+                        self.0.limits.depth
+                    ),
+                ));
+            }
+            if !self.0.policy.allows(&call.name) {
+                let name = &call.name;
+                return Err(Error::unknown(format!(
+                    "invalid frontend: {name} (disabled by the configuration)"
+                )));
+            }
+            if call.name == GATEWAY {
+                return image::run(self, job, call).await;
+            }
+            let Some(builtin) = self.0.builtins.get(&call.name).cloned() else {
+                return Err(Error::unknown(format!("invalid frontend: {}", call.name)));
+            };
+            let name = call.name.clone();
+            let gateway = self.gateway(job, call);
+            let frontend = gateway.clone() as Arc<dyn Gateway>;
+            let returned = AssertUnwindSafe(async move { builtin(frontend).await })
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| {
+                    Err(Error::new(
+                        Code::Internal,
+                        format!("internal failure of the frontend {name}"),
+                    ))
+                })?;
+            gateway.resolve(returned)
+        })
+    }
+
+    /// A gateway for one call.
+    fn gateway(&self, job: &Job, call: FrontendCall) -> Arc<LocalGateway> {
+        let invocation = Invocation {
+            opts: call.opts.clone(),
+            session_id: job.session().id().to_owned(),
+            product: PRODUCT.to_owned(),
+            workers: vec![Worker {
+                id: PRODUCT.to_owned(),
+                labels: BTreeMap::new(),
+                platforms: vec![self.0.solver.default_platform().clone()],
+            }],
+            frontend_caps: capabilities::frontend(),
+            llb_caps: capabilities::llb(),
+        };
+        Arc::new(LocalGateway::new(
+            self.clone(),
+            job.clone(),
+            call,
+            invocation,
+        ))
+    }
+}
+
+/// Work notices a cancellation by itself and cleans up; what does not in this time is dropped.
+const CANCEL_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+async fn cancelled_for_good(cancel: &CancellationToken) {
+    cancel.cancelled().await;
+    tokio::time::sleep(CANCEL_WAIT).await;
+}

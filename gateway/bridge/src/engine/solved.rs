@@ -1,0 +1,32 @@
+//! A frontend's result with the results behind its refs: between frontends, and before exporters.
+
+use std::collections::BTreeMap;
+
+use gateway_api::Attestation;
+use gateway_solver::{ResultRef, SolvedRefs, SolvedResult};
+
+#[derive(Clone, Default)]
+pub(crate) struct Solved {
+    pub refs: SolvedRefs,
+    pub metadata: BTreeMap<String, Vec<u8>>,
+    /// Without refs of their own: those are beside them.
+    pub attestations: BTreeMap<String, Vec<(Attestation, Option<ResultRef>)>>,
+}
+
+impl Solved {
+    pub fn results(&self) -> Vec<&ResultRef> {
+        match &self.refs {
+            SolvedRefs::None => Vec::new(),
+            SolvedRefs::Single(result) => result.iter().collect(),
+            SolvedRefs::Map(map) => map.values().flatten().collect(),
+        }
+    }
+
+    /// For exporters; they do not take attestations.
+    pub fn into_exportable(self) -> SolvedResult {
+        SolvedResult {
+            refs: self.refs,
+            metadata: self.metadata,
+        }
+    }
+}
