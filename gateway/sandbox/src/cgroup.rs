@@ -79,15 +79,7 @@ pub(crate) fn create(
             format!("writing {}", dir.join(file).display())
         })?;
     }
-    let mut entrances = Vec::new();
-    for dir in &group.dirs {
-        let procs = dir.join("cgroup.procs");
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .open(&procs)
-            .at(Stage::Cgroup, || procs.display().to_string())?;
-        entrances.push(file.into());
-    }
+    let entrances = group.entrances()?;
     Ok(Some((group, entrances)))
 }
 
@@ -189,6 +181,16 @@ fn settings_2(resources: &Resources) -> Vec<Setting> {
 }
 
 impl Group {
+    pub(crate) fn entrances(&self) -> Result<Entrances, SetupError> {
+        let open = |dir: &PathBuf| {
+            let procs = dir.join("cgroup.procs");
+            let file = fs::OpenOptions::new().write(true).open(&procs);
+            file.map(OwnedFd::from)
+                .at(Stage::Cgroup, || procs.display().to_string())
+        };
+        self.dirs.iter().map(open).collect()
+    }
+
     /// Whether the kernel killed a member for want of memory.
     pub(crate) fn oom_killed(&self) -> bool {
         let Some(dir) = &self.memory else {

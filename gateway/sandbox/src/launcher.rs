@@ -13,8 +13,8 @@ use tokio::io::unix::AsyncFd;
 
 use crate::error::{Error, Result};
 use crate::etc_files;
-use crate::spec::{MountKind, SandboxSpec};
-use crate::wire::{self, Command, Hello, Packet, Reply, StartRequest};
+use crate::spec::{MountKind, ProcessSpec, SandboxSpec};
+use crate::wire::{self, Command, Hello, Packet, Reply, Request, StartRequest};
 use crate::zygote;
 
 /// How the launcher process is started.
@@ -34,7 +34,7 @@ impl Default for LauncherOptions {
 }
 
 /// Starts sandboxes. Clones share one launcher process, which ends with the
-/// last of them, and every sandbox with it.
+/// last of them and of the sandboxes they started.
 #[derive(Debug, Clone)]
 pub struct Launcher {
     inner: Arc<Inner>,
@@ -84,6 +84,9 @@ impl ExitStatus {
 /// A payload that has started. Dropping it kills the sandbox.
 #[derive(Debug)]
 pub struct Running {
+    /// Keeps the launcher process alive.
+    launcher: Arc<Inner>,
+    serial: u64,
     socket: AsyncFd<OwnedFd>,
     pidfd: OwnedFd,
     ended: Option<ExitStatus>,
@@ -159,14 +162,23 @@ impl Launcher {
             resolv_conf: etc_files::resolv_conf(&spec),
             spec,
         };
+        self.inner
+            .clone()
+            .request(&Request::Start(Box::new(request)), stdio)
+            .await
+    }
+}
+
+impl Inner {
+    /// Sends a request and waits until the process runs.
+    async fn request(self: Arc<Self>, request: &Request, stdio: Stdio) -> Result<Running> {
         let stdio = [stdio.stdin, stdio.stdout, stdio.stderr];
-        let packet = Packet::new(&request, stdio.each_ref().map(Option::is_some))?;
+        let packet = Packet::new(request, stdio.each_ref().map(Option::is_some))?;
         let (near, far) = pair()?;
         {
             let fds: [Option<BorrowedFd<'_>>; 3] =
                 stdio.each_ref().map(|fd| fd.as_ref().map(AsFd::as_fd));
             let sent = self
-                .inner
                 .control
                 .async_io(Interest::WRITABLE, |control| {
                     Ok(packet.send(control.as_fd(), far.as_fd(), &fds)?)
@@ -183,7 +195,9 @@ impl Launcher {
         drop((far, stdio));
         let socket = watched(near)?;
         match next::<Reply>(&socket).await? {
-            Some((Reply::Started, fds)) => Ok(Running {
+            Some((Reply::Started { serial }, fds)) => Ok(Running {
+                launcher: self,
+                serial,
                 socket,
                 pidfd: fds.into_iter().next().ok_or(Error::LauncherGone)?,
                 ended: None,
@@ -194,16 +208,22 @@ impl Launcher {
     }
 }
 
-/// Refuses what no sandbox can be.
-fn check(spec: &SandboxSpec) -> Result<()> {
-    if spec.args.is_empty() {
+/// Refuses what no process can be.
+fn check_process(args: &[String], env: &[String], cwd: &str) -> Result<()> {
+    if args.is_empty() {
         return Err(Error::InvalidSpec("there is no program to run".into()));
     }
-    let strings = spec.args.iter().chain(&spec.env).chain([&spec.cwd]);
-    if strings.into_iter().any(|text| text.contains('\0')) {
+    let mut strings = args.iter().chain(env).map(String::as_str).chain([cwd]);
+    if strings.any(|text| text.contains('\0')) {
         let reason = "an argument, environment variable or path contains a zero byte";
         return Err(Error::InvalidSpec(reason.into()));
     }
+    Ok(())
+}
+
+/// Refuses what no sandbox can be.
+fn check(spec: &SandboxSpec) -> Result<()> {
+    check_process(&spec.args, &spec.env, &spec.cwd)?;
     // They become lines of /etc/hosts.
     let names = spec.extra_hosts.iter().flat_map(|(host, ip)| [host, ip]);
     for name in names.chain([&spec.hostname]) {
@@ -241,6 +261,18 @@ impl Running {
         line.trim().parse().ok()
     }
 
+    /// Starts a further process in the sandbox, which must have been started
+    /// by [`Launcher::spawn`]. It is killed when the result is dropped and when
+    /// the sandbox's first process ends.
+    pub async fn exec(&self, process: ProcessSpec, stdio: Stdio) -> Result<Running> {
+        check_process(&process.args, &process.env, &process.cwd)?;
+        let request = Request::Exec {
+            sandbox: self.serial,
+            process,
+        };
+        self.launcher.clone().request(&request, stdio).await
+    }
+
     /// Waits for the end of the payload and of everything it started. May be
     /// dropped and called again.
     pub async fn wait(&mut self) -> Result<ExitStatus> {
@@ -265,7 +297,7 @@ impl Running {
                 Ok(status)
             }
             Some((Reply::Failed(error), _)) => Err(Error::Setup(error)),
-            Some((Reply::Started, _)) | None => Err(Error::LauncherGone),
+            Some((Reply::Started { .. }, _)) | None => Err(Error::LauncherGone),
         }
     }
 

@@ -36,7 +36,7 @@ mod zygote;
 pub use error::{Error, Result, SetupError, Stage};
 pub use launcher::{ExitStatus, Launcher, LauncherOptions, Running, Stdio};
 pub use spec::{
-    Mount, MountKind, Network, Profile, ResolvConf, Resources, Root, SandboxSpec, SecretBytes,
-    Security, StubRemoval, Ulimit,
+    Mount, MountKind, Network, ProcessSpec, Profile, ResolvConf, Resources, Root, SandboxSpec,
+    SecretBytes, Security, StubRemoval, Ulimit,
 };
 pub use zygote::maybe_run_zygote;

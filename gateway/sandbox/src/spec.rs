@@ -100,6 +100,31 @@ impl SandboxSpec {
     }
 }
 
+/// A further process in a sandbox that runs. It shares everything else, also
+/// its confinement, with the first one and ends with it at the latest.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    pub cwd: String,
+    pub user: String,
+    pub terminal: bool,
+}
+
+impl ProcessSpec {
+    /// This process with everything else as in `common`.
+    pub(crate) fn over(self, common: SandboxSpec) -> SandboxSpec {
+        SandboxSpec {
+            args: self.args,
+            env: self.env,
+            cwd: self.cwd,
+            user: self.user,
+            terminal: self.terminal,
+            ..common
+        }
+    }
+}
+
 /// Where the root file system comes from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Root {

@@ -341,6 +341,14 @@ pub(crate) fn unshare(namespaces: libc::c_int) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Joins namespaces of the process behind a pidfd, or the namespace behind a
+/// descriptor of one.
+pub(crate) fn setns(fd: BorrowedFd<'_>, namespaces: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: takes integers; changes namespaces only, as for `unshare`.
+    check(unsafe { libc::setns(fd.as_raw_fd(), namespaces) }.into())?;
+    Ok(())
+}
+
 /// Waits for any child and gives its raw wait status.
 pub(crate) fn wait_child(pid: libc::pid_t) -> Result<i32, Errno> {
     let mut status = 0;

@@ -18,7 +18,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::error::SetupError;
-use crate::spec::SandboxSpec;
+use crate::spec::{ProcessSpec, SandboxSpec};
 
 /// Larger bodies travel in a memfd: a packet is copied as a whole into one
 /// kernel buffer, which has a limit of about 200 KiB.
@@ -34,7 +34,18 @@ const BODY_LIMIT: u64 = 256 << 20;
 const HAS_STDIO: [u8; 3] = [1, 2, 4];
 const BODY_IN_MEMFD: u8 = 8;
 
-/// What the zygote needs besides the descriptors.
+/// What the zygote is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    Start(Box<StartRequest>),
+    /// A further process in a sandbox, by the serial of its [`Reply::Started`].
+    Exec {
+        sandbox: u64,
+        process: ProcessSpec,
+    },
+}
+
+/// What the zygote needs for a sandbox besides the descriptors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StartRequest {
     pub spec: SandboxSpec,
@@ -46,7 +57,7 @@ pub(crate) struct StartRequest {
 
 /// A start request as it arrived.
 pub(crate) struct Received {
-    pub request: StartRequest,
+    pub request: Request,
     pub run: OwnedFd,
     /// stdin, stdout, stderr; absent ones are `/dev/null`.
     pub stdio: [Option<OwnedFd>; 3],
@@ -63,7 +74,7 @@ pub(crate) enum Hello {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// The payload runs; its pidfd comes along.
-    Started,
+    Started { serial: u64 },
     /// The payload never ran; nothing follows.
     Failed(SetupError),
     /// The payload ended; nothing follows.
@@ -88,7 +99,7 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    pub(crate) fn new(request: &StartRequest, stdio: [bool; 3]) -> io::Result<Packet> {
+    pub(crate) fn new(request: &Request, stdio: [bool; 3]) -> io::Result<Packet> {
         let body = serde_json::to_vec(request)?;
         let mut flags = 0;
         for (present, flag) in stdio.into_iter().zip(HAS_STDIO) {
@@ -236,16 +247,16 @@ mod tests {
         .expect("socketpair")
     }
 
-    fn request(argument: String) -> StartRequest {
+    fn request(argument: String) -> Request {
         let root = Root::Dir {
             path: "/r".into(),
             readonly: false,
         };
-        StartRequest {
+        Request::Start(Box::new(StartRequest {
             spec: SandboxSpec::new(root, vec!["echo".into(), argument]),
             hosts: b"h".to_vec(),
             resolv_conf: None,
-        }
+        }))
     }
 
     fn round_trip(argument: String) -> Received {
@@ -265,19 +276,26 @@ mod tests {
             .expect("a request")
     }
 
+    fn args(received: Received) -> Vec<String> {
+        match received.request {
+            Request::Start(request) => request.spec.args,
+            Request::Exec { process, .. } => process.args,
+        }
+    }
+
     #[test]
     fn a_request_arrives_with_its_descriptors_in_their_places() {
         let received = round_trip("x".into());
-        assert_eq!(received.request.spec.args, ["echo", "x"]);
         assert!(received.stdio[0].is_none() && received.stdio[2].is_none());
         assert!(received.stdio[1].is_some());
+        assert_eq!(args(received), ["echo", "x"]);
     }
 
     #[test]
     fn a_request_larger_than_a_packet_arrives_whole() {
         let long = "y".repeat(3 * INLINE_LIMIT);
         let received = round_trip(long.clone());
-        assert_eq!(received.request.spec.args[1], long);
+        assert_eq!(args(received)[1], long);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::event::epoll;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
@@ -20,11 +21,12 @@ use crate::cgroup::{self, Group};
 use crate::error::{At, SetupError, Stage};
 use crate::seccomp::{self, Policy};
 use crate::spawn::{self, Spawned};
+use crate::spec::SandboxSpec;
 use crate::stages::{Host, Report};
 use crate::stubs::{self, Changes};
 use crate::sys;
 use crate::walk::Made;
-use crate::wire::{self, Command, Hello, Received, Reply};
+use crate::wire::{self, Command, Hello, Received, Reply, Request};
 
 /// First argument of the process the launcher starts.
 pub(crate) const OUTER: &str = "--gateway-sandbox-zygote";
@@ -73,8 +75,11 @@ fn enter_namespaces() -> Result<Option<OwnedFd>, SetupError> {
          documentation on running as an ordinary user)"
             .into()
     })?;
-    sys::mount_setattr(rustix::fs::CWD, c"/", true, 0, libc::MS_PRIVATE)
-        .at(Stage::Launcher, || "making all mounts private".into())?;
+    // What the host unmounts later must not be held here.
+    sys::mount_setattr(rustix::fs::CWD, c"/", true, 0, libc::MS_SLAVE)
+        .at(Stage::Launcher, || {
+            "separating mounts from the host's".into()
+        })?;
     Ok(read_only_program())
 }
 
@@ -196,6 +201,29 @@ struct Run {
     failed: Option<SetupError>,
     changes: Option<Changes>,
     cgroup: Option<Group>,
+    /// What further processes of the sandbox have in common with the first;
+    /// `None` for these themselves.
+    common: Option<SandboxSpec>,
+}
+
+/// A process that was just made, with what its end needs.
+struct MadeProcess {
+    spawned: Spawned,
+    changes: Option<Changes>,
+    common: Option<SandboxSpec>,
+}
+
+/// Secrets among the mounts are not kept.
+fn without_mounts(spec: &SandboxSpec) -> SandboxSpec {
+    let root = spec.root.clone();
+    SandboxSpec {
+        profile: spec.profile,
+        security: spec.security,
+        network: spec.network,
+        no_new_privs: spec.no_new_privs,
+        ulimits: spec.ulimits.clone(),
+        ..SandboxSpec::new(root, Vec::new())
+    }
 }
 
 /// Which of a run's descriptors an event belongs to.
@@ -215,6 +243,8 @@ fn key(serial: u64, source: Source) -> u64 {
 
 struct Zygote {
     host: Host,
+    /// The zygote's own process namespace.
+    pid_namespace: OwnedFd,
     epoll: OwnedFd,
     runs: HashMap<u64, Run>,
     next_serial: u64,
@@ -226,8 +256,13 @@ impl Zygote {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).at(Stage::Launcher, what)?;
         let data = epoll::EventData::new_u64(CONTROL_KEY);
         epoll::add(&epoll, control(), data, epoll::EventFlags::IN).at(Stage::Launcher, what)?;
+        let namespace = "/proc/self/ns/pid";
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let pid_namespace = rustix::fs::open(namespace, flags, Mode::empty())
+            .at(Stage::Launcher, || namespace.into())?;
         Ok(Zygote {
             host: inspect_host(),
+            pid_namespace,
             epoll,
             runs: HashMap::new(),
             next_serial: 1,
@@ -276,30 +311,27 @@ impl Zygote {
 
     /// # Safety
     /// The process must be single-threaded.
-    unsafe fn start(&mut self, mut received: Received) {
+    unsafe fn start(&mut self, received: Received) {
         let serial = self.next_serial;
         self.next_serial += 1;
-        let changes = Changes::of(&received.request.spec);
-        let socket = match received.run.try_clone() {
-            Ok(socket) => std::mem::replace(&mut received.run, socket),
-            Err(_) => return,
-        };
+        let Received {
+            request,
+            run: socket,
+            stdio,
+        } = received;
         // SAFETY: the caller's promise.
-        match unsafe { spawn::spawn(&self.host, received, serial) } {
-            Ok(Spawned {
-                pidfd,
-                report,
-                cgroup,
-            }) => {
+        match unsafe { self.make(serial, request, stdio) } {
+            Ok(made) => {
                 let run = Run {
                     socket,
-                    pidfd,
-                    report: Some(report),
+                    pidfd: made.spawned.pidfd,
+                    report: Some(made.spawned.report),
                     buffer: Vec::new(),
                     made: None,
                     failed: None,
-                    changes,
-                    cgroup,
+                    changes: made.changes,
+                    cgroup: made.spawned.cgroup,
+                    common: made.common,
                 };
                 if self.watch(serial, &run).is_err() {
                     // Unwatched it would never be reaped or reported.
@@ -308,6 +340,44 @@ impl Zygote {
                 self.runs.insert(serial, run);
             }
             Err(error) => reply(&socket, &Reply::Failed(error), &[]),
+        }
+    }
+
+    /// # Safety
+    /// The process must be single-threaded.
+    unsafe fn make(
+        &self,
+        serial: u64,
+        request: Request,
+        stdio: [Option<OwnedFd>; 3],
+    ) -> Result<MadeProcess, SetupError> {
+        match request {
+            Request::Start(request) => Ok(MadeProcess {
+                changes: Changes::of(&request.spec),
+                common: Some(without_mounts(&request.spec)),
+                // SAFETY: the caller's promise.
+                spawned: unsafe { spawn::first(&self.host, *request, stdio, serial) }?,
+            }),
+            Request::Exec { sandbox, process } => {
+                let run = self.runs.get(&sandbox);
+                let Some((run, common)) = run.and_then(|run| Some((run, run.common.as_ref()?)))
+                else {
+                    let detail = "the sandbox has ended";
+                    return Err(SetupError::new(Stage::Namespaces, 0, detail));
+                };
+                let target = spawn::Target {
+                    pidfd: run.pidfd.as_fd(),
+                    cgroup: run.cgroup.as_ref(),
+                    own_pid_namespace: self.pid_namespace.as_fd(),
+                };
+                let spec = process.over(common.clone());
+                Ok(MadeProcess {
+                    changes: None,
+                    common: None,
+                    // SAFETY: the caller's promise.
+                    spawned: unsafe { spawn::further(&self.host, target, spec, stdio) }?,
+                })
+            }
         }
     }
 
@@ -354,7 +424,11 @@ impl Zygote {
         // Closing it also removes it from the epoll set.
         run.report = None;
         if run.failed.is_none() && run.made.is_some() {
-            reply(&run.socket, &Reply::Started, &[run.pidfd.as_fd()]);
+            reply(
+                &run.socket,
+                &Reply::Started { serial },
+                &[run.pidfd.as_fd()],
+            );
         }
     }
 

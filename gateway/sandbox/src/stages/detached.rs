@@ -144,7 +144,12 @@ fn configure_overlay(
     // lower one shows nothing that the upper one does not.
     let mut seen = HashSet::new();
     for lower in lowers.iter().filter(|lower| seen.insert(*lower)) {
-        fs.set_path("lowerdir+", lower)?;
+        fs.set_path("lowerdir+", lower).map_err(|mut error| {
+            if error.errno == libc::EINVAL {
+                error.detail.push_str(" (Linux 6.5 or newer is needed)");
+            }
+            error
+        })?;
     }
     if let Upper::Dir { upper, work } = upper {
         fs.set_path("upperdir", upper)?;

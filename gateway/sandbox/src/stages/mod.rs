@@ -26,7 +26,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{At, SetupError, Stage};
-use crate::spec::{Network, Profile, Security};
+use crate::spec::{Network, Profile, SandboxSpec, Security};
 use crate::sys;
 use crate::walk::{self, Create, Made};
 use crate::wire::StartRequest;
@@ -50,10 +50,21 @@ pub(crate) struct Host {
     pub instance: String,
 }
 
+/// What a new process is for.
+pub(crate) enum Work {
+    /// Making a sandbox and being its first process.
+    Start(Box<StartRequest>),
+    /// Being a further process of one that runs.
+    Join {
+        sandbox: OwnedFd,
+        spec: Box<SandboxSpec>,
+    },
+}
+
 /// A new process's inheritance.
 pub(crate) struct Child {
     pub host: Host,
-    pub request: StartRequest,
+    pub work: Work,
     pub stdio: [Option<OwnedFd>; 3],
     /// What to write to in order to enter the control group.
     pub entrances: Vec<OwnedFd>,
@@ -73,14 +84,16 @@ pub(crate) enum Report {
 pub(crate) fn run(child: Child) -> ! {
     let Child {
         host,
-        request,
+        work,
         stdio,
         entrances,
         report,
     } = child;
     let mut report = std::fs::File::from(report);
-    let Err(error) =
-        enter_cgroup(entrances).and_then(|()| start(&host, &request, stdio, &mut report));
+    let Err(error) = enter_cgroup(entrances).and_then(|()| match &work {
+        Work::Start(request) => start(&host, request, stdio, &mut report),
+        Work::Join { sandbox, spec } => join(&host, sandbox, spec, stdio, &mut report),
+    });
     // If even this fails the zygote sees a process that ended early.
     let _ = send(&mut report, &Report::Failed(error));
     sys::exit_now(1)
@@ -137,16 +150,66 @@ fn start(
     if spec.network == Network::None {
         sys::loopback_up().at(Stage::Network, || "bringing lo up".into())?;
     }
-    privileges::limit(&spec.ulimits)?;
-    send(report, &Report::Made(made)).at(Stage::Launcher, || "reporting".into())?;
+    let payload = Payload { user, cwd, null };
+    payload.become_it(host, spec, stdio, made, report)
+}
 
-    exec::place_stdio(null, stdio, &user, spec.terminal)?;
-    rustix::process::fchdir(&cwd).at(Stage::Cwd, || format!("entering {}", spec.cwd))?;
-    let program = exec::Program::find(spec, &user)?;
-    sys::close_on_exec_from(3).at(Stage::Privileges, || "closing descriptors".into())?;
-    sys::reset_signals();
-    privileges::drop(spec, host, &user)?;
-    Err(program.run())
+/// Enters the namespaces of a sandbox that runs.
+fn join(
+    host: &Host,
+    sandbox: &OwnedFd,
+    spec: &SandboxSpec,
+    stdio: [Option<OwnedFd>; 3],
+    report: &mut std::fs::File,
+) -> Result<std::convert::Infallible, SetupError> {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    // The sandbox's processes see this one, but may not look into it.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Stage::Namespaces, || "hiding".into())?;
+    let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+    if spec.network == Network::None {
+        namespaces |= libc::CLONE_NEWNET;
+    }
+    sys::setns(sandbox.as_fd(), namespaces)
+        .at(Stage::Namespaces, || "joining the sandbox".into())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty()).at(Stage::Pivot, || "/".into())?;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let null = rustix::fs::openat(&root, "dev/null", flags, Mode::empty())
+        .at(Stage::Exec, || "/dev/null".into())?;
+    let user = user::find(root.as_fd(), &spec.user)?;
+    let cwd = working_directory(&root, &spec.cwd, &user)?;
+    let payload = Payload { user, cwd, null };
+    payload.become_it(host, spec, stdio, Vec::new(), report)
+}
+
+/// What both kinds of process have found when they stand in the sandbox.
+struct Payload {
+    user: user::User,
+    cwd: OwnedFd,
+    null: OwnedFd,
+}
+
+impl Payload {
+    /// The last stages, without a way back.
+    fn become_it(
+        self,
+        host: &Host,
+        spec: &SandboxSpec,
+        stdio: [Option<OwnedFd>; 3],
+        made: Vec<Made>,
+        report: &mut std::fs::File,
+    ) -> Result<std::convert::Infallible, SetupError> {
+        let Payload { user, cwd, null } = self;
+        privileges::limit(&spec.ulimits)?;
+        send(report, &Report::Made(made)).at(Stage::Launcher, || "reporting".into())?;
+        exec::place_stdio(null, stdio, &user, spec.terminal)?;
+        rustix::process::fchdir(&cwd).at(Stage::Cwd, || format!("entering {}", spec.cwd))?;
+        let program = exec::Program::find(spec, &user)?;
+        sys::close_on_exec_from(3).at(Stage::Privileges, || "closing descriptors".into())?;
+        sys::reset_signals();
+        privileges::drop(spec, host, &user)?;
+        Err(program.run())
+    }
 }
 
 /// Opens the working directory, making it for the user where it is missing.

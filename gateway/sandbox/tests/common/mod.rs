@@ -126,6 +126,18 @@ impl Rig {
         outcome.stdout
     }
 
+    /// As `output`, in a root of its own.
+    pub async fn launcher_output(&self, script: &str) -> String {
+        let mut spec = self.shell(script);
+        spec.root = Root::Throwaway {
+            lowers: vec![self.path("layer")],
+            size_bytes: 0,
+        };
+        let outcome = self.run(spec).await;
+        assert!(outcome.status.success(), "{script}: {outcome:?}");
+        outcome.stdout
+    }
+
     pub async fn start(&self, spec: SandboxSpec) -> Running {
         self.launcher
             .spawn(spec, Stdio::default())
