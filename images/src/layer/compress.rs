@@ -103,9 +103,10 @@ pub fn write_layer<T, E: std::error::Error + 'static>(
     };
     let finished = writer.finish().map_err(CompressError::Compress)?;
     let blob = finished.blob.commit()?;
+    let diff_id = finished.diff_id.unwrap_or_else(|| blob.digest.clone());
     let layer = LayerBlob {
         descriptor: Descriptor::new(options.media_type(), blob.digest, blob.size),
-        diff_id: finished.diff_id,
+        diff_id,
         size: finished.size,
     };
     Ok((layer, value))
@@ -119,6 +120,8 @@ pub struct LayerWriter {
 }
 
 enum State {
+    /// Not compressed: the blob is the tar, and its hash the diffID.
+    Plain(Box<BlobWriter>),
     /// All that was written so far is in `block`.
     Small(Box<BlobWriter>),
     Large(Pipeline),
@@ -127,7 +130,8 @@ enum State {
 
 pub(crate) struct Finished {
     pub blob: BlobWriter,
-    pub diff_id: Digest,
+    /// `None` where it is the blob's digest.
+    pub diff_id: Option<Digest>,
     pub size: u64,
 }
 
@@ -136,7 +140,10 @@ impl LayerWriter {
         LayerWriter {
             options,
             block: Vec::new(),
-            state: State::Small(Box::new(blob)),
+            state: match options.compression {
+                Compression::None => State::Plain(Box::new(blob)),
+                Compression::Gzip | Compression::Zstd => State::Small(Box::new(blob)),
+            },
         }
     }
 
@@ -158,8 +165,8 @@ impl LayerWriter {
                 Pipeline::start(*blob, &self.options).and_then(|pipeline| pipeline.send(full))
             }
             State::Large(pipeline) => pipeline.send(full),
-            State::Failed(cause) => {
-                self.state = State::Failed(cause);
+            state @ (State::Plain(_) | State::Failed(_)) => {
+                self.state = state;
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
         };
@@ -176,14 +183,19 @@ impl LayerWriter {
     fn finish(self) -> io::Result<Finished> {
         match self.state {
             State::Large(pipeline) => pipeline.finish(self.block),
+            State::Plain(blob) => Ok(Finished {
+                size: blob.written(),
+                blob: *blob,
+                diff_id: None,
+            }),
             State::Failed(cause) => Err(cause.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
             State::Small(mut blob) => {
                 let mut codec = block::Codec::new(self.options.compression, self.options.level)?;
                 let packed = codec.pack(&self.block)?;
-                blob.write_all(packed.as_deref().unwrap_or(&self.block))?;
+                blob.write_all(&packed)?;
                 Ok(Finished {
                     blob: *blob,
-                    diff_id: Digest::of(&self.block),
+                    diff_id: Some(Digest::of(&self.block)),
                     size: self.block.len() as u64,
                 })
             }
@@ -193,6 +205,9 @@ impl LayerWriter {
 
 impl Write for LayerWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let State::Plain(blob) = &mut self.state {
+            return blob.write(bytes);
+        }
         let size = block::size(self.options.compression);
         if self.block.len() == size {
             self.send_block()?;

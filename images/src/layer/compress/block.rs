@@ -28,7 +28,6 @@ pub(super) fn size(compression: Compression) -> usize {
 
 /// Compresses blocks one after the other. Their order does not matter, and nothing of one shows in the next.
 pub(super) enum Codec {
-    None,
     Gzip(Box<Compressor>),
     Zstd(zstd::bulk::Compressor<'static>),
 }
@@ -36,7 +35,8 @@ pub(super) enum Codec {
 impl Codec {
     pub fn new(compression: Compression, level: Option<i32>) -> io::Result<Self> {
         Ok(match compression {
-            Compression::None => Codec::None,
+            // Bytes that stay as they are go straight to the store.
+            Compression::None => return Err(io::ErrorKind::InvalidInput.into()),
             Compression::Gzip => {
                 let level = level.unwrap_or(GZIP_LEVEL).clamp(0, 9);
                 let level = CompressionLvl::new(level)
@@ -52,18 +52,16 @@ impl Codec {
         })
     }
 
-    /// The compressed bytes, or `None` where the block is to be taken as it is.
-    pub fn pack(&mut self, block: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    pub fn pack(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
         Ok(match self {
-            Codec::None => None,
-            Codec::Zstd(compressor) => Some(compressor.compress(block)?),
+            Codec::Zstd(compressor) => compressor.compress(block)?,
             Codec::Gzip(compressor) => {
                 let mut out = vec![0; compressor.gzip_compress_bound(block.len())];
                 let n = compressor
                     .gzip_compress(block, &mut out)
                     .map_err(io::Error::other)?;
                 out.truncate(n);
-                Some(out)
+                out
             }
         })
     }

@@ -17,25 +17,19 @@ use crate::store::BlobWriter;
 const MAX_THREADS: usize = 64;
 
 type Block = Arc<Vec<u8>>;
-type Packed = io::Result<Option<Vec<u8>>>;
+type Packed = io::Result<Vec<u8>>;
 
 struct Job {
     block: Block,
     done: SyncSender<Packed>,
 }
 
-/// A block and where its compressed form will come from.
-struct Pending {
-    block: Block,
-    packed: Receiver<Packed>,
-}
-
 /// Takes the blocks of a stream in order.
 pub(super) struct Pipeline {
     size: u64,
     jobs: SyncSender<Job>,
-    /// In the order of the stream. Its bound is what limits the blocks in memory.
-    pending: SyncSender<Pending>,
+    /// Where the compressed blocks will come from, in the order of the stream. Its bound limits the blocks in memory.
+    pending: SyncSender<Receiver<Packed>>,
     to_hasher: SyncSender<Block>,
     hasher: JoinHandle<Digest>,
     writer: JoinHandle<io::Result<BlobWriter>>,
@@ -71,7 +65,7 @@ impl Pipeline {
                 }
             })?;
         }
-        let (pending, ordered) = sync_channel::<Pending>(threads * 2);
+        let (pending, ordered) = sync_channel::<Receiver<Packed>>(threads * 2);
         let writer = spawn("layer-write", move || write_blob(blob, &ordered))?;
         Ok(Pipeline {
             size: 0,
@@ -98,15 +92,10 @@ impl Pipeline {
         let block = Block::new(block);
         self.size += block.len() as u64;
         let (done, packed) = sync_channel(1);
-        let job = Job {
-            block: block.clone(),
-            done,
-        };
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         self.to_hasher.send(block.clone()).map_err(|_| gone())?;
-        self.jobs.send(job).map_err(|_| gone())?;
-        let pending = Pending { block, packed };
-        self.pending.send(pending).map_err(|_| gone())
+        self.jobs.send(Job { block, done }).map_err(|_| gone())?;
+        self.pending.send(packed).map_err(|_| gone())
     }
 
     /// Takes the last block and waits for the rest.
@@ -119,19 +108,21 @@ impl Pipeline {
         submitted?;
         Ok(Finished {
             blob,
-            diff_id: self.hasher.join().map_err(join)?,
+            diff_id: Some(self.hasher.join().map_err(join)?),
             size: self.size,
         })
     }
 }
 
-fn write_blob(mut blob: BlobWriter, ordered: &Receiver<Pending>) -> io::Result<BlobWriter> {
-    for pending in ordered {
-        let packed = pending
-            .packed
+fn write_blob(
+    mut blob: BlobWriter,
+    ordered: &Receiver<Receiver<Packed>>,
+) -> io::Result<BlobWriter> {
+    for packed in ordered {
+        let packed = packed
             .recv()
             .map_err(|_| io::Error::other("a compression thread panicked"))??;
-        blob.write_all(packed.as_deref().unwrap_or(&pending.block))?;
+        blob.write_all(&packed)?;
     }
     Ok(blob)
 }
