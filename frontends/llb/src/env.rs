@@ -1,5 +1,7 @@
 //! The environment of a state.
 
+use std::collections::HashSet;
+
 /// An ordered list of variables. Setting one again moves it to the end, as BuildKit's client
 /// does: the order enters the digest of every exec op.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +21,22 @@ impl Env {
         let key = key.into();
         self.0.retain(|(k, _)| *k != key);
         self.0.push((key, value.into()));
+    }
+
+    /// Sets many variables, in order; as many calls of [`Env::set`], but in one pass.
+    pub fn set_all<'a>(&mut self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) {
+        let mut newest: Vec<(&str, &str)> = pairs.into_iter().collect();
+        let mut seen = HashSet::new();
+        // The last of equal names counts, in its own place.
+        newest.reverse();
+        newest.retain(|(key, _)| seen.insert(*key));
+        newest.reverse();
+        self.0.retain(|(key, _)| !seen.contains(key.as_str()));
+        self.0.extend(
+            newest
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v.to_owned())),
+        );
     }
 
     /// Removes `key`.
@@ -45,6 +63,20 @@ impl Env {
 #[cfg(test)]
 mod tests {
     use super::Env;
+
+    #[test]
+    fn setting_many_is_setting_each() {
+        let pairs = [("B", "1"), ("C", "2"), ("B", "3"), ("A", "4")];
+        let mut one = Env::default();
+        one.set("A", "0");
+        one.set("Z", "0");
+        let mut many = one.clone();
+        for (key, value) in pairs {
+            one.set(key, value);
+        }
+        many.set_all(pairs);
+        assert_eq!(one, many);
+    }
 
     #[test]
     fn a_variable_that_is_set_again_moves_to_the_end() {

@@ -447,7 +447,7 @@ impl ExecSpec {
             return Err("arguments are required");
         }
         let meta = &self.settings.meta;
-        let mut env: Env = meta.env.clone();
+        let mut env = Env::clone(&meta.env);
         let ssh_targets: Vec<String> = self
             .ssh
             .iter()

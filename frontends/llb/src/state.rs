@@ -18,7 +18,8 @@ pub struct State {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Meta {
-    pub env: Env,
+    /// Shared: most steps change other settings, and some images have hundreds of variables.
+    pub env: Arc<Env>,
     pub dir: String,
     pub user: String,
     pub hostname: String,
@@ -34,7 +35,7 @@ pub(crate) struct Meta {
 impl Default for Meta {
     fn default() -> Self {
         Self {
-            env: Env::default(),
+            env: Arc::default(),
             dir: "/".to_owned(),
             user: String::new(),
             hostname: String::new(),
@@ -158,7 +159,12 @@ impl State {
 
     /// Sets an environment variable.
     pub fn env(&self, key: &str, value: &str) -> Self {
-        self.change(|meta| meta.env.set(key, value))
+        self.change(|meta| Arc::make_mut(&mut meta.env).set(key, value))
+    }
+
+    /// Sets several variables, in order.
+    pub fn envs<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        self.change(|meta| Arc::make_mut(&mut meta.env).set_all(pairs))
     }
 
     /// The environment of the next command.

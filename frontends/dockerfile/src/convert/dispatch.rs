@@ -43,14 +43,14 @@ impl Converter<'_> {
     }
 
     fn dispatch_stage(&mut self, index: usize) -> Result<(), Error> {
-        self.inherit(index);
-        let Some(mut stage) = self.stages.get(index).cloned() else {
+        self.stages.inherit(index);
+        let Some(place) = self.stages.get_mut(index) else {
             return Ok(());
         };
+        // No instruction reads its own stage: that would be a ring.
+        let mut stage = std::mem::replace(place, Stage::new(String::new()));
         self.begin_stage(&mut stage);
         let commands = stage.commands.clone();
-        // Instructions may read the stage's own earlier self only through errors, so it is put
-        // back when it is complete; its name and state until then are those of its base.
         for command in &commands {
             self.dispatch(&mut stage, command)
                 .map_err(|e| self.at(e, command.instruction.location))?;
@@ -72,10 +72,7 @@ impl Converter<'_> {
             let entry = format!("PATH={}", image::DEFAULT_PATH);
             stage.image.config.env.push(entry);
         }
-        let mut state = stage.state.clone();
-        for (key, value) in stage.image.env() {
-            state = state.env(key, value);
-        }
+        let mut state = stage.state.envs(stage.image.env());
         let config = self.client.config();
         if !config.hostname.is_empty() {
             state = state.hostname(&config.hostname);

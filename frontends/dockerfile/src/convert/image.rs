@@ -264,13 +264,8 @@ impl Image {
 
     /// Environment, directory and platform of the image as settings of a state.
     pub fn apply_to(&self, state: &State) -> State {
-        let mut state = state.clone();
-        for (key, value) in self.env() {
-            if !key.is_empty() {
-                state = state.env(key, value);
-            }
-        }
-        state = state.dir(&self.config.working_dir);
+        let named = self.env().filter(|(key, _)| !key.is_empty());
+        let mut state = state.envs(named).dir(&self.config.working_dir);
         if !self.architecture.is_empty() && !self.os.is_empty() {
             state = state.platform(self.platform());
         }

@@ -222,13 +222,15 @@ impl<'a> Converter<'a> {
         }
         let normal = gateway_llb::platform::normalize(&image.platform());
         image.set_platform(&normal);
+        let (state, image) = (stage.state.clone(), stage.image.clone());
+        let base_image = stage.base_image.clone();
         Ok(Converted {
-            state: stage.state.clone(),
-            image: stage.image.clone(),
-            base_image: stage.base_image.clone(),
+            state,
+            image,
+            base_image,
             epoch: self.epoch,
             platform: self.target_platform,
-            stages: self.stages.to_vec(),
+            stages: self.stages.into_vec(),
             target,
         })
     }

@@ -302,23 +302,12 @@ impl Converter<'_> {
             self.resolve_bases(&reachable).await?;
             let mut grown = false;
             for index in &reachable {
-                self.inherit(*index);
+                self.stages.inherit(*index);
                 grown |= self.take_triggers(*index)?;
             }
             if !grown {
                 return Ok(reachable);
             }
-        }
-    }
-
-    /// Copies what a stage has from the stage that it is built on.
-    pub(super) fn inherit(&mut self, index: usize) {
-        let base = self.stages.get(index).and_then(|s| s.base);
-        let Some(base) = base.and_then(|base| self.stages.get(base)).cloned() else {
-            return;
-        };
-        if let Some(stage) = self.stages.get_mut(index) {
-            stage.inherit(&base);
         }
     }
 

@@ -196,6 +196,24 @@ impl Stages {
         index
     }
 
+    /// Copies what a stage has from the stage that it is built on.
+    pub fn inherit(&mut self, index: usize) {
+        // A base always comes before what is built on it.
+        let Some((before, rest)) = self.list.split_at_mut_checked(index) else {
+            return;
+        };
+        if let Some(stage) = rest.first_mut()
+            && let Some(base) = stage.base.and_then(|base| before.get(base))
+        {
+            stage.inherit(base);
+        }
+    }
+
+    /// All of them, by value.
+    pub fn into_vec(self) -> Vec<Stage> {
+        self.list
+    }
+
     /// The stage that would be the base of one built on `name`.
     pub fn has_base(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
