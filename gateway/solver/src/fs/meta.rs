@@ -139,10 +139,16 @@ pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Longest list of names, and longest value, that the kernel hands out (`XATTR_SIZE_MAX`).
 const XATTR_MAX: usize = 64 * 1024;
 
-/// Whether an attribute enters content hashes: all do, but labels and access lists.
+/// Whether an attribute enters content hashes: all do, but labels, access lists, and the marks
+/// of an overlay, which say how a layer is stored and not what is in it.
 pub(crate) fn is_portable_xattr(name: &[u8]) -> bool {
-    name == b"security.capability"
-        || !name.starts_with(b"security.") && !name.starts_with(b"system.")
+    let foreign = name.starts_with(b"security.") || name.starts_with(b"system.");
+    name == b"security.capability" || !foreign && !is_overlay_mark(name)
+}
+
+/// Attributes by which an overlay marks whiteouts, opaque directories and redirects.
+fn is_overlay_mark(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
 /// A file whose attributes are meant: an open one, or one that cannot be opened (a link, a
@@ -178,7 +184,7 @@ impl XattrsOf<'_> {
     /// layer they would hide files.
     pub(crate) fn set(self, xattrs: &Xattrs) {
         for (name, value) in xattrs {
-            if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+            if is_overlay_mark(name) {
                 continue;
             }
             let name = OsStr::from_bytes(name);

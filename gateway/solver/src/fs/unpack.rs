@@ -118,9 +118,13 @@ impl Extraction {
         mut entry: tar::Entry<'_, R>,
         failed: &dyn Fn(std::io::Error) -> FsError,
     ) -> Result<(), FsError> {
-        let kind = entry.header().entry_type();
+        let mut kind = entry.header().entry_type();
         if kind == EntryType::XGlobalHeader {
             return Ok(());
+        }
+        // Archives older than directory entries write a final slash.
+        if kind == EntryType::Regular && entry.path_bytes().ends_with(b"/") {
+            kind = EntryType::Directory;
         }
         let name = gopath::clean(&entry.path_bytes());
         if name == b".." || name.starts_with(b"../") {
@@ -135,8 +139,7 @@ impl Extraction {
         let parent = self.root.resolve(&gopath::dir(&name))?;
         self.root.mkdir_all(&parent, IMPLIED_MODE, None, None)?;
         let path = gopath::join(&parent, gopath::base(&name));
-        let xattrs = xattrs(&mut entry).map_err(failed)?;
-        let header = Header::read(&entry, self.owner).map_err(failed)?;
+        let header = Header::read(&mut entry, self.owner).map_err(failed)?;
 
         let is_dir = kind == EntryType::Directory;
         let existing = self.root.lstat_if_exists(&path)?;
@@ -157,7 +160,9 @@ impl Extraction {
             EntryType::Symlink => self.symlink(&entry, &path)?,
             EntryType::Link => self.hard_link(&entry, &path)?,
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                self.device(kind, &entry, &path)?;
+                if !self.device(kind, &entry, &path)? {
+                    return Ok(());
+                }
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
@@ -172,7 +177,7 @@ impl Extraction {
                 return Err(FsError::Invalid(text));
             }
         }
-        self.metadata(&path, &header, &xattrs)
+        self.metadata(&path, &header)
     }
 
     fn symlink<R: Read>(&self, entry: &tar::Entry<'_, R>, path: &[u8]) -> Result<(), FsError> {
@@ -208,12 +213,14 @@ impl Extraction {
         })
     }
 
+    /// Makes a device file; `false` where that is nobody's right, in a user namespace: the
+    /// archive's other files are still wanted.
     fn device<R: Read>(
         &self,
         kind: EntryType,
         entry: &tar::Entry<'_, R>,
         path: &[u8],
-    ) -> Result<(), FsError> {
+    ) -> Result<bool, FsError> {
         let number = |field: std::io::Result<Option<u32>>| field.ok().flatten().unwrap_or(0);
         let header = entry.header();
         let device =
@@ -223,23 +230,25 @@ impl Extraction {
             EntryType::Block => FileType::BlockDevice,
             _ => FileType::Fifo,
         };
-        self.root
-            .open_parent(path)
-            .and_then(|(dir, name)| {
-                let mode = Mode::from_raw_mode(0o600);
-                rustix::fs::mknodat(&dir, OsStr::from_bytes(name), kind, mode, device)
-            })
-            .map_err(|errno| FsError::path("mknod", path, errno))
+        let made = self.root.open_parent(path).and_then(|(dir, name)| {
+            let mode = Mode::from_raw_mode(0o600);
+            rustix::fs::mknodat(&dir, OsStr::from_bytes(name), kind, mode, device)
+        });
+        match made {
+            Ok(()) => Ok(true),
+            Err(Errno::PERM) if kind != FileType::Fifo => Ok(false),
+            Err(errno) => Err(FsError::path("mknod", path, errno)),
+        }
     }
 
-    fn metadata(&self, path: &[u8], header: &Header, xattrs: &Xattrs) -> Result<(), FsError> {
+    fn metadata(&self, path: &[u8], header: &Header) -> Result<(), FsError> {
         let (dir, name) = self
             .root
             .open_parent(path)
             .map_err(|errno| FsError::path("open", path, errno))?;
         root::chown(dir.as_fd(), name, header.owner)
             .map_err(|errno| FsError::path("lchown", path, errno))?;
-        XattrsOf::Path(&self.root.host_path(path)).set(xattrs);
+        XattrsOf::Path(&self.root.host_path(path)).set(&header.xattrs);
         // A hard link can be one to a symbolic link.
         if !self.root.lstat(path)?.is_symlink() {
             let mode = Mode::from_raw_mode(header.mode & 0o7777);
@@ -266,15 +275,31 @@ impl Extraction {
     }
 }
 
-/// What a header says of a file's metadata.
+/// What a header and its records say of a file's metadata.
 struct Header {
     mode: u32,
     owner: Owner,
+    /// Nanoseconds.
     time: i128,
+    xattrs: Xattrs,
 }
 
 impl Header {
-    fn read<R: Read>(entry: &tar::Entry<'_, R>, owner: Option<Owner>) -> std::io::Result<Self> {
+    fn read<R: Read>(entry: &mut tar::Entry<'_, R>, owner: Option<Owner>) -> std::io::Result<Self> {
+        let mut xattrs = Xattrs::new();
+        let mut time = None;
+        for record in entry.pax_extensions()?.into_iter().flatten() {
+            let record = record?;
+            match record.key() {
+                Ok("mtime") => time = record.value().ok().and_then(nanoseconds),
+                Ok(key) => {
+                    if let Some(name) = key.strip_prefix(XATTR_RECORD) {
+                        xattrs.insert(name.as_bytes().to_vec(), record.value_bytes().to_vec());
+                    }
+                }
+                Err(_) => {}
+            }
+        }
         let header = entry.header();
         let id = |value: u64| u32::try_from(value).unwrap_or(0);
         let owner = match owner {
@@ -284,24 +309,51 @@ impl Header {
                 gid: id(header.gid()?),
             },
         };
+        let time = match time {
+            Some(time) => time,
+            None => i128::from(header.mtime()?) * 1_000_000_000,
+        };
         Ok(Self {
             mode: header.mode()?,
             owner,
-            time: i128::from(header.mtime()?) * 1_000_000_000,
+            time,
+            xattrs,
         })
     }
 }
 
-fn xattrs<R: Read>(entry: &mut tar::Entry<'_, R>) -> std::io::Result<Xattrs> {
-    let mut out = Xattrs::new();
-    let Some(records) = entry.pax_extensions()? else {
-        return Ok(out);
-    };
-    for record in records {
-        let record = record?;
-        if let Some(name) = record.key().ok().and_then(|k| k.strip_prefix(XATTR_RECORD)) {
-            out.insert(name.as_bytes().to_vec(), record.value_bytes().to_vec());
+/// A time in a record: seconds with a fraction.
+fn nanoseconds(text: &str) -> Option<i128> {
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let negative = seconds.starts_with('-');
+    let whole: i64 = seconds.parse().ok()?;
+    let mut digits: String = fraction.chars().take(9).collect();
+    if !digits.chars().all(|c| c.is_ascii_digit()) {
+        return None;
+    }
+    while digits.len() < 9 {
+        digits.push('0');
+    }
+    let fraction: i128 = digits.parse().ok()?;
+    let sign = if negative { -1 } else { 1 };
+    Some(i128::from(whole) * 1_000_000_000 + sign * fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_records_have_fractions() {
+        for (text, want) in [
+            ("1.5", Some(1_500_000_000)),
+            ("7", Some(7_000_000_000)),
+            ("-0.25", Some(-250_000_000)),
+            ("1.1234567891", Some(1_123_456_789)),
+            ("x", None),
+            ("1.x", None),
+        ] {
+            assert_eq!(nanoseconds(text), want, "{text}");
         }
     }
-    Ok(out)
 }

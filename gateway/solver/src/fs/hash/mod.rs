@@ -9,12 +9,14 @@
 mod header;
 mod pool;
 mod select;
+mod stat_cache;
 mod tree;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 pub use header::ContentDigest;
+pub use stat_cache::{Clock, StatCache};
 
 use self::pool::Reader;
 use self::tree::Tree;
@@ -85,8 +87,8 @@ impl StatKey {
     }
 }
 
-/// Digests of files by their stat, kept from build to build. Whoever keeps one must not
-/// trust entries whose times are as young as the entry itself (git's rule for racy times).
+/// Digests of files by their stat, kept from build to build ([`StatCache`] is one). It must not
+/// keep files whose times are as young as the reading itself (git's rule for racy times).
 pub trait HashCache: Send + Sync {
     /// The digest of a regular file with this stat, if it is known.
     fn get(&self, key: &StatKey) -> Option<ContentDigest>;
