@@ -1,9 +1,27 @@
 //! Exporters: what becomes of a build's results. Values in, files and response attributes out.
 
+mod files;
+mod image;
+mod layers;
+mod options;
+mod target;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use futures_util::future::try_join_all;
+use gateway_api::Error;
+use gateway_api::result::metadata;
+use gateway_images::archive::Variant;
+use gateway_images::platform::Platform;
+
+use crate::job::Job;
+use crate::key::digest_of;
+use crate::ops::image::platform_of;
+use crate::report;
 use crate::result::ResultRef;
+use crate::store::{Snapshot, new_id};
+use options::ImageOptions;
 
 /// The results of a build, by platform where there are several.
 #[derive(Clone, Default)]
@@ -74,11 +92,188 @@ pub struct ExportResponse {
 /// The form of a layer's blob as it was pulled.
 pub(crate) const ANY_FORM: &str = "any";
 
-/// Does the work of all results and hands them to the exporters.
+/// Does the work of all results and hands them to the exporters, which run at once.
 pub(crate) async fn export(
-    _job: &crate::job::Job,
-    _result: SolvedResult,
-    _exporters: &[Exporter],
-) -> Result<ExportResponse, gateway_api::Error> {
-    Err(gateway_api::Error::unknown("not supported yet"))
+    job: &Job,
+    result: SolvedResult,
+    exporters: &[Exporter],
+) -> Result<ExportResponse, Error> {
+    let solved = Solved::of(job, &result).await?;
+    let outcomes =
+        try_join_all(exporters.iter().map(|exporter| run(job, &solved, exporter))).await?;
+    let mut response = ExportResponse::default();
+    for (key, value) in &result.metadata {
+        if key.starts_with("frontend.")
+            && let Ok(text) = String::from_utf8(value.clone())
+        {
+            response.attrs.insert(key.clone(), text);
+        }
+    }
+    for attrs in outcomes {
+        response.attrs.extend(attrs);
+    }
+    Ok(response)
+}
+
+/// One exporter under a vertex of its own.
+async fn run(
+    job: &Job,
+    solved: &Solved,
+    exporter: &Exporter,
+) -> Result<BTreeMap<String, String>, Error> {
+    let inner = job.inner();
+    let name = match exporter {
+        Exporter::ImageStore { .. } => "exporting to image",
+        Exporter::Oci { .. } => "exporting to oci image format",
+        Exporter::Docker { .. } => "exporting to docker image format",
+        Exporter::Tar { .. } => "exporting to client tarball",
+        Exporter::Local { .. } => "exporting to client directory",
+    };
+    let vertex = digest_of(format!("{name} {}", new_id()).as_bytes());
+    inner
+        .reports
+        .announce(vec![report::vertex(&vertex, name, Vec::new(), None)]);
+    let running = inner.reports.start(&vertex);
+    let work = async {
+        match exporter {
+            Exporter::ImageStore { names, attrs } => {
+                let options = ImageOptions::parse(attrs, names, &solved.metadata, true)?;
+                target::image_store(inner, &vertex, solved, &options).await
+            }
+            Exporter::Oci {
+                dest,
+                tar,
+                names,
+                attrs,
+            } => {
+                let options = ImageOptions::parse(attrs, names, &solved.metadata, true)?;
+                let form = match tar {
+                    true => target::Form::Tar(Variant::Oci),
+                    false => target::Form::Layout,
+                };
+                target::archive(inner, &vertex, solved, &options, form, dest).await
+            }
+            Exporter::Docker { dest, names, attrs } => {
+                let options = ImageOptions::parse(attrs, names, &solved.metadata, false)?;
+                let form = target::Form::Tar(Variant::Docker);
+                target::archive(inner, &vertex, solved, &options, form, dest).await
+            }
+            Exporter::Tar { dest, attrs } => files::tar(inner, &vertex, solved, attrs, dest).await,
+            Exporter::Local { dest, attrs } => {
+                files::local(inner, &vertex, solved, attrs, dest).await
+            }
+        }
+    };
+    let outcome = inner.until_cancelled(work).await;
+    running.finish(&outcome);
+    outcome
+}
+
+/// The results with their work done.
+pub(crate) struct Solved {
+    /// Several platforms: the image is an index.
+    pub map: bool,
+    pub images: Vec<SolvedImage>,
+    pub metadata: BTreeMap<String, Vec<u8>>,
+}
+
+pub(crate) struct SolvedImage {
+    /// Empty for the only one.
+    pub id: String,
+    pub platform: Platform,
+    pub snapshot: Snapshot,
+}
+
+#[derive(serde::Deserialize, Default)]
+struct Platforms {
+    #[serde(rename = "Platforms", default)]
+    platforms: Vec<PlatformEntry>,
+}
+
+#[derive(serde::Deserialize)]
+struct PlatformEntry {
+    #[serde(rename = "ID", default)]
+    id: String,
+    #[serde(rename = "Platform")]
+    platform: Platform,
+}
+
+impl Solved {
+    async fn of(job: &Job, result: &SolvedResult) -> Result<Solved, Error> {
+        let listed: Platforms = match result.metadata.get(metadata::PLATFORMS) {
+            Some(json) => serde_json::from_slice(json).map_err(|error| {
+                Error::unknown(format!(
+                    "failed to parse platforms passed to exporter: {error}"
+                ))
+            })?,
+            None => Platforms::default(),
+        };
+        let wanted: Vec<(String, Platform, Option<&ResultRef>)> = match &result.refs {
+            SolvedRefs::None => Vec::new(),
+            SolvedRefs::Single(reference) => {
+                let platform = listed.platforms.first().map(|entry| entry.platform.clone());
+                let platform = platform
+                    .or_else(|| config_platform(&result.metadata))
+                    .unwrap_or_else(|| platform_of(job.solver().default_platform()));
+                vec![(String::new(), platform, reference.as_ref())]
+            }
+            SolvedRefs::Map(refs) => {
+                if listed.platforms.is_empty() {
+                    return Err(Error::unknown(
+                        "unable to export multiple refs, missing platforms mapping",
+                    ));
+                }
+                let mut wanted = Vec::new();
+                for entry in listed.platforms {
+                    let Some(reference) = refs.get(&entry.id) else {
+                        return Err(Error::unknown(format!(
+                            "failed to find ref for ID {}",
+                            entry.id
+                        )));
+                    };
+                    wanted.push((entry.id, entry.platform, reference.as_ref()));
+                }
+                wanted
+            }
+        };
+        let snapshots = try_join_all(wanted.iter().map(|(_, _, reference)| async move {
+            match reference {
+                Some(reference) => job.snapshot(reference).await,
+                None => Ok(Snapshot::scratch()),
+            }
+        }))
+        .await?;
+        Ok(Solved {
+            map: matches!(result.refs, SolvedRefs::Map(_)),
+            images: wanted
+                .into_iter()
+                .zip(snapshots)
+                .map(|((id, platform, _), snapshot)| SolvedImage {
+                    id,
+                    platform,
+                    snapshot,
+                })
+                .collect(),
+            metadata: result.metadata.clone(),
+        })
+    }
+
+    /// Metadata of one image: by its platform, else for all.
+    pub fn metadata(&self, key: &str, id: &str) -> Option<&[u8]> {
+        self.metadata
+            .get(&format!("{key}/{id}"))
+            .or_else(|| self.metadata.get(key))
+            .map(Vec::as_slice)
+    }
+}
+
+/// The platform that the frontend's config names.
+fn config_platform(metadata: &BTreeMap<String, Vec<u8>>) -> Option<Platform> {
+    let config = metadata.get(metadata::IMAGE_CONFIG)?;
+    let value: serde_json::Value = serde_json::from_slice(config).ok()?;
+    let text = |key: &str| value.get(key).and_then(|v| v.as_str()).unwrap_or_default();
+    match (text("os"), text("architecture")) {
+        ("", _) | (_, "") => None,
+        (os, architecture) => Some(Platform::new(os, architecture, text("variant"))),
+    }
 }

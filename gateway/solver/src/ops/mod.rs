@@ -5,7 +5,7 @@ mod combine;
 pub mod exec;
 mod file;
 pub mod image;
-mod local;
+pub mod local;
 
 use std::sync::Arc;
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use gateway_images::store::BlobStore;
 
-pub use db::{Candidate, Db, LayerRecord, VariantRecord};
+pub use db::{Candidate, Db, ImageRecord, LayerRecord, VariantRecord};
 pub use lock::WorkLock;
 pub use snapshot::{Layer, LazyBlob, LocalFiles, Snapshot};
 pub use workspace::WorkDir;

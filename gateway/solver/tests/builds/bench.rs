@@ -31,7 +31,9 @@ impl Bench {
         ] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(name)).unwrap();
         }
-        std::fs::create_dir(rootfs.join("tmp")).unwrap();
+        for name in ["tmp", "dev", "proc", "sys", "etc"] {
+            std::fs::create_dir(rootfs.join(name)).unwrap();
+        }
         std::fs::create_dir(dir.path().join("context")).unwrap();
         Bench {
             dir,

@@ -3,5 +3,6 @@
 mod bench;
 mod cache;
 mod exec;
+mod export;
 
 pub use bench::Bench;

@@ -1,0 +1,146 @@
+//! Results as an image in the blob store: layers, configs, manifests, the index over them.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use gateway_api::Error;
+use gateway_api::result::metadata;
+use gateway_images::archive::{Image, make_index};
+use gateway_images::config::{FinishOptions, Timestamp, finish};
+use gateway_images::media::Descriptor;
+
+use super::options::{AnnotationPlace, ImageOptions};
+use super::{Solved, SolvedImage, layers};
+use crate::job::JobInner;
+use crate::shared::Outcome;
+use crate::solve::internal;
+
+/// An image in the blob store.
+pub struct Made {
+    /// Of the manifest or index, with its platform where it has one.
+    pub top: Descriptor,
+    /// Of the only config.
+    pub config: Option<Descriptor>,
+    /// Time of the config, RFC 3339.
+    pub created: Option<String>,
+}
+
+pub async fn make(
+    job: &Arc<JobInner>,
+    vertex: &str,
+    solved: &Solved,
+    options: &ImageOptions,
+) -> Outcome<Made> {
+    if !solved.map {
+        let on_index = |a: &super::options::Annotation| {
+            matches!(
+                a.place,
+                AnnotationPlace::Index | AnnotationPlace::IndexDescriptor
+            )
+        };
+        if options.annotations.iter().any(on_index) {
+            return Err(Error::unknown(
+                "index annotations not supported for single platform export",
+            ));
+        }
+    }
+    let status = job.reports.status(vertex, "exporting layers", "");
+    let ready = try_join_all(
+        solved
+            .images
+            .iter()
+            .map(|image| layers::ready(job, &image.snapshot, options)),
+    )
+    .await?;
+    status.done();
+    let mut manifests = Vec::new();
+    let mut last: Option<(Descriptor, Option<String>)> = None;
+    for (image, ready) in solved.images.iter().zip(ready) {
+        let (made, created) = manifest(solved, image, &ready, options)?;
+        for what in [
+            format!("exporting manifest {}", made.descriptor().digest),
+            format!(
+                "exporting config {}",
+                made.config_descriptor()
+                    .map(|d| d.digest.to_string())
+                    .unwrap_or_default()
+            ),
+        ] {
+            job.reports.status(vertex, what, "").done();
+        }
+        made.save(job.store().blobs()).map_err(internal)?;
+        let mut descriptor = made.descriptor().clone();
+        descriptor.platform = Some(image.platform.normalized());
+        descriptor
+            .annotations
+            .extend(options.annotations(AnnotationPlace::ManifestDescriptor, &image.id));
+        if let Some(config) = made.config_descriptor() {
+            last = Some((config.clone(), created));
+        }
+        manifests.push(descriptor);
+    }
+    if !solved.map {
+        let (config, created) =
+            last.ok_or_else(|| Error::unknown("there is no result to export as an image"))?;
+        let top = manifests
+            .pop()
+            .ok_or_else(|| Error::unknown("there is no result to export as an image"))?;
+        return Ok(Made {
+            top,
+            config: Some(config),
+            created,
+        });
+    }
+    let index = make_index(
+        manifests,
+        options.family,
+        options.annotations(AnnotationPlace::Index, ""),
+    )
+    .map_err(internal)?;
+    job.store().blobs().put(&index.bytes).map_err(internal)?;
+    let status = format!("exporting manifest list {}", index.descriptor.digest);
+    job.reports.status(vertex, status, "").done();
+    let mut top = index.descriptor;
+    top.annotations
+        .extend(options.annotations(AnnotationPlace::IndexDescriptor, ""));
+    Ok(Made {
+        top,
+        config: None,
+        created: last.and_then(|(_, created)| created),
+    })
+}
+
+/// Config and manifest of one platform.
+fn manifest(
+    solved: &Solved,
+    image: &SolvedImage,
+    ready: &[layers::ReadyLayer],
+    options: &ImageOptions,
+) -> Outcome<(Image, Option<String>)> {
+    let infos: Vec<_> = ready.iter().map(|layer| layer.info.clone()).collect();
+    let config = finish(
+        solved.metadata(metadata::IMAGE_CONFIG, &image.id),
+        &infos,
+        &image.platform,
+        &FinishOptions {
+            epoch: options.epoch.and_then(Timestamp::from_unix),
+            base: solved.metadata(metadata::BASE_IMAGE_CONFIG, &image.id),
+            inline_cache: None,
+        },
+    )
+    .map_err(|error| Error::unknown(error.to_string()))?;
+    let value: serde_json::Value = serde_json::from_slice(&config).map_err(internal)?;
+    let created = value
+        .get("created")
+        .and_then(|created| created.as_str())
+        .map(str::to_owned);
+    let descriptors: Vec<Descriptor> = ready.iter().map(|l| l.descriptor.clone()).collect();
+    let made = Image::assemble(
+        config,
+        &descriptors,
+        options.family,
+        options.annotations(AnnotationPlace::Manifest, &image.id),
+    )
+    .map_err(internal)?;
+    Ok((made, created))
+}

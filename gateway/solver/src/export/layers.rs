@@ -1,0 +1,190 @@
+//! Layers as blobs: made when an exporter needs them, remembered in each form.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use gateway_api::Error;
+use gateway_images::config::{LayerInfo, Timestamp};
+use gateway_images::layer::{Compression, DiffOptions, diff, write_layer};
+use gateway_images::media::Descriptor;
+
+use super::ANY_FORM;
+use super::options::ImageOptions;
+use crate::job::JobInner;
+use crate::ops::image;
+use crate::shared::{Outcome, blocking};
+use crate::solve::internal;
+use crate::store::{Layer, Snapshot, VariantRecord};
+
+/// A layer ready for an image.
+pub struct ReadyLayer {
+    pub descriptor: Descriptor,
+    pub info: LayerInfo,
+}
+
+/// All layers of a snapshot, lowest first, made at once.
+pub async fn ready(
+    job: &Arc<JobInner>,
+    snapshot: &Snapshot,
+    options: &ImageOptions,
+) -> Outcome<Vec<ReadyLayer>> {
+    // A local source that was never copied has no layer yet.
+    for files in snapshot.layers.iter().filter_map(|l| l.local.as_ref()) {
+        crate::ops::local::copied(job, files).await?;
+    }
+    let works = (0..snapshot.layers.len()).map(|index| ready_layer(job, snapshot, index, options));
+    try_join_all(works).await
+}
+
+async fn ready_layer(
+    job: &Arc<JobInner>,
+    snapshot: &Snapshot,
+    index: usize,
+    options: &ImageOptions,
+) -> Outcome<ReadyLayer> {
+    let layer = snapshot
+        .layers
+        .get(index)
+        .cloned()
+        .ok_or_else(|| Error::unknown("a layer is missing"))?;
+    let variant = variant(job, snapshot, index, &layer, options).await?;
+    let record = job.store().db().layer(&layer.id).map_err(internal)?;
+    let mut descriptor = Descriptor::new(
+        variant.media_type.clone(),
+        variant.digest.parse().map_err(internal)?,
+        variant.size,
+    );
+    if let Some(lazy) = &layer.lazy
+        && lazy.descriptor.digest == descriptor.digest
+    {
+        descriptor.urls.clone_from(&lazy.descriptor.urls);
+    }
+    Ok(ReadyLayer {
+        descriptor,
+        info: LayerInfo {
+            diff_id: variant.diff_id.parse().map_err(internal)?,
+            created: record
+                .as_ref()
+                .and_then(|record| Timestamp::from_unix(record.created_at)),
+            description: record.map(|record| record.description),
+        },
+    })
+}
+
+/// The name of a form: everything that makes its bytes differ.
+fn form(options: &ImageOptions) -> String {
+    let kind = match options.compression.compression {
+        Compression::None => "tar",
+        Compression::Gzip => "gzip",
+        Compression::Zstd => "zstd",
+    };
+    let mut form = kind.to_owned();
+    if let Some(level) = options.compression.level {
+        form.push_str(&format!("-{level}"));
+    }
+    if let (true, Some(epoch)) = (options.rewrite_timestamp, options.epoch) {
+        form.push_str(&format!("-epoch{epoch}"));
+    }
+    form
+}
+
+async fn variant(
+    job: &Arc<JobInner>,
+    snapshot: &Snapshot,
+    index: usize,
+    layer: &Layer,
+    options: &ImageOptions,
+) -> Outcome<VariantRecord> {
+    if let Some(lazy) = &layer.lazy
+        && !options.force
+    {
+        image::download(job, lazy).await?;
+        return Ok(VariantRecord {
+            digest: lazy.descriptor.digest.to_string(),
+            size: lazy.descriptor.size,
+            media_type: lazy.descriptor.media_type.clone(),
+            diff_id: lazy.diff_id.clone(),
+        });
+    }
+    let (store, form) = (job.store(), form(options));
+    let known = |form: &str| -> Outcome<Option<VariantRecord>> {
+        let variant = store.db().variant(&layer.id, form).map_err(internal)?;
+        Ok(variant.filter(|variant| {
+            let digest = variant.digest.parse();
+            digest.is_ok_and(|digest| store.blobs().contains(&digest))
+        }))
+    };
+    if !options.force
+        && let Some(pulled) = known(ANY_FORM)?
+    {
+        return Ok(pulled);
+    }
+    if let Some(variant) = known(&form)? {
+        return Ok(variant);
+    }
+    let _lock = store
+        .lock(&crate::key::digest_of(
+            format!("{}\0{form}", layer.id).as_bytes(),
+        ))
+        .await
+        .map_err(internal)?;
+    if let Some(variant) = known(&form)? {
+        return Ok(variant);
+    }
+    make(job, snapshot, index, layer, options, form).await
+}
+
+async fn make(
+    job: &Arc<JobInner>,
+    snapshot: &Snapshot,
+    index: usize,
+    layer: &Layer,
+    options: &ImageOptions,
+    form: String,
+) -> Outcome<VariantRecord> {
+    // What it was made on tells what it changed; without a record, what is below it here.
+    let record = job.store().db().layer(&layer.id).map_err(internal)?;
+    let below = match record {
+        Some(record) => record
+            .base
+            .into_iter()
+            .map(|id| job.lazy_layer(&id).unwrap_or_else(|| Layer::stored(id)))
+            .collect(),
+        None => snapshot.layers.iter().take(index).cloned().collect(),
+    };
+    let below = Snapshot::new(below);
+    image::ensure(job, &below).await?;
+    image::ensure(job, &Snapshot::new(vec![layer.clone()])).await?;
+    let (store, layer, compression) = (job.store().clone(), layer.clone(), options.compression);
+    let diff_options = DiffOptions {
+        latest_mtime: options.epoch.filter(|_| options.rewrite_timestamp),
+    };
+    blocking(move || {
+        let own = store.lowers(&Snapshot::new(vec![layer.clone()]));
+        let upper = own
+            .first()
+            .ok_or_else(|| Error::unknown("a layer has no directory"))?;
+        let parents = match below.layers.is_empty() {
+            true => Vec::new(),
+            false => store.lowers(&below),
+        };
+        let (blob, _) = write_layer(store.blobs(), &compression, |out| {
+            diff(upper, &parents, &diff_options, out)
+        })
+        .map_err(|error| Error::unknown(format!("failed to make layer {}: {error}", layer.id)))?;
+        let variant = VariantRecord {
+            digest: blob.descriptor.digest.to_string(),
+            size: blob.descriptor.size,
+            media_type: blob.descriptor.media_type,
+            diff_id: blob.diff_id.to_string(),
+        };
+        if layer.local.is_none() {
+            store
+                .db()
+                .add_variant(&layer.id, &form, &variant)
+                .map_err(internal)?;
+        }
+        Ok(variant)
+    })
+    .await
+}

@@ -1,0 +1,267 @@
+//! Attributes of image exporters, read.
+
+use std::collections::BTreeMap;
+
+use gateway_api::result::metadata;
+use gateway_api::{Code, Error};
+use gateway_images::archive::Family;
+use gateway_images::layer::{CompressOptions, Compression};
+use gateway_images::reference::Reference;
+
+/// How an image is written.
+#[derive(Debug, Clone)]
+pub struct ImageOptions {
+    pub names: Vec<Reference>,
+    pub family: Family,
+    pub compression: CompressOptions,
+    /// Also layers that exist in another form.
+    pub force: bool,
+    /// Seconds since the epoch.
+    pub epoch: Option<i64>,
+    pub rewrite_timestamp: bool,
+    pub annotations: Vec<Annotation>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnnotationPlace {
+    Manifest,
+    Index,
+    ManifestDescriptor,
+    IndexDescriptor,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotation {
+    pub place: AnnotationPlace,
+    /// For one platform only.
+    pub platform: Option<String>,
+    pub key: String,
+    pub value: String,
+}
+
+fn flag(attrs: &BTreeMap<String, String>, key: &str) -> Result<Option<bool>, Error> {
+    match attrs.get(key).map(String::as_str) {
+        None => Ok(None),
+        Some("" | "true" | "1" | "t" | "T" | "TRUE" | "True") => Ok(Some(true)),
+        Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Ok(Some(false)),
+        Some(value) => Err(Error::unknown(format!(
+            "non-bool value specified for {key}: {value:?}"
+        ))),
+    }
+}
+
+impl ImageOptions {
+    /// Unknown attributes are passed over, as by the reference.
+    pub fn parse(
+        attrs: &BTreeMap<String, String>,
+        names: &[String],
+        result: &BTreeMap<String, Vec<u8>>,
+        oci_by_default: bool,
+    ) -> Result<Self, Error> {
+        let oci = flag(attrs, "oci-mediatypes")?.unwrap_or(oci_by_default);
+        let family = if oci { Family::Oci } else { Family::Docker };
+        let annotations = annotations(attrs, result)?;
+        if !annotations.is_empty() && !oci {
+            return Err(Error::unknown(
+                "cannot export annotations with \"oci-mediatypes=false\"",
+            ));
+        }
+        let compression = compression(attrs, !oci)?;
+        if compression.compression == Compression::Zstd && !oci {
+            return Err(Error::unknown(
+                "unable to export zstd layers with \"oci-mediatypes=false\"",
+            ));
+        }
+        Ok(ImageOptions {
+            names: parse_names(attrs, names, result)?,
+            family,
+            compression,
+            force: flag(attrs, "force-compression")?.unwrap_or(false),
+            epoch: epoch(attrs, result)?,
+            rewrite_timestamp: flag(attrs, "rewrite-timestamp")?.unwrap_or(false),
+            annotations,
+        })
+    }
+
+    /// Annotations of a place, for a platform.
+    pub fn annotations(&self, place: AnnotationPlace, id: &str) -> BTreeMap<String, String> {
+        self.annotations
+            .iter()
+            .filter(|a| a.place == place)
+            .filter(|a| a.platform.as_deref().is_none_or(|p| p == id))
+            .map(|a| (a.key.clone(), a.value.clone()))
+            .collect()
+    }
+}
+
+fn parse_names(
+    attrs: &BTreeMap<String, String>,
+    names: &[String],
+    result: &BTreeMap<String, Vec<u8>>,
+) -> Result<Vec<Reference>, Error> {
+    let mut texts: Vec<String> = names.to_vec();
+    if texts.is_empty()
+        && let Some(list) = attrs.get("name")
+    {
+        texts = list.split(',').map(str::to_owned).collect();
+    }
+    if texts == ["*"] {
+        let given = result
+            .get(metadata::IMAGE_NAME)
+            .cloned()
+            .unwrap_or_default();
+        let given = String::from_utf8(given)
+            .map_err(|_| Error::unknown("the frontend's image name is not text"))?;
+        texts = given.split(',').map(str::to_owned).collect();
+    }
+    texts
+        .iter()
+        .map(|text| text.trim())
+        .filter(|text| !text.is_empty())
+        .map(|text| {
+            Reference::parse(text)
+                .map_err(|error| Error::invalid(format!("failed to parse {text}: {error}")))
+        })
+        .collect()
+}
+
+fn compression(
+    attrs: &BTreeMap<String, String>,
+    docker_types: bool,
+) -> Result<CompressOptions, Error> {
+    let kind = match attrs.get("compression").map_or("gzip", String::as_str) {
+        "uncompressed" => Compression::None,
+        "gzip" => Compression::Gzip,
+        "zstd" => Compression::Zstd,
+        "estargz" => {
+            return Err(Error::new(
+                Code::Unimplemented,
+                "compression type estargz is not supported yet",
+            ));
+        }
+        other => {
+            return Err(Error::unknown(format!(
+                "unsupported layer compression type {other}"
+            )));
+        }
+    };
+    let mut options = CompressOptions::new(kind);
+    options.docker_types = docker_types;
+    if let Some(level) = attrs.get("compression-level") {
+        options.level = Some(level.parse().map_err(|_| {
+            Error::unknown(format!(
+                "non-integer value {level} specified for compression-level"
+            ))
+        })?);
+    }
+    Ok(options)
+}
+
+fn epoch(
+    attrs: &BTreeMap<String, String>,
+    result: &BTreeMap<String, Vec<u8>>,
+) -> Result<Option<i64>, Error> {
+    let text = match attrs.get("source-date-epoch") {
+        Some(text) => text.clone(),
+        None => match result.get(metadata::SOURCE_DATE_EPOCH) {
+            Some(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            None => return Ok(None),
+        },
+    };
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(seconds) => Ok(Some(seconds)),
+        Err(error) => Err(Error::unknown(format!(
+            "invalid SOURCE_DATE_EPOCH: {text}: {error}"
+        ))),
+    }
+}
+
+/// From attributes and result metadata alike: `annotation[-PLACE][[PLATFORM]].KEY`.
+fn annotations(
+    attrs: &BTreeMap<String, String>,
+    result: &BTreeMap<String, Vec<u8>>,
+) -> Result<Vec<Annotation>, Error> {
+    let from_result = result
+        .iter()
+        .map(|(key, value)| (key.as_str(), String::from_utf8_lossy(value).into_owned()));
+    let from_attrs = attrs
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.clone()));
+    let mut found = Vec::new();
+    for (name, value) in from_result.chain(from_attrs) {
+        if let Some(annotation) = annotation(name, value)? {
+            found.push(annotation);
+        }
+    }
+    Ok(found)
+}
+
+fn annotation(name: &str, value: String) -> Result<Option<Annotation>, Error> {
+    let Some(rest) = name.strip_prefix("annotation") else {
+        return Ok(None);
+    };
+    if !rest.starts_with(['-', '[', '.']) {
+        return Ok(None);
+    }
+    let invalid = || Error::unknown(format!("invalid annotation {name:?}"));
+    let (place, rest) = match rest.strip_prefix('-') {
+        None => ("manifest", rest),
+        Some(rest) => {
+            let end = rest.find(['[', '.']).ok_or_else(invalid)?;
+            rest.split_at(end)
+        }
+    };
+    let (platform, rest) = match rest.strip_prefix('[') {
+        None => (None, rest),
+        Some(rest) => {
+            let (platform, rest) = rest.split_once(']').ok_or_else(invalid)?;
+            (Some(platform.to_owned()), rest)
+        }
+    };
+    let key = rest.strip_prefix('.').ok_or_else(invalid)?;
+    let place = match place {
+        "manifest" => AnnotationPlace::Manifest,
+        "index" => AnnotationPlace::Index,
+        "manifest-descriptor" => AnnotationPlace::ManifestDescriptor,
+        "index-descriptor" => AnnotationPlace::IndexDescriptor,
+        _ => return Err(invalid()),
+    };
+    Ok(Some(Annotation {
+        place,
+        platform,
+        key: key.to_owned(),
+        value,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotations_name_place_platform_and_key() {
+        let parsed = annotation("annotation-manifest[linux/amd64].a.b", "v".into());
+        assert_eq!(
+            parsed.unwrap().unwrap(),
+            Annotation {
+                place: AnnotationPlace::Manifest,
+                platform: Some("linux/amd64".into()),
+                key: "a.b".into(),
+                value: "v".into(),
+            }
+        );
+        assert!(annotation("annotation.k", "v".into()).unwrap().is_some());
+        assert!(annotation("annotations", "v".into()).unwrap().is_none());
+        assert!(annotation("annotation-nowhere.k", "v".into()).is_err());
+    }
+
+    #[test]
+    fn a_wrong_compression_is_refused_by_name() {
+        let attrs = BTreeMap::from([("compression".to_owned(), "rar".to_owned())]);
+        let error = ImageOptions::parse(&attrs, &[], &BTreeMap::new(), true).unwrap_err();
+        assert_eq!(error.message, "unsupported layer compression type rar");
+    }
+}
