@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::sbom::Scanner;
 use futures_util::future::try_join_all;
 use gateway_api::result::{Refs, metadata};
-use gateway_api::{BuildResult, Code, Detail, Error, Gateway, Ref, SolveRequest};
+use gateway_api::{Attestation, BuildResult, Code, Detail, Error, Gateway, Ref, SolveRequest};
 use gateway_llb::{pb, platform};
 
 use crate::client::{BuildFile, Client};
@@ -96,6 +97,10 @@ async fn build_parsed(
         });
     }
     check_complete_file(&parsed.dockerfile, &mut linter);
+    let scanner = match &client.config().sbom {
+        Some(wanted) => Some(Scanner::find(client, wanted).await?),
+        None => None,
+    };
     let platforms = &client.config().target_platforms;
     let targets: Vec<Option<pb::Platform>> = if platforms.is_empty() {
         vec![None]
@@ -109,6 +114,7 @@ async fn build_parsed(
         } else {
             Linter::new(config.clone())
         });
+        let scanner = scanner.as_ref();
         async move {
             let converted = convert::convert(convert::Request {
                 client,
@@ -128,8 +134,17 @@ async fn build_parsed(
                 return Err(Error::unknown(text));
             }
             let reference = solve(client, &converted).await?;
+            let platform = export_platform(platform.as_ref(), &converted);
+            let attestation = match scanner {
+                Some(scanner) => {
+                    let id = platform::format_all(&platform);
+                    Some(scanner.scan(client, &id, &converted).await?)
+                }
+                None => None,
+            };
             Ok(Built {
-                platform: export_platform(platform.as_ref(), &converted),
+                platform,
+                attestation,
                 converted,
                 reference,
             })
@@ -212,6 +227,7 @@ struct Built {
     platform: pb::Platform,
     converted: Converted,
     reference: Ref,
+    attestation: Option<Attestation>,
 }
 
 /// The platform that a result is listed under.
@@ -254,6 +270,9 @@ fn assemble(client: &Client, builds: Vec<Built>) -> BuildResult {
         }
         if let Some(epoch) = build.converted.epoch {
             set(metadata::SOURCE_DATE_EPOCH, epoch.to_string().into_bytes());
+        }
+        if let Some(attestation) = build.attestation {
+            result.attestations.insert(id.clone(), vec![attestation]);
         }
         if multi {
             refs.insert(id, build.reference);

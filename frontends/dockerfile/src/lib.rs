@@ -5,6 +5,7 @@ pub mod convert;
 mod frontend;
 pub mod lint;
 pub mod parse;
+mod sbom;
 mod subrequest;
 
 pub use frontend::build;

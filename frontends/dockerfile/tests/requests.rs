@@ -237,6 +237,45 @@ async fn a_missing_image_may_have_been_a_stage() {
 }
 
 #[tokio::test]
+async fn a_bill_of_materials_is_scanned_for_each_platform() {
+    let text = "ARG BUILDKIT_SBOM_SCAN_STAGE=dep\nARG BUILDKIT_SBOM_SCAN_CONTEXT=true\n\
+                FROM busybox AS dep\nFROM scratch\nCOPY --from=dep /a /\nCOPY b /\n";
+    let case = case(text, &[("attest:sbom", "generator=alpine,LEVEL=2")]);
+    let (memory, result) = run(&case).await;
+    let result = result.unwrap();
+    let attestation = &result.attestations["linux/amd64"][0];
+    assert_eq!(
+        attestation.in_toto_predicate_type,
+        "https://spdx.dev/Document"
+    );
+    let definition = memory.definitions().pop().unwrap();
+    let graph = gateway_llb::Graph::load(&definition).unwrap();
+    let scan = graph.get(&graph.result().digest).unwrap();
+    assert_eq!(
+        scan.custom_name(),
+        Some("[linux/amd64] generating sbom using docker.io/library/alpine:latest")
+    );
+    let Some(gateway_llb::pb::op::Op::Exec(exec)) = &scan.op().op else {
+        panic!("no exec: {:?}", scan.op());
+    };
+    let mounts: Vec<&str> = exec.mounts.iter().map(|m| m.dest.as_str()).collect();
+    assert_eq!(
+        mounts,
+        [
+            "/",
+            "/run/out/",
+            "/run/src/core/sbom",
+            "/run/src/extras/sbom-context",
+            "/run/src/extras/sbom-dep",
+            "/tmp"
+        ]
+    );
+    assert_eq!(graph.result().index, 1);
+    let env = &exec.meta.as_ref().unwrap().env;
+    assert!(env.contains(&"BUILDKIT_SCAN_LEVEL=2".to_owned()));
+}
+
+#[tokio::test]
 async fn a_lower_case_name_is_tried() {
     let mut files = BTreeMap::new();
     files.insert("dockerfile".to_owned(), b"FROM scratch\n".to_vec());

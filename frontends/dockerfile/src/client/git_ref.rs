@@ -108,7 +108,10 @@ impl GitRef {
                 "mtime" => {
                     self.mtime = needed()?;
                     if !matches!(self.mtime.as_str(), "checkout" | "commit") {
-                        return Err(format!("invalid mtime value: {:?}", self.mtime));
+                        return Err(format!(
+                            "invalid mtime value: {:?} (must be \"checkout\" or \"commit\")",
+                            self.mtime
+                        ));
                     }
                 }
                 "fetch-by-commit" => self.fetch_by_commit = flag()?,

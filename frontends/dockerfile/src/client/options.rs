@@ -49,6 +49,17 @@ pub struct Config {
     pub local_sessions: BTreeMap<String, String>,
     /// Lint options that replace the directive of the file.
     pub check: Option<String>,
+    /// The bill of materials that was asked for.
+    pub sbom: Option<Sbom>,
+}
+
+/// A request for a bill of materials.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sbom {
+    /// The scanner's image.
+    pub generator: String,
+    /// What it is told.
+    pub params: BTreeMap<String, String>,
 }
 
 impl Config {
@@ -139,6 +150,7 @@ impl Config {
                 names.map(str::to_owned).collect()
             }),
             check: opts.get("build-arg:BUILDKIT_DOCKERFILE_CHECK").cloned(),
+            sbom: sbom(opts)?,
         })
     }
 
@@ -271,6 +283,42 @@ fn linux_resources(opts: &BTreeMap<String, String>) -> Result<Option<pb::LinuxRe
     resources.cpuset_cpus = set("cpusetcpus")?;
     resources.cpuset_mems = set("cpusetmems")?;
     Ok((resources != pb::LinuxResources::default()).then_some(resources))
+}
+
+/// The request for a bill of materials among the attestations; others are not the frontend's.
+fn sbom(opts: &BTreeMap<String, String>) -> Result<Option<Sbom>, Error> {
+    const GENERATOR: &str = "docker/buildkit-syft-scanner:stable-1";
+    let mut found = None;
+    for (key, value) in opts {
+        let kind = key
+            .strip_prefix("attest:")
+            .or_else(|| key.strip_prefix("build-arg:BUILDKIT_ATTEST_"));
+        let Some(kind) = kind.map(str::to_lowercase) else {
+            continue;
+        };
+        match kind.as_str() {
+            "provenance" => continue,
+            "sbom" => {}
+            other => {
+                return Err(Error::unknown(format!(
+                    "unknown attestation type {other:?}"
+                )));
+            }
+        }
+        let mut params = BTreeMap::new();
+        let fields = csv::fields(value)
+            .map_err(|e| Error::unknown(format!("failed to parse {kind}: {e}")))?;
+        for field in fields.iter().filter(|field| !field.is_empty()) {
+            let (key, value) = field.split_once('=').unwrap_or((field, ""));
+            params.insert(key.to_owned(), value.to_owned());
+        }
+        let generator = params.remove("generator").unwrap_or(GENERATOR.to_owned());
+        if generator.is_empty() {
+            return Err(Error::unknown("sbom scanner cannot be empty"));
+        }
+        found = Some(Sbom { generator, params });
+    }
+    Ok(found)
 }
 
 fn cache_imports(new: Option<&str>, old: Option<&str>) -> Result<Vec<CacheImport>, Error> {

@@ -25,6 +25,7 @@ use gateway_api::{Detail, Error, SourceLocation};
 use gateway_llb::{Constraints, Env, Slot, State, pb};
 
 use crate::client::named::follow_paths;
+use crate::client::options::parse_bool;
 use crate::client::{BuildFile, Client, PendingLocal, ignore};
 use crate::parse::expand::Expander;
 use crate::parse::{Dockerfile, LineRange};
@@ -62,6 +63,10 @@ pub struct Converted {
     pub epoch: Option<i64>,
     /// The platform of ops that name none.
     pub platform: pb::Platform,
+    /// What a bill of materials is to list besides the result, by name.
+    pub scanned: BTreeMap<String, State>,
+    /// Some step of it runs even when its result is known.
+    pub ignores_cache: bool,
     /// The stages, for outlines.
     pub stages: Vec<Stage>,
     /// The number of the target among them.
@@ -189,6 +194,40 @@ impl<'a> Converter<'a> {
         crate::parse::suggest::with_hint(message, word, names.iter().map(String::as_str))
     }
 
+    /// What ARGs ask to be scanned: the context of the target, and stages it is built from.
+    fn scanned(&self, target: usize) -> (BTreeMap<String, State>, bool) {
+        let [context, stages] = args::NOT_IN_ENV;
+        let mut found = BTreeMap::new();
+        let mut ignores_cache = false;
+        for index in self.stages.reachable(target) {
+            let Some(stage) = self.stages.get(index) else {
+                continue;
+            };
+            if index == target {
+                if self.is_asked(stage, context) {
+                    found.insert("context".to_owned(), self.build_context.state());
+                }
+            } else if self.is_asked(stage, stages) {
+                found.insert(stage.shown_name.clone(), stage.state.clone());
+                ignores_cache |= stage.no_cache;
+            }
+        }
+        (found, ignores_cache)
+    }
+
+    /// Whether an ARG is true for a stage, or lists its name. The stage's own word goes last.
+    fn is_asked(&self, stage: &Stage, key: &str) -> bool {
+        let own = stage.args.iter().rev().find(|(name, _)| name == key);
+        let value = match own {
+            Some((_, Some(value))) => Some(value.as_str()),
+            _ => self.global.get(key),
+        };
+        value.is_some_and(|value| {
+            parse_bool(value)
+                .unwrap_or_else(|| value.split(',').any(|name| name == stage.shown_name))
+        })
+    }
+
     async fn finish(mut self, target: usize) -> Result<Converted, Error> {
         let labels = self.client.config().labels.clone();
         let context = self
@@ -222,9 +261,13 @@ impl<'a> Converter<'a> {
         }
         let normal = gateway_llb::platform::normalize(&image.platform());
         image.set_platform(&normal);
+        let ignores_cache = stage.no_cache;
         let (state, image) = (stage.state.clone(), stage.image.clone());
         let base_image = stage.base_image.clone();
+        let (scanned, stage_ignores_cache) = self.scanned(target);
         Ok(Converted {
+            scanned,
+            ignores_cache: ignores_cache || stage_ignores_cache,
             state,
             image,
             base_image,
