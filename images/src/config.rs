@@ -100,7 +100,7 @@ pub struct RunConfig {
         deserialize_with = "or_default",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
-    pub exposed_ports: BTreeMap<String, Map<String, Value>>,
+    pub exposed_ports: BTreeMap<String, Value>,
     #[serde(
         default,
         deserialize_with = "or_default",
@@ -117,7 +117,7 @@ pub struct RunConfig {
         deserialize_with = "or_default",
         skip_serializing_if = "BTreeMap::is_empty"
     )]
-    pub volumes: BTreeMap<String, Map<String, Value>>,
+    pub volumes: BTreeMap<String, Value>,
     #[serde(
         default,
         deserialize_with = "or_default",

@@ -17,6 +17,11 @@ use super::header::{END, Header, Kind, padding};
 use super::lower::{Found, LowerDir, file_type, get_xattr, is_dir, is_opaque, is_whiteout, lstat};
 use super::{CAPABILITY_XATTR, WHITEOUT_PREFIX};
 
+/// A renamed directory whose content is elsewhere below.
+const REDIRECT_XATTRS: [&str; 2] = ["trusted.overlay.redirect", "user.overlay.redirect"];
+/// A file of which only the metadata was copied up. Its value may be empty.
+const METACOPY_XATTRS: [&str; 2] = ["trusted.overlay.metacopy", "user.overlay.metacopy"];
+
 #[derive(Clone, Debug, Default)]
 pub struct DiffOptions {
     /// Later modification times become this one (`rewrite-timestamp` with a source date epoch). Seconds since the epoch.
@@ -39,6 +44,9 @@ pub enum DiffError {
     Write(#[source] io::Error),
     #[error("{0}: overlay redirects are not supported in a layer")]
     Redirect(PathBuf),
+    /// The data is in a lower layer: the overlay must be mounted with `metacopy=off`.
+    #[error("{0}: overlay files without data of their own are not supported in a layer")]
+    Metacopy(PathBuf),
     #[error("{0} changed while its layer was made")]
     Changed(PathBuf),
 }
@@ -177,7 +185,7 @@ impl<W: Write> LayerTar<'_, W> {
             return Ok(None);
         }
         let dir = is_dir(stat);
-        if dir && redirects(&full)? {
+        if dir && has_xattr(&full, &REDIRECT_XATTRS)? {
             return Err(DiffError::Redirect(path.to_owned()));
         }
         let unchanged = match &below {
@@ -239,6 +247,10 @@ impl<W: Write> LayerTar<'_, W> {
         self.report.entries += 1;
         self.emit(&header.encode())?;
         if header.kind == Kind::File && header.size > 0 {
+            // Such a file is all hole, so others need not be asked for the attribute.
+            if stat.st_blocks == 0 && has_xattr(&full, &METACOPY_XATTRS)? {
+                return Err(DiffError::Metacopy(path.to_owned()));
+            }
             self.content(&full, header.size)?;
         }
         for link in links {
@@ -354,10 +366,9 @@ impl<W: Write> LayerTar<'_, W> {
     }
 }
 
-fn redirects(dir: &Path) -> Result<bool, DiffError> {
-    for name in ["trusted.overlay.redirect", "user.overlay.redirect"] {
-        let value = get_xattr(dir, name).map_err(read(dir))?;
-        if value.is_some_and(|value| !value.is_empty()) {
+fn has_xattr(path: &Path, names: &[&str]) -> Result<bool, DiffError> {
+    for name in names {
+        if get_xattr(path, name).map_err(read(path))?.is_some() {
             return Ok(true);
         }
     }

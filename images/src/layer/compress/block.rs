@@ -52,6 +52,7 @@ impl Codec {
         })
     }
 
+    /// Compresses one block, of any length.
     pub fn pack(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
         Ok(match self {
             Codec::Zstd(compressor) => compressor.compress(block)?,

@@ -282,3 +282,17 @@ fn a_redirect_is_refused() {
     let result = diff(tree.0.path(), &[], &DiffOptions::default(), io::sink());
     assert!(matches!(result, Err(DiffError::Redirect(_))));
 }
+
+#[test]
+fn a_file_without_data_of_its_own_is_refused() {
+    let tree = Tree::new();
+    File::create(tree.path("f")).unwrap().set_len(10).unwrap();
+    assert_eq!(tree.diff(&[]), ["f"]);
+    let flags = XattrFlags::empty();
+    rustix::fs::setxattr(tree.path("f"), "user.overlay.metacopy", b"", flags).unwrap();
+    let result = diff(tree.0.path(), &[], &DiffOptions::default(), io::sink());
+    // Where attributes take a block of their own the file does not look empty.
+    if fs::metadata(tree.path("f")).is_ok_and(|m| std::os::unix::fs::MetadataExt::blocks(&m) == 0) {
+        assert!(matches!(result, Err(DiffError::Metacopy(_))));
+    }
+}

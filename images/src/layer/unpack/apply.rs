@@ -192,6 +192,10 @@ impl<'a> Applier<'a> {
             .root
             .real_path(parent)
             .map_err(at(name, "resolve parent directory"))?;
+        // A link may name what an entry may not.
+        if real.iter().any(|c| c.starts_with(WHITEOUT_PREFIX)) {
+            return Err(UnpackError::InvalidWhiteout { name: lossy(name) });
+        }
         let mut lower = self.lower.clone();
         for depth in 1..=real.len() {
             let here: Vec<&[u8]> = real[..depth].iter().map(Vec::as_slice).collect();
