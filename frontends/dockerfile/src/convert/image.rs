@@ -1,6 +1,7 @@
 //! The config of an image: what the OCI and Docker image specifications name, and nothing else.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gateway_api::Error;
 use gateway_llb::{State, pb};
@@ -50,9 +51,9 @@ pub struct Image {
     pub variant: String,
     /// Its layers.
     pub rootfs: RootFs,
-    /// How it was made.
+    /// How it was made. Shared: a long file copies it for every stage.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
-    pub history: Vec<History>,
+    pub history: Vec<Arc<History>>,
     /// How it is run.
     pub config: ImageConfig,
 }
@@ -301,13 +302,13 @@ impl Image {
 
     /// Adds a step to the history.
     pub fn commit(&mut self, created_by: String, layer: bool, epoch: Option<i64>) {
-        self.history.push(History {
+        self.history.push(Arc::new(History {
             created: epoch.map(rfc3339),
             created_by,
             comment: "buildkit.dockerfile.v0".to_owned(),
             empty_layer: !layer,
             ..History::default()
-        });
+        }));
     }
 }
 
