@@ -12,12 +12,13 @@ use rustix::io::Errno;
 
 use super::chmod::ModeChange;
 use super::content;
-use super::copy::{CopyOptions, CopyStats, copy};
+use super::copy::{CopyOptions, CopyStats, copy_seeing};
 use super::error::{FsError, lossy};
 use super::gopath;
 use super::owner;
 use super::root::{self, Owner, Root};
 use super::unpack;
+use super::walk::Visible;
 use super::wildcard;
 
 /// The file systems that one action works with, as plain directories.
@@ -37,6 +38,15 @@ pub struct ActionInputs<'a> {
 
 /// Applies one action.
 pub fn apply(action: &pb::FileAction, inputs: &ActionInputs<'_>) -> Result<CopyStats, FsError> {
+    apply_seeing(action, inputs, None)
+}
+
+/// Applies one action whose source is a local source in place: of it only `visible` is there.
+pub fn apply_seeing(
+    action: &pb::FileAction,
+    inputs: &ActionInputs<'_>,
+    visible: Option<&Visible>,
+) -> Result<CopyStats, FsError> {
     let owner = |chown: Option<&pb::ChownOpt>| owner::resolve(chown, inputs.users, inputs.groups);
     let root = inputs.target;
     match &action.action {
@@ -45,7 +55,8 @@ pub fn apply(action: &pb::FileAction, inputs: &ActionInputs<'_>) -> Result<CopyS
         Some(Action::Symlink(link)) => symlink(root, link, owner(link.owner.as_ref())?)?,
         Some(Action::Rm(rm)) => remove(root, rm)?,
         Some(Action::Copy(action)) => {
-            return copy_action(action, inputs, owner(action.owner.as_ref())?);
+            let owner = owner(action.owner.as_ref())?;
+            return copy_action(action, inputs, owner, visible);
         }
         None => return Err(FsError::Invalid("invalid empty file action".into())),
     }
@@ -149,7 +160,7 @@ fn remove(root: &Root, action: &pb::FileActionRm) -> Result<(), FsError> {
         return remove_path(root, action.path.as_bytes(), action.allow_not_found);
     }
     let pattern = gopath::clean_keeping_tail(action.path.as_bytes());
-    for path in wildcard::expand(root, &pattern, false)? {
+    for path in wildcard::expand(root, &pattern, false, None)? {
         remove_path(root, &path, action.allow_not_found)?;
     }
     Ok(())
@@ -177,6 +188,7 @@ fn copy_action(
     action: &pb::FileActionCopy,
     inputs: &ActionInputs<'_>,
     owner: Option<Owner>,
+    visible: Option<&Visible>,
 ) -> Result<CopyStats, FsError> {
     let source = gopath::clean_keeping_tail(action.src.as_bytes());
     let dest = gopath::clean_keeping_tail(action.dest.as_bytes());
@@ -208,7 +220,7 @@ fn copy_action(
         cancel: inputs.cancel,
     };
     let sources = if action.allow_wildcard {
-        let found = wildcard::expand(from, &source, action.follow_symlink)?;
+        let found = wildcard::expand(from, &source, action.follow_symlink, visible)?;
         if found.is_empty() && !action.allow_empty_wildcard {
             return Err(FsError::NoMatch(lossy(&source)));
         }
@@ -219,15 +231,23 @@ fn copy_action(
     let mut stats = CopyStats::default();
     for source in sources {
         if action.attempt_unpack_docker_compatibility
+            && is_visible(from, &source, visible)?
             && unpack::unpack(from, &source, to, &dest, owner, options.time)?
         {
             continue;
         }
-        let copied = copy(from, &source, to, &dest, &options)?;
+        let copied = copy_seeing(from, &source, to, &dest, &options, visible)?;
         stats.files += copied.files;
         stats.bytes += copied.bytes;
     }
     Ok(stats)
+}
+
+fn is_visible(root: &Root, path: &[u8], visible: Option<&Visible>) -> Result<bool, FsError> {
+    match visible {
+        None => Ok(true),
+        Some(visible) => Ok(visible.has(&root.resolve(path)?)),
+    }
 }
 
 #[cfg(test)]

@@ -230,8 +230,9 @@ fn archive(evil: bool) -> Vec<u8> {
         name.linkname[..link.len()].copy_from_slice(link.as_bytes());
         header.set_entry_type(kind);
         header.set_mode(0o750);
-        header.set_uid(0);
-        header.set_gid(0);
+        // Ids that the tests may give, whoever runs them.
+        header.set_uid(rustix::process::geteuid().as_raw().into());
+        header.set_gid(rustix::process::getegid().as_raw().into());
         header.set_mtime(1_500_000_000);
         header.set_size(data.len() as u64);
         header.set_cksum();
@@ -315,4 +316,47 @@ fn an_archive_cannot_write_outside() {
     let error = case.apply(Action::Copy(action)).expect_err("it tries");
     assert_eq!(error, "\"../outside\" is outside of the destination");
     assert!(!case.path("in/outside").exists());
+}
+
+#[test]
+fn a_context_in_place_shows_only_what_its_filter_lets_through() {
+    let case = Case::new();
+    for name in ["a.txt", "secret.txt", "dir/x", "dir/secret.txt"] {
+        let path = case.source.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("has one")).expect("made");
+        std::fs::write(path, name).expect("written");
+    }
+    std::fs::write(case.source.path().join("secret.tar"), archive(false)).expect("written");
+    let source = Root::open(case.source.path()).expect("opens");
+    let target = Root::open(case.target.path()).expect("opens");
+    let filter = super::super::walk::Filter {
+        exclude: vec!["**/secret.*".into()],
+        ..Default::default()
+    };
+    let entries = super::super::walk::entries(&source, &filter).expect("walks");
+    let visible = Visible::of(&entries);
+    let inputs = ActionInputs {
+        target: &target,
+        source: Some(&source),
+        users: None,
+        groups: None,
+        cancel: None,
+    };
+    let apply = |src: &str, dest: &str| {
+        let action = pb::FileAction {
+            action: Some(Action::Copy(pb::FileActionCopy {
+                attempt_unpack_docker_compatibility: true,
+                ..copy_of(src, dest)
+            })),
+            ..pb::FileAction::default()
+        };
+        apply_seeing(&action, &inputs, Some(&visible)).map_err(|error| error.to_string())
+    };
+    assert_eq!(apply("/", "/all/").expect("copied").files, 2);
+    assert_eq!(apply("/*.txt", "/txt/").expect("copied").files, 1);
+    assert!(case.path("all/dir/x").exists() && case.path("txt/a.txt").exists());
+    for hidden in ["/secret.txt", "/secret.tar", "/dir/secret.txt"] {
+        let error = apply(hidden, "/hidden/").expect_err("not visible");
+        assert_eq!(error, format!("lstat {hidden}: no such file or directory"));
+    }
 }

@@ -21,7 +21,7 @@ use super::gopath;
 use super::meta::{Meta, XattrsOf};
 use super::pattern::{MatchInfo, PatternMatcher};
 use super::root::{self, Owner, Root};
-use super::walk::matcher;
+use super::walk::{Visible, matcher};
 
 /// Permission bits of directories made for a destination when no mode is asked for.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -68,14 +68,30 @@ pub fn copy(
     dest: &[u8],
     options: &CopyOptions<'_>,
 ) -> Result<CopyStats, FsError> {
+    copy_seeing(from, source, to, dest, options, None)
+}
+
+/// Copies from a local source in place: of it only `visible` is there, and files that keep
+/// their owner belong to root.
+pub fn copy_seeing(
+    from: &Root,
+    source: &[u8],
+    to: &Root,
+    dest: &[u8],
+    options: &CopyOptions<'_>,
+    visible: Option<&Visible>,
+) -> Result<CopyStats, FsError> {
     let mut made = ensure_parent(to, dest, options)?;
-    let mut copier = Copier::new(from, to, options)?;
+    let mut copier = Copier::new(from, to, options, visible)?;
     let dest = to.resolve(&gopath::clean(dest))?;
     let resolved = if options.follow {
         from.resolve(source)?
     } else {
         from.resolve_parent(source)?
     };
+    if visible.is_some_and(|visible| !visible.has(&resolved)) {
+        return Err(FsError::path("lstat", &resolved, Errno::NOENT));
+    }
     let source_meta = from.lstat(&resolved)?;
     let dest_meta = to
         .lstat_if_exists(&dest)
@@ -142,6 +158,7 @@ struct Copier<'a> {
     from: &'a Root,
     to: &'a Root,
     options: &'a CopyOptions<'a>,
+    visible: Option<&'a Visible>,
     include: Option<PatternMatcher>,
     exclude: Option<PatternMatcher>,
     /// Where the first name of an inode with several was copied to.
@@ -178,11 +195,17 @@ struct Entry<'e> {
 }
 
 impl<'a> Copier<'a> {
-    fn new(from: &'a Root, to: &'a Root, options: &'a CopyOptions<'a>) -> Result<Self, FsError> {
+    fn new(
+        from: &'a Root,
+        to: &'a Root,
+        options: &'a CopyOptions<'a>,
+        visible: Option<&'a Visible>,
+    ) -> Result<Self, FsError> {
         Ok(Self {
             from,
             to,
             options,
+            visible,
             include: matcher("include", options.include)?,
             exclude: matcher("exclude", options.exclude)?,
             links: HashMap::new(),
@@ -252,6 +275,12 @@ impl<'a> Copier<'a> {
             }
         }
         let source_path = gopath::join(&level.source_path, entry.source_name);
+        if self
+            .visible
+            .is_some_and(|visible| !visible.has(&source_path))
+        {
+            return Ok(());
+        }
         let meta = Meta::of(level.source.as_fd(), entry.source_name).map_err(|errno| {
             FsError::path("lstat", &source_path, errno)
                 .context(format!("failed to stat {}", lossy(&source_path)))
@@ -543,10 +572,14 @@ impl<'a> Copier<'a> {
     }
 
     fn owner(&self, meta: &Meta) -> Owner {
-        self.options.owner.unwrap_or(Owner {
-            uid: meta.uid,
-            gid: meta.gid,
-        })
+        let kept = match self.visible {
+            Some(_) => Owner { uid: 0, gid: 0 },
+            None => Owner {
+                uid: meta.uid,
+                gid: meta.gid,
+            },
+        };
+        self.options.owner.unwrap_or(kept)
     }
 
     fn times(&self, meta: &Meta) -> (i128, i128) {

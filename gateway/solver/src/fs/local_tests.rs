@@ -140,12 +140,12 @@ fn links_that_come_apart_come_apart_in_the_copy() {
 
 #[test]
 fn copies_belong_to_root() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
     let context = Context::new(&["a", "d/b"]);
     for path in ["a", "d", "d/b"] {
-        std::os::unix::fs::chown(context.from(path), Some(1000), Some(1000)).expect("chowned");
+        if std::os::unix::fs::chown(context.from(path), Some(1000), Some(1000)).is_err() {
+            // Not root, or root of a single id.
+            return;
+        }
     }
     context.sync(&[]);
     for path in ["a", "d", "d/b"] {

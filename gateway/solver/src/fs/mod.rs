@@ -24,12 +24,12 @@ pub mod unpack;
 pub mod walk;
 pub mod wildcard;
 
-pub use actions::{ActionInputs, apply};
-pub use copy::{CopyOptions, CopyStats, copy};
+pub use actions::{ActionInputs, apply, apply_seeing};
+pub use copy::{CopyOptions, CopyStats, copy, copy_seeing};
 pub use error::FsError;
 pub use local::{SyncOptions, SyncStats, sync_into};
 pub use root::{Owner, Root};
-pub use walk::{Entry, Filter};
+pub use walk::{Entry, Filter, Visible};
 
 #[cfg(test)]
 mod oracle_tests;

@@ -3,7 +3,7 @@
 //! Directories come before what is in them, names in byte order. Parents of what is included
 //! come too, matched or not; the root itself does not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -101,6 +101,27 @@ pub(crate) fn matcher(
             patterns: patterns.to_vec(),
             source,
         })
+}
+
+/// The part of a directory that a filter lets through, for working with it in place.
+#[derive(Debug, Clone, Default)]
+pub struct Visible {
+    paths: HashSet<Vec<u8>>,
+}
+
+impl Visible {
+    /// What a walk has found.
+    pub fn of(entries: &[Entry]) -> Self {
+        Self {
+            paths: entries.iter().map(|entry| entry.path.clone()).collect(),
+        }
+    }
+
+    /// Whether a resolved path is among it. The root always is.
+    pub fn has(&self, resolved: &[u8]) -> bool {
+        let path = resolved.strip_prefix(b"/").unwrap_or(resolved);
+        path.is_empty() || self.paths.contains(path)
+    }
 }
 
 struct Walker<'a> {

@@ -5,16 +5,25 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::error::FsError;
 use super::glob::{Glob, split_wildcard};
 use super::gopath;
 use super::root::{Root, read_dir};
+use super::walk::Visible;
 
 /// The paths that a source with wildcards means, in walking order. A source without any
 /// means itself, whether it exists or not. A directory that matches is not entered. A
 /// malformed pattern matches nothing.
-pub fn expand(root: &Root, source: &[u8], follow: bool) -> Result<Vec<Vec<u8>>, FsError> {
+///
+/// With `visible`, nothing else is there.
+pub fn expand(
+    root: &Root,
+    source: &[u8],
+    follow: bool,
+    visible: Option<&Visible>,
+) -> Result<Vec<Vec<u8>>, FsError> {
     let (literal, pattern) = split_wildcard(source);
     if pattern.is_empty() {
         return Ok(vec![literal]);
@@ -24,6 +33,9 @@ pub fn expand(root: &Root, source: &[u8], follow: bool) -> Result<Vec<Vec<u8>>, 
     } else {
         root.resolve_parent(&literal)?
     };
+    if visible.is_some_and(|visible| !visible.has(&base)) {
+        return Err(FsError::path("lstat", &base, Errno::NOENT));
+    }
     if !root.lstat(&base)?.is_dir() {
         return Ok(Vec::new());
     }
@@ -44,6 +56,7 @@ pub fn expand(root: &Root, source: &[u8], follow: bool) -> Result<Vec<Vec<u8>>, 
         whole,
         elements,
         base: &base,
+        visible,
         found: Vec::new(),
     };
     let dir = root
@@ -57,6 +70,7 @@ struct Walk<'a> {
     whole: Glob,
     elements: Option<Vec<Glob>>,
     base: &'a [u8],
+    visible: Option<&'a Visible>,
     found: Vec<Vec<u8>>,
 }
 
@@ -69,8 +83,12 @@ impl Walk<'_> {
                 [] => name.clone(),
                 path => [path, b"/", &name].concat(),
             };
+            let full = gopath::join(self.base, &below);
+            if self.visible.is_some_and(|visible| !visible.has(&full)) {
+                continue;
+            }
             if self.whole.matches(&below) {
-                self.found.push(gopath::join(self.base, &below));
+                self.found.push(full);
                 continue;
             }
             if kind != FileType::Directory || !self.leads_on(&name, depth) {
@@ -78,7 +96,7 @@ impl Walk<'_> {
             }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = rustix::fs::openat(dir, OsStr::from_bytes(&name), flags, Mode::empty())
-                .map_err(|errno| FsError::path("open", gopath::join(self.base, &below), errno))?;
+                .map_err(|errno| FsError::path("open", &full, errno))?;
             self.directory(fd.as_fd(), &below, depth + 1)?;
         }
         Ok(())
@@ -112,7 +130,7 @@ mod tests {
         }
         let root = Root::open(dir.path()).expect("opens");
         let expand = |source: &str| -> Vec<String> {
-            expand(&root, source.as_bytes(), true)
+            expand(&root, source.as_bytes(), true, None)
                 .expect("expands")
                 .iter()
                 .map(|p| super::super::error::lossy(p))
@@ -131,7 +149,7 @@ mod tests {
     fn a_wildcard_below_nothing_is_an_error() {
         let dir = tempfile::tempdir().expect("a directory");
         let root = Root::open(dir.path()).expect("opens");
-        let error = expand(&root, b"/x/*.md", true).expect_err("no such directory");
+        let error = expand(&root, b"/x/*.md", true, None).expect_err("no such directory");
         assert_eq!(error.to_string(), "lstat /x: no such file or directory");
     }
 }

@@ -24,7 +24,7 @@ use super::error::{FsError, lossy};
 use super::gopath;
 use super::meta::Meta;
 use super::root::Root;
-use super::walk::{self, Filter};
+use super::walk::{self, Entry, Filter};
 
 /// What to hash of a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -131,6 +131,15 @@ impl ContentHasher {
     /// Of a local source in place, seen through its filter.
     pub fn local(root: Root, filter: &Filter, options: HashOptions) -> Result<Self, FsError> {
         let entries = walk::entries(&root, filter)?;
+        Self::of_entries(root, entries, options)
+    }
+
+    /// Of a local source in place that has been walked already.
+    pub fn of_entries(
+        root: Root,
+        entries: Vec<Entry>,
+        options: HashOptions,
+    ) -> Result<Self, FsError> {
         let tree = Tree::of_entries(&root, entries)?;
         Ok(Self::new(root, tree, options))
     }
