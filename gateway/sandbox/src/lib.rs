@@ -21,6 +21,7 @@
 mod cgroup;
 mod error;
 mod etc_files;
+mod host;
 mod launcher;
 pub mod rootless;
 mod seccomp;

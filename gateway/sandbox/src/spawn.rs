@@ -7,8 +7,9 @@ use rustix::pipe::PipeFlags;
 
 use crate::cgroup::{self, Group};
 use crate::error::{At, SetupError, Stage};
+use crate::host::Host;
 use crate::spec::{Network, SandboxSpec};
-use crate::stages::{self, Child, Host, Work};
+use crate::stages::{self, Child, Work};
 use crate::sys::{self, Cloned};
 use crate::wire::StartRequest;
 

@@ -208,3 +208,101 @@ pub(crate) fn read_file(
         .map_err(|e| Errno::from_raw_os_error(e.raw_os_error().unwrap_or(libc::EIO)))?;
     Ok(Some(content))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    struct Root {
+        dir: tempfile::TempDir,
+        fd: OwnedFd,
+    }
+
+    impl Root {
+        fn new() -> Root {
+            let dir = tempfile::tempdir().expect("tempdir");
+            fs::create_dir_all(dir.path().join("a/b")).expect("mkdir");
+            fs::write(dir.path().join("a/file"), "inside").expect("write");
+            let fd = fs::File::open(dir.path()).expect("open").into();
+            Root { dir, fd }
+        }
+
+        fn link(&self, target: &str, name: &str) {
+            symlink(target, self.dir.path().join(name)).expect("symlink");
+        }
+
+        fn resolve(&self, path: &str, create: Create) -> Result<PathBuf, Errno> {
+            resolve(self.fd.as_fd(), Path::new(path), create).map(|resolved| resolved.path)
+        }
+    }
+
+    #[test]
+    fn no_spelling_leads_above_the_root() {
+        let root = Root::new();
+        root.link("/../../a", "absolute");
+        root.link("../../../../a", "a/climbing");
+        for path in [
+            "a",
+            "/../a",
+            "a/b/../../../../a",
+            "absolute",
+            "a/climbing",
+            "./a//.",
+        ] {
+            assert_eq!(
+                root.resolve(path, Create::Nothing),
+                Ok("a".into()),
+                "{path}"
+            );
+        }
+        assert_eq!(root.resolve("/../..", Create::Nothing), Ok(PathBuf::new()));
+    }
+
+    #[test]
+    fn links_in_a_circle_end() {
+        let root = Root::new();
+        root.link("two", "one");
+        root.link("one", "two");
+        assert_eq!(root.resolve("one", Create::Directory), Err(Errno::LOOP));
+    }
+
+    #[test]
+    fn what_is_missing_is_made_where_a_dangling_link_points() {
+        let root = Root::new();
+        root.link("/new/place", "a/link");
+        let resolved = resolve(root.fd.as_fd(), Path::new("a/link/x"), Create::File);
+        let resolved = resolved.expect("made");
+        assert_eq!(resolved.path, Path::new("new/place/x"));
+        let made: Vec<_> = resolved.made.into_iter().map(|made| made.path).collect();
+        assert_eq!(made, ["new", "new/place", "new/place/x"].map(PathBuf::from));
+        assert!(root.dir.path().join("new/place/x").is_file());
+    }
+
+    #[test]
+    fn a_file_is_no_directory_and_nothing_is_made_unasked() {
+        let root = Root::new();
+        assert_eq!(
+            root.resolve("a/file/x", Create::Directory),
+            Err(Errno::NOTDIR)
+        );
+        assert_eq!(
+            root.resolve("a/missing", Create::Nothing),
+            Err(Errno::NOENT)
+        );
+    }
+
+    #[test]
+    fn only_small_regular_files_are_read() {
+        let root = Root::new();
+        let read = |path: &str, limit| read_file(root.fd.as_fd(), Path::new(path), limit);
+        assert_eq!(read("a/file", 100), Ok(Some(b"inside".to_vec())));
+        assert_eq!(read("a/file", 3), Err(Errno::FBIG));
+        assert_eq!(read("a/missing", 100), Ok(None));
+        assert_eq!(read("a", 100), Ok(None));
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(&root.fd, "fifo", FileType::Fifo, mode, 0).expect("mkfifo");
+        assert_eq!(read("fifo", 100), Ok(None));
+    }
+}

@@ -17,12 +17,12 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
-use crate::cgroup::{self, Group};
+use crate::cgroup::Group;
 use crate::error::{At, SetupError, Stage};
-use crate::seccomp::{self, Policy};
+use crate::host::Host;
 use crate::spawn::{self, Spawned};
 use crate::spec::SandboxSpec;
-use crate::stages::{Host, Report};
+use crate::stages::Report;
 use crate::stubs::{self, Changes};
 use crate::sys;
 use crate::walk::Made;
@@ -143,52 +143,6 @@ unsafe fn inner() -> i32 {
     }
 }
 
-fn inspect_host() -> Host {
-    let maps = |file| {
-        std::fs::read_to_string(file)
-            .map(|text| parse_id_map(&text))
-            .unwrap_or_default()
-    };
-    let whole = [(0, 0, u64::from(u32::MAX))];
-    let groups = maps("/proc/self/gid_map");
-    let setgroups = std::fs::read_to_string("/proc/self/setgroups");
-    Host {
-        user_namespace: maps("/proc/self/uid_map") != whole,
-        setgroups: setgroups.is_ok_and(|text| text.trim() == "allow"),
-        tty_group: groups
-            .iter()
-            .any(|(inside, _, length)| (*inside..inside + length).contains(&5)),
-        pure_cgroup2: cgroup::is_pure_version_2(),
-        step_filter: seccomp::compile(Policy::Step),
-        frontend_filter: seccomp::compile(Policy::Frontend),
-        instance: instance(),
-    }
-}
-
-/// A name that no other zygote of this machine has: process numbers of
-/// namespaces repeat, namespace numbers of living ones do not.
-fn instance() -> String {
-    std::fs::read_link("/proc/self/ns/mnt")
-        .map(|link| {
-            let text = link.to_string_lossy().into_owned();
-            text.chars().filter(char::is_ascii_digit).collect()
-        })
-        .unwrap_or_else(|_| "sandbox".to_owned())
-}
-
-/// `(inside, outside, length)` of each line.
-fn parse_id_map(text: &str) -> Vec<(u64, u64, u64)> {
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line.split_whitespace().map(str::parse);
-            match (fields.next()?, fields.next()?, fields.next()?) {
-                (Ok(inside), Ok(outside), Ok(length)) => Some((inside, outside, length)),
-                _ => None,
-            }
-        })
-        .collect()
-}
-
 /// A sandbox from its request to its end.
 struct Run {
     socket: OwnedFd,
@@ -261,7 +215,7 @@ impl Zygote {
         let pid_namespace = rustix::fs::open(namespace, flags, Mode::empty())
             .at(Stage::Launcher, || namespace.into())?;
         Ok(Zygote {
-            host: inspect_host(),
+            host: Host::inspect(),
             pid_namespace,
             epoll,
             runs: HashMap::new(),
@@ -495,15 +449,4 @@ impl Run {
 fn reply(socket: &OwnedFd, reply: &Reply, fds: &[BorrowedFd<'_>]) {
     // Whoever is not there to hear it does not need it.
     let _ = wire::send_message(socket.as_fd(), reply, fds);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn id_maps_are_read_line_by_line() {
-        let text = "         0       1000          1\n         1     100000      65536\n";
-        assert_eq!(parse_id_map(text), [(0, 1000, 1), (1, 100_000, 65536)]);
-    }
 }

@@ -9,9 +9,9 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::Host;
 use super::detached::{self, NewFs};
 use crate::error::{At, SetupError, Stage};
+use crate::host::Host;
 use crate::spec::{Network, Profile, SandboxSpec, Security};
 use crate::sys;
 use crate::walk::{self, Create};

@@ -26,29 +26,11 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{At, SetupError, Stage};
+use crate::host::Host;
 use crate::spec::{Network, Profile, SandboxSpec, Security};
 use crate::sys;
 use crate::walk::{self, Create, Made};
 use crate::wire::StartRequest;
-
-/// What the zygote knows about the machine and each sandbox's process needs.
-#[derive(Clone)]
-pub(crate) struct Host {
-    /// Not all ids are mapped: device nodes cannot be made, overlays keep
-    /// their marks in `user.` attributes.
-    pub user_namespace: bool,
-    /// Whether supplementary groups may be set.
-    pub setgroups: bool,
-    /// Whether group 5, the usual owner of terminals, exists here.
-    pub tty_group: bool,
-    /// The only control group hierarchy is version 2.
-    pub pure_cgroup2: bool,
-    /// The system call filters, compiled once.
-    pub step_filter: Vec<libc::sock_filter>,
-    pub frontend_filter: Vec<libc::sock_filter>,
-    /// Distinguishes this zygote's control groups from others'.
-    pub instance: String,
-}
 
 /// What a new process is for.
 pub(crate) enum Work {

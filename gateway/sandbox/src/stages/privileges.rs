@@ -1,9 +1,9 @@
 //! Takes away what the payload must not have: limits, keys, capabilities,
 //! system calls, the user. Nothing privileged is possible afterwards.
 
-use super::Host;
 use super::user::User;
 use crate::error::{At, SetupError, Stage};
+use crate::host::Host;
 use crate::spec::{Profile, SandboxSpec, Security, Ulimit};
 use crate::sys;
 

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use rustix::mount::MountAttrFlags;
 
-use super::Host;
 use super::detached::{self, Upper};
 use super::parking::Parking;
 use crate::error::{At, SetupError, Stage};
+use crate::host::Host;
 use crate::spec::{Root, SandboxSpec, Security};
 use crate::sys;
 

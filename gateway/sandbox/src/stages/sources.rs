@@ -9,8 +9,9 @@ use rustix::mount::MountAttrFlags;
 
 use super::detached::{self, Upper};
 use super::parking::Parking;
-use super::{Host, rootfs};
+use super::rootfs;
 use crate::error::{At, SetupError, Stage};
+use crate::host::Host;
 use crate::spec::MountKind;
 use crate::sys;
 use crate::walk::{self, Create};
