@@ -112,6 +112,19 @@ pub fn write_layer<T, E: std::error::Error + 'static>(
     Ok((layer, value))
 }
 
+/// Packs a layer of the store anew (`force-compression`): other bytes, the same tar and so the same diffID.
+pub fn recompress(
+    store: &BlobStore,
+    layer: &Digest,
+    options: &CompressOptions,
+) -> Result<LayerBlob, CompressError<io::Error>> {
+    let source = store.reader(layer)?;
+    let (blob, _) = write_layer(store, options, |out| {
+        io::copy(&mut super::Decoder::new(source)?, out)
+    })?;
+    Ok(blob)
+}
+
 /// Takes the tar stream of a layer. Threads start with the second block: most layers are smaller than that.
 pub struct LayerWriter {
     options: CompressOptions,

@@ -13,7 +13,9 @@ mod lower;
 mod root;
 mod unpack;
 
-pub use compress::{CompressError, CompressOptions, LayerBlob, LayerWriter, write_layer};
+pub use compress::{
+    CompressError, CompressOptions, LayerBlob, LayerWriter, recompress, write_layer,
+};
 pub use decompress::{Compression, Decoder};
 pub use diff::{DiffError, DiffOptions, DiffReport, diff};
 pub use entry::{Entry, TarError, TarReader};

@@ -7,6 +7,9 @@
 //! the root itself is passed over (observed: BuildKit's layers never set the root's mode).
 
 mod apply;
+mod below;
+mod links;
+mod metadata;
 mod stream;
 
 use std::io::{self, Read};

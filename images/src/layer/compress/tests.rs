@@ -132,3 +132,19 @@ fn a_source_that_fails_leaves_no_blob() {
     }
     assert!(store.list().unwrap().is_empty());
 }
+
+#[test]
+fn a_layer_packed_anew_keeps_its_diff_id() {
+    let (_dir, store) = store();
+    let gzip = CompressOptions::new(Compression::Gzip);
+    let first = write(&store, &gzip, &sample(3_000_000)).unwrap();
+    let mut options = CompressOptions::new(Compression::Zstd);
+    options.docker_types = true;
+    let second = recompress(&store, &first.descriptor.digest, &options).unwrap();
+    assert_eq!(second.diff_id, first.diff_id);
+    assert_eq!(second.descriptor.media_type, DOCKER_LAYER_ZSTD);
+    let back = recompress(&store, &second.descriptor.digest, &gzip).unwrap();
+    assert_eq!(back, first);
+    let missing = Digest::of(b"missing");
+    assert!(recompress(&store, &missing, &gzip).is_err());
+}

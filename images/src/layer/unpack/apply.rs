@@ -4,40 +4,35 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, makedev,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, XattrFlags, makedev};
 use rustix::io::Errno;
 
+use super::below::{blank, entry_of};
+use super::metadata::timestamps;
 use super::{MAX_DEPTH, MAX_NOTES, MAX_PATH_BYTES, OpaqueXattr, UnpackError, UnpackOptions};
 use crate::layer::entry::{Entry, TarReader};
 use crate::layer::header::Kind;
-use crate::layer::lower::{Found, LowerDir, all_xattrs, file_type, is_whiteout};
+use crate::layer::lower::{Found, LowerDir, file_type};
 use crate::layer::root::{Root, clean_path, is_missing, remove_all};
-use crate::layer::{
-    OPAQUE_XATTRS, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE, WHITEOUT_PREFIX, is_overlay_xattr,
-};
-
-/// Latest time that is kept, in seconds: where 64 bits of nanoseconds end. Others become the epoch, as in containerd.
-const MAX_TIME: i64 = i64::MAX / 1_000_000_000;
+use crate::layer::{OPAQUE_XATTRS, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE, WHITEOUT_PREFIX};
 
 /// Writable by its owner while it is filled; exact when the layer is complete.
 const FILLING: u32 = 0o700;
 
 pub(super) struct Applier<'a> {
-    options: &'a UnpackOptions<'a>,
-    root: Root,
-    lower: Option<LowerDir>,
+    pub(super) options: &'a UnpackOptions<'a>,
+    pub(super) root: Root,
+    pub(super) lower: Option<LowerDir>,
     /// Mode and time of each directory, set when nothing is written into it any more.
     dirs: BTreeMap<Vec<u8>, (u32, (i64, u32))>,
     /// Paths here that hold a copy of a file of the layers below.
-    copied: HashMap<Vec<u8>, Vec<u8>>,
+    pub(super) copied: HashMap<Vec<u8>, Vec<u8>>,
     buffer: Vec<u8>,
-    done: Done,
+    pub(super) done: Done,
 }
 
 #[derive(Default)]
@@ -48,12 +43,15 @@ pub(super) struct Done {
     pub notes: Vec<String>,
 }
 
-fn lossy(bytes: &[u8]) -> String {
+pub(super) fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Names the entry and what was done to it in an error.
-fn at<E: Into<io::Error>>(name: &[u8], action: &'static str) -> impl FnOnce(E) -> UnpackError {
+pub(super) fn at<E: Into<io::Error>>(
+    name: &[u8],
+    action: &'static str,
+) -> impl FnOnce(E) -> UnpackError {
     move |source| UnpackError::Entry {
         name: lossy(name),
         action,
@@ -103,7 +101,7 @@ impl<'a> Applier<'a> {
         Ok(self.done)
     }
 
-    fn note(&mut self, text: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
         if self.done.notes.len() < MAX_NOTES {
             self.done.notes.push(text());
         }
@@ -246,7 +244,7 @@ impl<'a> Applier<'a> {
         self.create(&full, &dir, base, &entry, &mut io::empty())
     }
 
-    fn create(
+    pub(super) fn create(
         &mut self,
         name: &[u8],
         dir: &OwnedFd,
@@ -274,7 +272,7 @@ impl<'a> Applier<'a> {
     }
 
     /// Makes something new under a name; what the layer put there before goes.
-    fn replacing<T>(
+    pub(super) fn replacing<T>(
         &mut self,
         name: &[u8],
         dir: &OwnedFd,
@@ -324,7 +322,7 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    fn file(
+    pub(super) fn file(
         &mut self,
         name: &[u8],
         dir: &OwnedFd,
@@ -356,94 +354,6 @@ impl<'a> Applier<'a> {
         }
         self.fd_attributes(name, &file, entry, entry.mode)?;
         rustix::fs::futimens(&file, &timestamps(entry.mtime)).map_err(at(name, "set times of"))
-    }
-
-    fn hard_link(
-        &mut self,
-        name: &[u8],
-        dir: &OwnedFd,
-        base: &[u8],
-        entry: &Entry,
-    ) -> Result<(), UnpackError> {
-        let target = clean_path(&entry.link);
-        let missing = || UnpackError::LinkTarget {
-            name: lossy(name),
-            target: lossy(&entry.link),
-        };
-        let Some((&target_base, target_parent)) = target.split_last() else {
-            return Err(missing());
-        };
-        let found = match self.root.open_dir(target_parent) {
-            Ok(target_dir) => match lstatat(&target_dir, target_base) {
-                Ok(stat) if is_whiteout(&stat) => return Err(missing()),
-                Ok(_) => Some(target_dir),
-                Err(Errno::NOENT) => None,
-                Err(e) => return Err(at(name, "find link target")(e)),
-            },
-            Err(e) if is_missing(&e) => None,
-            Err(e) => return Err(at(name, "find link target")(e)),
-        };
-        if let Some(target_dir) = found {
-            if target == clean_path(name) {
-                return Ok(()); // a link to itself
-            }
-            return self.replacing(name, dir, base, "make hard link", || {
-                rustix::fs::linkat(&target_dir, target_base, dir, base, AtFlags::empty())
-            });
-        }
-        if self.options.parents.is_none() {
-            return Err(UnpackError::NeedsParents { name: lossy(name) });
-        }
-        self.link_from_below(name, dir, base, &target)?
-            .then_some(())
-            .ok_or_else(missing)
-    }
-
-    /// Copies a link's target up from the layers below, once; further links go to the copy. False if it is not there.
-    fn link_from_below(
-        &mut self,
-        name: &[u8],
-        dir: &OwnedFd,
-        base: &[u8],
-        target: &[&[u8]],
-    ) -> Result<bool, UnpackError> {
-        let key = target.join(&b'/');
-        if let Some(copy) = self.copied.get(&key) {
-            let copy = clean_path(copy)
-                .iter()
-                .map(|c| c.to_vec())
-                .collect::<Vec<_>>();
-            let parts: Vec<&[u8]> = copy.iter().map(Vec::as_slice).collect();
-            if let Some((&copy_base, copy_parent)) = parts.split_last()
-                && let Ok(copy_dir) = self.root.open_dir(copy_parent)
-                && lstatat(&copy_dir, copy_base).is_ok()
-            {
-                self.replacing(name, dir, base, "make hard link", || {
-                    rustix::fs::linkat(&copy_dir, copy_base, dir, base, AtFlags::empty())
-                })?;
-                return Ok(true);
-            }
-        }
-        let components = target.iter().map(|c| OsStr::from_bytes(c));
-        let found = match &self.lower {
-            Some(lower) => lower
-                .lookup_path(components)
-                .map_err(at(name, "read layers below"))?,
-            None => None,
-        };
-        let Some(found) = found.filter(|found| found.dir.is_none()) else {
-            return Ok(false);
-        };
-        let entry = entry_of(&found).map_err(at(name, "read layers below"))?;
-        if entry.kind == Kind::File {
-            let mut source = File::open(&found.path).map_err(at(name, "read layers below"))?;
-            self.file(name, dir, base, &entry, &mut source)?;
-        } else {
-            self.create(name, dir, base, &entry, &mut io::empty())?;
-        }
-        self.done.used_parents = true;
-        self.copied.insert(key, name.to_vec());
-        Ok(true)
     }
 
     fn special(
@@ -481,144 +391,8 @@ impl<'a> Applier<'a> {
             Err(e) => Err(at(name, "make device")(e)),
         }
     }
-
-    /// Owner, attributes and mode of an open file or directory. The order matters: a change of owner clears the
-    /// set-user-id bit and the capabilities.
-    fn fd_attributes(
-        &mut self,
-        name: &[u8],
-        fd: impl AsFd,
-        entry: &Entry,
-        mode: u32,
-    ) -> Result<(), UnpackError> {
-        let fd = fd.as_fd();
-        if self.options.owners {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(at(name, "change owner"))?;
-        }
-        for (key, value) in &entry.xattrs {
-            self.xattr(name, key, |key| {
-                rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty())
-            })?;
-        }
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(at(name, "chmod"))
-    }
-
-    /// The same for links, devices and pipes, which cannot be opened; with the times.
-    fn attributes(
-        &mut self,
-        name: &[u8],
-        dir: &OwnedFd,
-        base: &[u8],
-        entry: &Entry,
-    ) -> Result<(), UnpackError> {
-        if self.options.owners {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            rustix::fs::chownat(dir, base, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(at(name, "change owner"))?;
-        }
-        if !entry.xattrs.is_empty() {
-            // There is no setxattrat before Linux 6.13; the last component is not followed here.
-            let path = [
-                format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(),
-                base,
-            ]
-            .concat();
-            for (key, value) in &entry.xattrs {
-                self.xattr(name, key, |key| {
-                    rustix::fs::lsetxattr(&path[..], key, value, XattrFlags::empty())
-                })?;
-            }
-        }
-        if entry.kind != Kind::Symlink {
-            let mode = Mode::from_raw_mode(entry.mode);
-            rustix::fs::chmodat(dir, base, mode, AtFlags::empty()).map_err(at(name, "chmod"))?;
-        }
-        let times = timestamps(entry.mtime);
-        rustix::fs::utimensat(dir, base, &times, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(at(name, "set times of"))
-    }
-
-    fn xattr(
-        &mut self,
-        name: &[u8],
-        key: &[u8],
-        set: impl FnOnce(&[u8]) -> rustix::io::Result<()>,
-    ) -> Result<(), UnpackError> {
-        if is_overlay_xattr(key) {
-            self.note(|| format!("{}: attribute {} left out", lossy(name), lossy(key)));
-            return Ok(());
-        }
-        match set(key) {
-            Ok(()) => Ok(()),
-            // No support, or no right: user.* on links and devices, trusted.* and security.* in a user namespace.
-            Err(Errno::NOTSUP | Errno::PERM) => {
-                self.note(|| format!("{}: attribute {} not kept", lossy(name), lossy(key)));
-                Ok(())
-            }
-            Err(e) => Err(at(name, "set attribute")(e)),
-        }
-    }
 }
 
-fn lstatat(dir: &OwnedFd, base: &[u8]) -> rustix::io::Result<Stat> {
+pub(super) fn lstatat(dir: &OwnedFd, base: &[u8]) -> rustix::io::Result<Stat> {
     rustix::fs::statat(dir, base, AtFlags::SYMLINK_NOFOLLOW)
-}
-
-fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
-    let time = if (0..=MAX_TIME).contains(&seconds) {
-        Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanos.into(),
-        }
-    } else {
-        Timespec::default()
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
-}
-
-fn blank(kind: Kind) -> Entry {
-    Entry {
-        kind,
-        name: Vec::new(),
-        link: Vec::new(),
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        size: 0,
-        mtime: (0, 0),
-        device: (0, 0),
-        xattrs: BTreeMap::new(),
-    }
-}
-
-/// What a file of a layer below would look like in an archive.
-fn entry_of(found: &Found) -> io::Result<Entry> {
-    let stat = &found.stat;
-    let mut entry = blank(match file_type(stat) {
-        FileType::RegularFile => Kind::File,
-        FileType::Directory => Kind::Directory,
-        FileType::Symlink => Kind::Symlink,
-        FileType::CharacterDevice => Kind::CharDevice,
-        FileType::BlockDevice => Kind::BlockDevice,
-        _ => Kind::Fifo,
-    });
-    if entry.kind == Kind::Symlink {
-        entry.link = std::fs::read_link(&found.path)?.into_os_string().into_vec();
-    }
-    entry.mode = stat.st_mode & 0o7777;
-    (entry.uid, entry.gid) = (stat.st_uid, stat.st_gid);
-    entry.size = u64::try_from(stat.st_size).unwrap_or(0);
-    entry.mtime = (stat.st_mtime, stat.st_mtime_nsec as u32);
-    if matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice) {
-        entry.device = (
-            rustix::fs::major(stat.st_rdev),
-            rustix::fs::minor(stat.st_rdev),
-        );
-    }
-    entry.xattrs = all_xattrs(&found.path)?;
-    Ok(entry)
 }
