@@ -77,16 +77,8 @@ pub async fn local(
             let from = Root::open(view.path()).map_err(internal)?;
             let to = Root::open(&dest).map_err(internal)?;
             let options = CopyOptions {
-                owner: None,
-                time: None,
-                mode: None,
-                mode_change: None,
-                follow: false,
                 contents: true,
-                replace: false,
-                include: &[],
-                exclude: &[],
-                cancel: None,
+                ..CopyOptions::default()
             };
             copy(&from, b"/", &to, b"/", &options)
                 .map(|stats| stats.bytes)

@@ -92,16 +92,8 @@ async fn fill(job: &Arc<JobInner>, dir: PathBuf, base: Option<Snapshot>) -> Outc
             let from = Root::open(view.path()).map_err(internal)?;
             let to = Root::open(&made).map_err(internal)?;
             let options = CopyOptions {
-                owner: None,
-                time: None,
-                mode: None,
-                mode_change: None,
-                follow: false,
                 contents: true,
-                replace: false,
-                include: &[],
-                exclude: &[],
-                cancel: None,
+                ..CopyOptions::default()
             };
             copy(&from, b"/", &to, b"/", &options).map_err(internal)?;
         }

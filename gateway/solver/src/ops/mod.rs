@@ -2,6 +2,7 @@
 
 mod cache_mount;
 mod combine;
+mod copy_helper;
 pub mod exec;
 mod file;
 pub mod image;
@@ -50,6 +51,10 @@ pub async fn key(job: &Arc<JobInner>, vertex: &Arc<LiveVertex>) -> Outcome<Verte
     let op_key = match &vertex.op.op {
         Some(pb::op::Op::Source(op)) => {
             return match source(op)? {
+                // Never fetched: the reference says all that there is to know.
+                Source::Image(reference) if copy_helper::is_image(reference) => {
+                    Ok(VertexKey::Source(vec![key::source_digest(reference)]))
+                }
                 Source::Image(reference) => image::keys(job, vertex, op, reference).await,
                 Source::Local(name) => Ok(VertexKey::Source(vec![key::source_digest(
                     &local::key(job, op, name),
@@ -57,7 +62,15 @@ pub async fn key(job: &Arc<JobInner>, vertex: &Arc<LiveVertex>) -> Outcome<Verte
             };
         }
         Some(pb::op::Op::Exec(exec)) => {
-            key::exec_key(exec, &job.platform(&vertex.op), inputs).map_err(Error::unknown)?
+            let mut key =
+                key::exec_key(exec, &job.platform(&vertex.op), inputs).map_err(Error::unknown)?;
+            if copy_helper::is_copy(job, vertex, exec)
+                && let Some(dep) =
+                    copy_helper::changed_input(exec).and_then(|i| key.deps.get_mut(i))
+            {
+                dep.content = None;
+            }
+            key
         }
         Some(pb::op::Op::File(file)) => key::file_key(file, inputs).map_err(Error::unknown)?,
         Some(pb::op::Op::Merge(merge)) => key::merge_key(merge, inputs),
@@ -77,9 +90,15 @@ pub async fn run(
 ) -> Outcome<Vec<Snapshot>> {
     match &vertex.op.op {
         Some(pb::op::Op::Source(op)) => match source(op)? {
+            Source::Image(reference) if copy_helper::is_image(reference) => {
+                Ok(vec![Snapshot::scratch()])
+            }
             Source::Image(reference) => image::run(job, vertex, op, reference).await,
             Source::Local(name) => local::run(job, vertex, op, name).await,
         },
+        Some(pb::op::Op::Exec(op)) if copy_helper::is_copy(job, vertex, op) => {
+            copy_helper::run(job, vertex, op, inputs).await
+        }
         Some(pb::op::Op::Exec(op)) => exec::run(job, vertex, op, inputs).await,
         Some(pb::op::Op::File(op)) => file::run(job, vertex, op, inputs).await,
         Some(pb::op::Op::Merge(op)) => combine::merge(job, vertex, op, &inputs),

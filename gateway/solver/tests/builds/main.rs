@@ -2,6 +2,7 @@
 
 mod bench;
 mod cache;
+mod copy_helper;
 mod exec;
 mod export;
 
