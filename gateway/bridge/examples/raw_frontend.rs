@@ -23,6 +23,8 @@ fn main() {
         "2020" => Age::new(true, true, true).build(Ending::Return(0)),
         "current" => Age::new(false, true, true).build(Ending::Return(0)),
         // The end of a build before there was Return.
+        "probe" => Age::new(false, true, true).build(Ending::Probe),
+        "sleep" => Age::new(false, true, true).build(Ending::Sleep),
         "final" => Age::new(true, false, false).build(Ending::Final),
         "empty" => Age::new(false, true, true).build(Ending::Empty),
         "return-error" => Age::new(false, true, true).build(Ending::Error),
@@ -66,6 +68,10 @@ enum Ending {
     /// And exit with this code.
     Return(i32),
     Final,
+    /// Return what the process sees around it.
+    Probe,
+    /// Never return.
+    Sleep,
     Empty,
     Error,
     Twice,
@@ -120,6 +126,18 @@ impl Age {
                 let solve = self.solve("context", Some(exporter));
                 assert!(host.call("Solve", &solve).is_some());
             }
+            Ending::Probe => {
+                let mut result = Vec::new();
+                field(
+                    &mut result,
+                    10,
+                    &entry("frontend.probe", probe().as_bytes()),
+                );
+                let mut message = Vec::new();
+                field(&mut message, 1, &result);
+                assert!(host.call("Return", &message).is_some());
+            }
+            Ending::Sleep => sleep(Duration::from_secs(3600)),
             Ending::Empty => {
                 let mut message = Vec::new();
                 field(&mut message, 1, &[]);
@@ -214,6 +232,55 @@ impl Age {
         field(&mut message, 1, &result);
         message
     }
+}
+
+/// The surroundings of this process, a line each.
+fn probe() -> String {
+    let read = |path: &str| std::fs::read(path).unwrap_or_default();
+    let text = |path: &str| String::from_utf8_lossy(&read(path)).trim().to_owned();
+    let own_image = "/run/config/buildkit/metadata/frontend.bin";
+    let interfaces: Vec<String> = text("/proc/self/net/dev")
+        .lines()
+        .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
+        .collect();
+    let status = text("/proc/self/status");
+    let status = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let cwd = std::env::current_dir().map(|dir| dir.display().to_string());
+    let lines = [
+        format!("cwd={}", cwd.unwrap_or_default()),
+        format!("pid={}", std::process::id()),
+        format!("uid={}", status("Uid:")),
+        format!("hostname={}", text("/proc/sys/kernel/hostname")),
+        format!("interfaces={}", interfaces.join(" ")),
+        format!("own image={}", read(own_image).len()),
+        format!(
+            "own image written={}",
+            std::fs::write(own_image, "x").is_ok()
+        ),
+        format!("root written={}", std::fs::write("/written", "x").is_ok()),
+        format!(
+            "session={}",
+            std::env::var("BUILDKIT_SESSION_ID").unwrap_or_default()
+        ),
+        format!(
+            "workers={}",
+            std::env::var("BUILDKIT_WORKERS").unwrap_or_default()
+        ),
+        format!("source={}", option("source").unwrap_or_default()),
+        format!("cmdline={}", option("cmdline").unwrap_or_default()),
+        format!("args={}", std::env::args().collect::<Vec<_>>().join(" ")),
+        format!(
+            "image variable={}",
+            std::env::var("OF_THE_IMAGE").unwrap_or_default()
+        ),
+    ];
+    lines.join("\n")
 }
 
 // protobuf

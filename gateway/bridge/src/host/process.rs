@@ -97,16 +97,20 @@ fn specification(process: &FrontendProcess<'_>, limits: &FrontendLimits) -> Sand
         lowers: process.lowers.clone(),
         size_bytes: limits.scratch_bytes,
     };
+    let own_image = Mount {
+        dest: OWN_IMAGE_PATH.to_owned(),
+        kind: MountKind::SecretFile {
+            data: SecretBytes(process.definition.encode_to_vec()),
+            uid: 0,
+            gid: 0,
+            mode: 0o400,
+        },
+    };
     SandboxSpec {
-        mounts: vec![Mount {
-            dest: OWN_IMAGE_PATH.to_owned(),
-            kind: MountKind::SecretFile {
-                data: SecretBytes(process.definition.encode_to_vec()),
-                uid: 0,
-                gid: 0,
-                mode: 0o400,
-            },
-        }],
+        mounts: match run_is_a_file(&process.lowers) {
+            true => Vec::new(),
+            false => vec![own_image],
+        },
         env: process.env.clone(),
         cwd: process.cwd.to_owned(),
         network: match process.network_none {
@@ -119,6 +123,15 @@ fn specification(process: &FrontendProcess<'_>, limits: &FrontendLimits) -> Sand
         },
         ..SandboxSpec::new(root, args)
     }
+}
+
+/// The default entry point may stand where the own image's definition goes. Frontends can do
+/// without that: hosts have it since 2021 only.
+fn run_is_a_file(lowers: &[std::path::PathBuf]) -> bool {
+    let top = lowers
+        .iter()
+        .find_map(|lower| lower.join("run").symlink_metadata().ok());
+    top.is_some_and(|found| found.is_file())
 }
 
 fn not_started(process: &FrontendProcess<'_>, error: &gateway_sandbox::Error) -> Error {

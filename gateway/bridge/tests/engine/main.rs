@@ -1,0 +1,82 @@
+//! The engine with its real solver and sandbox. Frontend images come from local directories (a
+//! named context), so no registry is needed. Needs root, as the sandbox's own tests.
+//!
+//! A `main` of its own, because the launcher of sandboxes is a copy of the running program.
+
+mod builds;
+mod rig;
+
+use std::time::Duration;
+
+/// No build here takes seconds: a longer one hangs.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+macro_rules! tests {
+    ($($module:ident :: $name:ident),+ $(,)?) => {
+        &[$((stringify!($name), || Box::pin($module::$name()))),+]
+    };
+}
+
+type Test = fn() -> std::pin::Pin<Box<dyn Future<Output = ()>>>;
+
+const TESTS: &[(&str, Test)] = tests![
+    builds::a_builtin_frontend_reads_the_context_and_returns_it,
+    builds::a_panicking_builtin_is_an_error,
+    builds::p29_an_unknown_frontend_is_refused_by_name,
+    builds::p18_gateway_devel_is_refused,
+    builds::a_missing_source_is_refused,
+    builds::p17_a_source_outside_the_list_is_refused,
+    builds::p01_images_of_all_ages_run_in_the_sandbox,
+    builds::p08_p09_p14_the_process_is_what_the_protocol_says,
+    builds::p10_p11_p13_entrypoint_network_and_own_image_come_with_the_image,
+    builds::p52_p48_a_nested_image_is_returned_by_the_outer_frontend,
+    builds::p38_inputs_reach_a_nested_frontend,
+    builds::frontends_that_call_themselves_end_at_a_limit,
+    builds::a_missing_entrypoint_is_named_with_its_image,
+    builds::p22_p53_an_exit_code_comes_with_the_last_output,
+    builds::p24_text_on_stdout_is_quoted,
+    builds::p23_cancelling_kills_the_frontend_within_a_second,
+    builds::p26_a_broken_definition_fails_on_first_use,
+];
+
+fn main() {
+    gateway_sandbox::maybe_run_zygote();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let listing = args.iter().any(|arg| arg == "--list");
+    if listing {
+        // Runners ask a second time for tests that are ignored: there are none.
+        if !args.iter().any(|arg| arg == "--ignored") {
+            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
+        }
+        return;
+    }
+    let exact = args.iter().any(|arg| arg == "--exact");
+    let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |name: &str| {
+        let fits = |filter: &&String| match exact {
+            true => filter.as_str() == name,
+            false => name.contains(filter.as_str()),
+        };
+        filters.is_empty() || filters.iter().any(fits)
+    };
+    let mut failed = 0;
+    for (name, test) in TESTS.iter().filter(|(name, _)| wanted(name)) {
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            let ended = runtime.block_on(async { tokio::time::timeout(TIMEOUT, test()).await });
+            runtime.shutdown_background();
+            assert!(ended.is_ok(), "took too long");
+        });
+        let passed = thread.join().is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed += usize::from(!passed);
+    }
+    if failed > 0 {
+        println!("{failed} failed");
+        std::process::exit(1);
+    }
+}

@@ -1,0 +1,153 @@
+//! A store, a session with directories, an engine, and the raw frontend as an image.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use gateway_api::progress::{Progress, Status};
+use gateway_api::{BuildResult, Error, FrontendFn, Gateway};
+use gateway_bridge::{
+    BuildRequest, BuildResponse, Engine, EngineOptions, FrontendLimits, FrontendPolicy,
+};
+use gateway_images::registry::{Registries, RegistriesConfig};
+use gateway_sandbox::LauncherOptions;
+use gateway_session::LocalSession;
+use gateway_solver::{Solver, SolverOptions};
+use tokio_util::sync::CancellationToken;
+
+pub struct Rig {
+    pub dir: tempfile::TempDir,
+    pub builtins: BTreeMap<String, FrontendFn>,
+    pub policy: FrontendPolicy,
+    pub limits: FrontendLimits,
+    pub statuses: Arc<Mutex<Vec<Status>>>,
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["store", "context", "raw", "image"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let rig = Rig {
+            dir,
+            builtins: BTreeMap::new(),
+            policy: FrontendPolicy::default(),
+            limits: FrontendLimits::default(),
+            statuses: Arc::default(),
+        };
+        std::fs::write(rig.path("context/Dockerfile"), "FROM scratch\n").unwrap();
+        std::fs::copy(raw_frontend(), rig.path("raw/run")).unwrap();
+        std::fs::copy(raw_frontend(), rig.path("image/frontend")).unwrap();
+        rig
+    }
+
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    pub fn with_builtin<F>(mut self, name: &str, frontend: fn(Arc<dyn Gateway>) -> F) -> Self
+    where
+        F: Future<Output = Result<BuildResult, Error>> + Send + 'static,
+    {
+        let function: FrontendFn = Arc::new(move |gateway| Box::pin(frontend(gateway)));
+        self.builtins.insert(name.to_owned(), function);
+        self
+    }
+
+    pub async fn build(&self, frontend: &str, opts: &[(&str, &str)]) -> Built {
+        self.build_until(frontend, opts, CancellationToken::new())
+            .await
+    }
+
+    pub async fn build_until(
+        &self,
+        frontend: &str,
+        opts: &[(&str, &str)],
+        cancel: CancellationToken,
+    ) -> Built {
+        let solver = Solver::open(SolverOptions {
+            root: self.path("store"),
+            registries: Registries::new(RegistriesConfig {
+                offline: true,
+                ..RegistriesConfig::default()
+            }),
+            launcher: LauncherOptions::default(),
+            max_parallelism: 0,
+            default_platform: gateway_llb::platform::host(),
+        })
+        .await
+        .unwrap();
+        let engine = Engine::new(EngineOptions {
+            solver,
+            builtins: self.builtins.clone(),
+            policy: self.policy.clone(),
+            limits: self.limits.clone(),
+        });
+        let session = LocalSession::new("the-session")
+            .with_dir("context", self.path("context"))
+            .with_dir("dockerfile", self.path("context"))
+            .with_dir("raw", self.path("raw"))
+            .with_dir("image", self.path("image"));
+        let statuses = self.statuses.clone();
+        engine
+            .build(BuildRequest {
+                frontend: frontend.to_owned(),
+                opts: opts
+                    .iter()
+                    .map(|(key, value)| (key.to_string(), value.to_string()))
+                    .collect(),
+                inputs: BTreeMap::new(),
+                session: Arc::new(session),
+                progress: Progress::new(move |status| statuses.lock().unwrap().push(status)),
+                entitlements: Default::default(),
+                exporters: Vec::new(),
+                cancel,
+            })
+            .await
+    }
+
+    /// The raw frontend as the image `test/raw:1`.
+    pub async fn build_raw(&self, mode: &str) -> Built {
+        let mode = [("build-arg:MODE", mode)];
+        self.build("gateway.v0", &[&RAW[..], &mode[..]].concat())
+            .await
+    }
+}
+
+pub const RAW: [(&str, &str); 2] = [
+    ("source", "test/raw:1"),
+    ("context:test/raw:1", "local:raw"),
+];
+
+pub type Built = Result<BuildResponse, Error>;
+
+/// The example as a static program, as an image would hold it.
+fn raw_frontend() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/raw_frontend.rs");
+        let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("raw_frontend_static");
+        let made = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+        if made(&program) < made(Path::new(source)) {
+            // Built aside and renamed: tests may run as several processes.
+            let aside = program.with_extension(std::process::id().to_string());
+            let status = std::process::Command::new("rustc")
+                .args([
+                    "--edition",
+                    "2024",
+                    "-O",
+                    "-C",
+                    "target-feature=+crt-static",
+                ])
+                .arg(source)
+                .arg("-o")
+                .arg(&aside)
+                .status()
+                .unwrap();
+            assert!(status.success());
+            std::fs::rename(aside, &program).unwrap();
+        }
+        program
+    })
+}
