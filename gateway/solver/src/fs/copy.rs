@@ -573,7 +573,7 @@ impl<'a> Copier<'a> {
 
     fn owner(&self, meta: &Meta) -> Owner {
         let kept = match self.visible {
-            Some(_) => Owner { uid: 0, gid: 0 },
+            Some(_) => Owner::of_local_sources(),
             None => Owner {
                 uid: meta.uid,
                 gid: meta.gid,

@@ -55,10 +55,7 @@ pub fn sync_into(
         from,
         to,
         options,
-        // Only root can give files away; anybody else's copies are their own.
-        owner: rustix::process::geteuid()
-            .is_root()
-            .then_some(Owner { uid: 0, gid: 0 }),
+        owner: Owner::of_local_sources(),
         rest: &entries,
         links: HashMap::new(),
         content: ContentCopier::default(),
@@ -75,7 +72,7 @@ struct Sync<'a> {
     from: &'a Root,
     to: &'a Root,
     options: &'a SyncOptions<'a>,
-    owner: Option<Owner>,
+    owner: Owner,
     /// Entries not looked at yet, in walking order.
     rest: &'a [Entry],
     /// Inode in the copy of each path, for hard links to it.
@@ -191,8 +188,7 @@ impl<'a> Sync<'a> {
     }
 
     fn is_owned(&self, meta: &Meta) -> bool {
-        self.owner
-            .is_none_or(|owner| (meta.uid, meta.gid) == (owner.uid, owner.gid))
+        (meta.uid, meta.gid) == (self.owner.uid, self.owner.gid)
     }
 
     /// Whether the copy has what the source has, without reading either.
@@ -272,9 +268,7 @@ impl<'a> Sync<'a> {
                     .map_err(failed("chmod"))?;
             }
         }
-        if let Some(owner) = self.owner {
-            root::chown(dir.as_fd(), name, owner).map_err(failed("lchown"))?;
-        }
+        root::chown(dir.as_fd(), name, self.owner).map_err(failed("lchown"))?;
         if !xattrs.is_empty() {
             XattrsOf::Path(&self.to.host_path(&entry.path)).set(xattrs);
         }
@@ -313,14 +307,12 @@ impl<'a> Sync<'a> {
     /// Owner, mode, attributes and time of an open copy.
     fn finish(&self, fd: &OwnedFd, entry: &Entry, xattrs: &Xattrs) -> Result<(), FsError> {
         let failed = |op| move |errno| FsError::path(op, &entry.path, errno);
-        if let Some(owner) = self.owner {
-            rustix::fs::fchown(
-                fd,
-                Some(rustix::fs::Uid::from_raw(owner.uid)),
-                Some(rustix::fs::Gid::from_raw(owner.gid)),
-            )
-            .map_err(failed("chown"))?;
-        }
+        rustix::fs::fchown(
+            fd,
+            Some(rustix::fs::Uid::from_raw(self.owner.uid)),
+            Some(rustix::fs::Gid::from_raw(self.owner.gid)),
+        )
+        .map_err(failed("chown"))?;
         let mode = Mode::from_raw_mode(entry.meta.permissions());
         rustix::fs::fchmod(fd, mode).map_err(failed("chmod"))?;
         XattrsOf::Fd(fd.as_fd()).set(xattrs);

@@ -1,6 +1,9 @@
 //! A context is copied once, and then only brought up to date.
 
 use super::*;
+use crate::fs::copy::{CopyOptions, copy_seeing};
+use crate::fs::hash::{ChecksumOptions, ContentHasher, HashOptions};
+use crate::fs::walk::Visible;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
@@ -140,10 +143,13 @@ fn links_that_come_apart_come_apart_in_the_copy() {
 
 #[test]
 fn copies_belong_to_root() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
     let context = Context::new(&["a", "d/b"]);
     for path in ["a", "d", "d/b"] {
         if std::os::unix::fs::chown(context.from(path), Some(1000), Some(1000)).is_err() {
-            // Not root, or root of a single id.
+            // Root of a single id.
             return;
         }
     }
@@ -168,4 +174,46 @@ fn progress_is_told_in_bytes() {
     let to = Root::open(context.to.path()).expect("opens");
     sync_into(&from, &Filter::default(), &to, &options).expect("syncs");
     assert_eq!(*seen.borrow(), [3, 8]);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        ..proptest::prelude::ProptestConfig::default()
+    })]
+
+    /// Three ways to a filtered source, one content: hashed in place, copied and hashed,
+    /// copied straight into a result.
+    #[test]
+    fn every_way_through_a_filter_sees_the_same(
+        files in proptest::collection::btree_set("[ab]{1,2}(/[ab]{1,2}){0,2}\\.[tm]", 1..12),
+        exclude in proptest::collection::vec("!?(\\*\\*/)?[ab*]{1,2}(/[ab*]{1,2})?(\\.[tm*])?", 0..4),
+        include in proptest::collection::vec("(\\*\\*/)?[ab*]{1,2}(\\.[tm*])?", 0..3),
+    ) {
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let context = Context::new(&files);
+        let filter = Filter { include, exclude, follow: Vec::new() };
+        let from = || Root::open(context.from.path()).expect("opens");
+        let to = || Root::open(context.to.path()).expect("opens");
+        sync_into(&from(), &filter, &to(), &SyncOptions::default()).expect("syncs");
+        let again = sync_into(&from(), &filter, &to(), &SyncOptions::default()).expect("syncs");
+        proptest::prop_assert_eq!((again.written, again.removed), (0, 0));
+
+        let whole = |hasher: ContentHasher| {
+            hasher.checksum("/", &ChecksumOptions::default()).expect("hashes")
+        };
+        let options = HashOptions::default;
+        let place = ContentHasher::local(from(), &filter, options()).expect("hashes");
+        let copied = ContentHasher::local_copy(to(), options()).expect("hashes");
+        let want = whole(place);
+        proptest::prop_assert_eq!(whole(copied), want);
+
+        let result = tempfile::tempdir().expect("a directory");
+        let root = || Root::open(result.path()).expect("opens");
+        let visible = Visible::of(&walk::entries(&from(), &filter).expect("walks"));
+        let options_of_copy = CopyOptions { contents: true, ..CopyOptions::default() };
+        copy_seeing(&from(), b"/", &root(), b"/", &options_of_copy, Some(&visible)).expect("copies");
+        proptest::prop_assert_eq!(whole(ContentHasher::local_copy(root(), options()).expect("hashes")), want);
+    }
 }

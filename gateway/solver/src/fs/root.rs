@@ -29,6 +29,20 @@ pub struct Owner {
     pub gid: u32,
 }
 
+impl Owner {
+    /// Who owns what comes from a local source: root. Whoever is not root cannot give files
+    /// away; their copies are their own.
+    pub(crate) fn of_local_sources() -> Self {
+        if rustix::process::geteuid().is_root() {
+            return Self { uid: 0, gid: 0 };
+        }
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+        }
+    }
+}
+
 /// An open root directory.
 #[derive(Debug)]
 pub struct Root {
