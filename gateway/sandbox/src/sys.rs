@@ -154,12 +154,26 @@ pub(crate) fn place_fd(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
 }
 
 /// Resets every signal's disposition and unblocks all: the Rust runtime
-/// ignores SIGPIPE, which programs do not expect.
+/// ignores SIGPIPE, which programs do not expect, and whoever started us may
+/// have ignored others.
 pub(crate) fn reset_signals() {
+    /// The kernel's sigaction: handler (null is SIG_DFL), flags, restorer,
+    /// mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const MASK_SIZE: usize = 8;
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL installs no handler; failures (SIGKILL, SIGSTOP,
-        // the two reserved ones) do not matter.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // Raw, because the C library keeps two signals to itself.
+        // SAFETY: installs no handler and only reads the structure; failures
+        // (SIGKILL, SIGSTOP) do not matter.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                MASK_SIZE,
+            )
+        };
     }
     // SAFETY: the set is initialised by sigemptyset before it is read.
     unsafe {

@@ -90,6 +90,24 @@ async fn a_step_is_process_1_alone_with_three_descriptors_and_an_empty_stdin() {
 }
 
 #[tokio::test]
+async fn no_signal_is_ignored_or_blocked() {
+    let rig = Rig::new().await;
+    // A C program's own start changes neither; a shell's does.
+    let spec = rig.spec(&[
+        "grep",
+        "-e",
+        "^SigIgn",
+        "-e",
+        "^SigBlk",
+        "/proc/self/status",
+    ]);
+    assert_eq!(
+        rig.run(spec).await.stdout,
+        "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+    );
+}
+
+#[tokio::test]
 async fn users_are_looked_up_in_the_root() {
     let rig = Rig::new().await;
     for (user, expected) in [
