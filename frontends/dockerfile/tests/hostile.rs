@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gateway_dockerfile::build;
+use gateway_dockerfile::client::git_ref::GitRef;
+use gateway_dockerfile::client::reference::ImageRef;
+use gateway_dockerfile::client::{csv, ignore};
 use gateway_llb::Graph;
 use oracle::{Case, Memory};
 use proptest::prelude::*;
@@ -96,6 +99,26 @@ proptest! {
         let memory = run(&format!("FROM busybox AS a\n{}\n", lines.join("\n")));
         for definition in memory.definitions() {
             prop_assert!(definition.def.is_empty() || Graph::load(&definition).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_reference_that_is_read_is_read_again_alike(text in "[a-z0-9A-Z./:@_-]{0,40}|\\PC{0,20}") {
+        if let Ok(reference) = ImageRef::parse(&text) {
+            let full = reference.to_string();
+            prop_assert_eq!(ImageRef::parse(&full).unwrap().to_string(), full);
+            let familiar = reference.familiar();
+            prop_assert_eq!(ImageRef::parse(&familiar).unwrap(), reference);
+        }
+        let _ = GitRef::parse(&text);
+        let _ = csv::fields(&text);
+    }
+
+    #[test]
+    fn any_ignore_file_matches_or_is_refused(file in "[a*?/!.\\[\\]\\\\ \n-]{0,40}", path in "[a./]{1,20}") {
+        let patterns = ignore::patterns(file.as_bytes());
+        if let Ok(matcher) = ignore::Matcher::new(&patterns) {
+            matcher.matches(&path);
         }
     }
 }

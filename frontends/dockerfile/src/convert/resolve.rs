@@ -426,7 +426,16 @@ impl Converter<'_> {
             }));
         }
         let reference = ImageRef::parse(name)
-            .map_err(|e| Error::unknown(format!("failed to parse stage name {name:?}: {e}")))?
+            .map_err(|e| {
+                let error = Error::unknown(format!("failed to parse stage name {name:?}: {e}"));
+                match self.stages.by_name(name).and_then(|i| self.stages.get(i)) {
+                    Some(meant) => error.with_help(format!(
+                        "FROM takes the names of stages in lower case: write FROM {}",
+                        meant.shown_name
+                    )),
+                    None => error,
+                }
+            })?
             .tagged();
         if !needed {
             return Ok(None);
