@@ -4,6 +4,8 @@
 //! The walk holds one open directory on either side per level, so no path is resolved twice.
 //! With include patterns a directory is made only once something in it matches.
 
+mod leaf;
+
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -14,11 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use self::leaf::Names;
 use super::chmod::ModeChange;
 use super::content::ContentCopier;
 use super::error::{FsError, lossy};
 use super::gopath;
-use super::meta::{Meta, XattrsOf};
+use super::meta::Meta;
 use super::pattern::{MatchInfo, PatternMatcher};
 use super::root::{self, Owner, Root};
 use super::walk::{Visible, matcher};
@@ -465,198 +468,6 @@ impl<'a> Copier<'a> {
         let fd = open_dir(dir, name).map_err(|errno| FsError::path("open", path, errno))?;
         Ok(Target { fd, fresh })
     }
-
-    fn file(&mut self, names: &Names<'_>, meta: &Meta) -> Result<(), FsError> {
-        if meta.nlink > 1 {
-            if let Some(first) = self.links.get(&(meta.dev, meta.ino)) {
-                match self.link(first, names) {
-                    Ok(()) => return Ok(()),
-                    // The inode has as many names as it can: a second copy it is.
-                    Err(Errno::MLINK) => {}
-                    Err(errno) => {
-                        return Err(FsError::Link {
-                            op: "link",
-                            old: lossy(first),
-                            new: lossy(names.dest_path),
-                            errno,
-                        }
-                        .context("failed to create hard link"));
-                    }
-                }
-            } else {
-                let path = names.dest_path.to_vec();
-                self.links.insert((meta.dev, meta.ino), path);
-            }
-        }
-        let failed = |side: &str, path: &[u8], errno| {
-            FsError::path("open", path, errno)
-                .context(format!("failed to open {side} {}", lossy(path)))
-                .context("failed to copy files")
-        };
-        // Without O_NONBLOCK a file that has meanwhile become a pipe would hang the build.
-        let source = rustix::fs::openat(
-            names.source,
-            OsStr::from_bytes(names.source_name),
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|errno| failed("source", names.source_path, errno))?;
-        let dest = rustix::fs::openat(
-            names.dest,
-            OsStr::from_bytes(names.dest_name),
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::from_raw_mode(0o600),
-        )
-        .map_err(|errno| failed("target", names.dest_path, errno))?;
-        self.stats.bytes += self
-            .content
-            .copy(source.as_fd(), dest.as_fd(), meta.size)
-            .map_err(|errno| {
-                FsError::path("write", names.dest_path, errno).context("failed to copy files")
-            })?;
-        self.open_metadata(&source, &dest, meta, names.dest_path)
-    }
-
-    fn link(&self, first: &[u8], names: &Names<'_>) -> Result<(), Errno> {
-        let (dir, name) = self.to.open_parent(first)?;
-        rustix::fs::linkat(
-            dir,
-            OsStr::from_bytes(name),
-            names.dest,
-            OsStr::from_bytes(names.dest_name),
-            AtFlags::empty(),
-        )
-    }
-
-    fn symlink(&self, names: &Names<'_>, meta: &Meta) -> Result<(), FsError> {
-        let name = OsStr::from_bytes(names.source_name);
-        let target = rustix::fs::readlinkat(names.source, name, Vec::new()).map_err(|errno| {
-            FsError::path("readlink", names.source_path, errno)
-                .context(format!("failed to read link: {}", lossy(names.source_path)))
-        })?;
-        rustix::fs::symlinkat(&target, names.dest, OsStr::from_bytes(names.dest_name)).map_err(
-            |errno| {
-                FsError::Link {
-                    op: "symlink",
-                    old: lossy(target.as_bytes()),
-                    new: lossy(names.dest_path),
-                    errno,
-                }
-                .context(format!(
-                    "failed to create symlink: {}",
-                    lossy(names.dest_path)
-                ))
-            },
-        )?;
-        self.named_metadata(names, meta)
-    }
-
-    /// Device files and pipes. A socket makes no sense in an image: an empty file stands for
-    /// it, as in BuildKit.
-    fn device(&self, names: &Names<'_>, meta: &Meta) -> Result<(), FsError> {
-        let kind = match meta.kind() {
-            FileType::Socket => FileType::RegularFile,
-            kind => kind,
-        };
-        rustix::fs::mknodat(
-            names.dest,
-            OsStr::from_bytes(names.dest_name),
-            kind,
-            Mode::from_raw_mode(meta.permissions()),
-            meta.rdev,
-        )
-        .map_err(|errno| {
-            FsError::path("mknod", names.dest_path, errno).context("failed to create device")
-        })?;
-        self.named_metadata(names, meta)
-    }
-
-    fn owner(&self, meta: &Meta) -> Owner {
-        let kept = match self.visible {
-            Some(_) => Owner::of_local_sources(),
-            None => Owner {
-                uid: meta.uid,
-                gid: meta.gid,
-            },
-        };
-        self.options.owner.unwrap_or(kept)
-    }
-
-    fn times(&self, meta: &Meta) -> (i128, i128) {
-        match self.options.time {
-            Some(time) => (time, time),
-            None => (meta.atime, meta.mtime),
-        }
-    }
-
-    fn permissions(&self, meta: &Meta) -> Mode {
-        Mode::from_raw_mode(match (&self.options.mode_change, self.options.mode) {
-            (Some(change), _) => change.apply(meta.permissions(), meta.is_dir()),
-            (None, Some(mode)) => mode & 0o7777,
-            (None, None) => meta.permissions(),
-        })
-    }
-
-    /// Gives a file or directory, open on both sides, its owner, mode, time and attributes.
-    fn open_metadata(
-        &self,
-        source: &OwnedFd,
-        dest: &OwnedFd,
-        meta: &Meta,
-        path: &[u8],
-    ) -> Result<(), FsError> {
-        let owner = self.owner(meta);
-        rustix::fs::fchown(
-            dest,
-            Some(rustix::fs::Uid::from_raw(owner.uid)),
-            Some(rustix::fs::Gid::from_raw(owner.gid)),
-        )
-        .map_err(|errno| metadata_error("chown", "lchown", path, errno))?;
-        rustix::fs::fchmod(dest, self.permissions(meta))
-            .map_err(|errno| metadata_error("chmod", "chmod", path, errno))?;
-        let xattrs = XattrsOf::Fd(source.as_fd()).read().unwrap_or_default();
-        XattrsOf::Fd(dest.as_fd()).set(&xattrs);
-        let (atime, mtime) = self.times(meta);
-        rustix::fs::futimens(dest, &root::timestamps(atime, mtime))
-            .map_err(|errno| root::utime_error(path, errno).context("failed to copy file info"))
-    }
-
-    /// The same for what cannot be opened.
-    fn named_metadata(&self, names: &Names<'_>, meta: &Meta) -> Result<(), FsError> {
-        let path = names.dest_path;
-        root::chown(names.dest, names.dest_name, self.owner(meta))
-            .map_err(|errno| metadata_error("chown", "lchown", path, errno))?;
-        if !meta.is_symlink() {
-            let name = OsStr::from_bytes(names.dest_name);
-            rustix::fs::chmodat(names.dest, name, self.permissions(meta), AtFlags::empty())
-                .map_err(|errno| metadata_error("chmod", "chmod", path, errno))?;
-        }
-        let xattrs = XattrsOf::Path(&self.from.host_path(names.source_path))
-            .read()
-            .unwrap_or_default();
-        if !xattrs.is_empty() {
-            XattrsOf::Path(&self.to.host_path(path)).set(&xattrs);
-        }
-        let (atime, mtime) = self.times(meta);
-        root::set_times(names.dest, names.dest_name, atime, mtime)
-            .map_err(|errno| root::utime_error(path, errno).context("failed to copy file info"))
-    }
-}
-
-/// Both ends of one copy.
-struct Names<'n> {
-    source: BorrowedFd<'n>,
-    source_name: &'n [u8],
-    source_path: &'n [u8],
-    dest: BorrowedFd<'n>,
-    dest_name: &'n [u8],
-    dest_path: &'n [u8],
-}
-
-fn metadata_error(what: &str, op: &'static str, path: &[u8], errno: Errno) -> FsError {
-    FsError::path(op, path, errno)
-        .context(format!("failed to {what} {}", lossy(path)))
-        .context("failed to copy file info")
 }
 
 fn is_dir(dir: BorrowedFd<'_>, name: &[u8]) -> bool {

@@ -1,6 +1,7 @@
 //! Each rule of the copier, on real trees.
 
 use super::*;
+use crate::fs::meta::XattrsOf;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
