@@ -349,3 +349,49 @@ fn copies_of_contexts_make_the_files_that_the_reference_makes() {
     // Enough of them must have been possible, or this shows nothing.
     assert!(compared.len() >= 12, "only {compared:?}");
 }
+
+/// The ids of the records without inputs in a cache that the reference has exported.
+fn exported_root_records() -> Vec<String> {
+    let blobs = cases().join("../cache/cache-max/blobs/sha256");
+    let config = fs::read_dir(blobs)
+        .expect("the cache is there")
+        .filter_map(|e| fs::read(e.expect("an entry").path()).ok())
+        .filter_map(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
+        .find(|json| json.get("records").is_some())
+        .expect("a cache config");
+    let records = config["records"].as_array().expect("records");
+    let roots = records.iter().filter(|r| r.get("inputs").is_none());
+    roots.map(|r| text(&r["digest"])).collect()
+}
+
+#[test]
+fn content_keys_are_those_of_a_cache_that_the_reference_has_exported() {
+    let context = cases().join("../cache/context");
+    let dir = tempfile::tempdir().expect("a directory");
+    // Modes do not survive every way of keeping test data.
+    for (path, mode) in [("dir", 0o755), ("a.txt", 0o644), ("dir/b.txt", 0o644)] {
+        let to = dir.path().join(path);
+        if mode == 0o755 {
+            fs::create_dir(&to).expect("made");
+        } else {
+            fs::write(&to, fs::read(context.join(path)).expect("reads")).expect("written");
+        }
+        fs::set_permissions(&to, fs::Permissions::from_mode(mode)).expect("set");
+    }
+    let root = Root::open(dir.path()).expect("opens");
+    let hasher = ContentHasher::local(root, &Filter::default(), HashOptions::default());
+    let hasher = hasher.expect("hashes");
+    let records = exported_root_records();
+    for path in ["/a.txt", "/dir", "/dir/b.txt"] {
+        let selector = super::hash::Selector {
+            path: path.into(),
+            ..super::hash::Selector::default()
+        };
+        let digest = hasher.checksum_all(&[selector]).expect("hashes");
+        let record = super::hash::ContentDigest::of(format!("{digest}@-1").as_bytes());
+        assert!(
+            records.contains(&record.to_string()),
+            "{path}: {record} of {records:?}"
+        );
+    }
+}
