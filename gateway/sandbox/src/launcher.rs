@@ -87,6 +87,7 @@ pub struct Running {
     /// Keeps the launcher process alive.
     launcher: Arc<Inner>,
     serial: u64,
+    proc_is_hosts: bool,
     socket: AsyncFd<OwnedFd>,
     pidfd: OwnedFd,
     ended: Option<ExitStatus>,
@@ -195,9 +196,16 @@ impl Inner {
         drop((far, stdio));
         let socket = watched(near)?;
         match next::<Reply>(&socket).await? {
-            Some((Reply::Started { serial }, fds)) => Ok(Running {
+            Some((
+                Reply::Started {
+                    serial,
+                    proc_is_hosts,
+                },
+                fds,
+            )) => Ok(Running {
                 launcher: self,
                 serial,
+                proc_is_hosts,
                 socket,
                 pidfd: fds.into_iter().next().ok_or(Error::LauncherGone)?,
                 ended: None,
@@ -259,6 +267,14 @@ impl Running {
         let info = std::fs::read_to_string(path).ok()?;
         let line = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
         line.trim().parse().ok()
+    }
+
+    /// Whether `/proc` in the sandbox shows the processes around it: inside a
+    /// container that hides parts of `/proc` the kernel allows no other. A
+    /// caller should say so once; starting the container with
+    /// `--security-opt systempaths=unconfined` avoids it.
+    pub fn proc_is_hosts(&self) -> bool {
+        self.proc_is_hosts
     }
 
     /// Starts a further process in the sandbox, which must have been started

@@ -74,7 +74,7 @@ pub(crate) enum Hello {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// The payload runs; its pidfd comes along.
-    Started { serial: u64 },
+    Started { serial: u64, proc_is_hosts: bool },
     /// The payload never ran; nothing follows.
     Failed(SetupError),
     /// The payload ended; nothing follows.

@@ -22,10 +22,9 @@ use crate::error::{At, SetupError, Stage};
 use crate::host::Host;
 use crate::spawn::{self, Spawned};
 use crate::spec::SandboxSpec;
-use crate::stages::Report;
+use crate::stages::{Ready, Report};
 use crate::stubs::{self, Changes};
 use crate::sys;
-use crate::walk::Made;
 use crate::wire::{self, Command, Hello, Received, Reply, Request};
 
 /// First argument of the process the launcher starts.
@@ -151,7 +150,7 @@ struct Run {
     /// What came through `report` and is no whole line yet.
     buffer: Vec<u8>,
     /// Said by the new process once everything but `exec` had worked.
-    made: Option<Vec<Made>>,
+    ready: Option<Ready>,
     failed: Option<SetupError>,
     changes: Option<Changes>,
     cgroup: Option<Group>,
@@ -281,7 +280,7 @@ impl Zygote {
                     pidfd: made.spawned.pidfd,
                     report: Some(made.spawned.report),
                     buffer: Vec::new(),
-                    made: None,
+                    ready: None,
                     failed: None,
                     changes: made.changes,
                     cgroup: made.spawned.cgroup,
@@ -377,12 +376,12 @@ impl Zygote {
         }
         // Closing it also removes it from the epoll set.
         run.report = None;
-        if run.failed.is_none() && run.made.is_some() {
-            reply(
-                &run.socket,
-                &Reply::Started { serial },
-                &[run.pidfd.as_fd()],
-            );
+        if let (None, Some(ready)) = (&run.failed, &run.ready) {
+            let started = Reply::Started {
+                serial,
+                proc_is_hosts: ready.proc_is_hosts,
+            };
+            reply(&run.socket, &started, &[run.pidfd.as_fd()]);
         }
     }
 
@@ -395,12 +394,12 @@ impl Zygote {
         let status =
             rustix::process::waitid(WaitId::PidFd(run.pidfd.as_fd()), WaitIdOptions::EXITED);
         let status = status.ok().flatten();
-        if let (Some(changes), Some(made)) = (&run.changes, &run.made) {
-            stubs::remove(changes, made);
+        if let (Some(changes), Some(ready)) = (&run.changes, &run.ready) {
+            stubs::remove(changes, &ready.made);
         }
         let oom_killed = run.cgroup.as_ref().is_some_and(Group::oom_killed);
         drop(run.cgroup);
-        let answer = match (run.failed, run.made) {
+        let answer = match (run.failed, run.ready) {
             (Some(error), _) => Reply::Failed(error),
             (None, None) => {
                 let detail = "the process was killed before it could start the program";
@@ -437,7 +436,7 @@ impl Run {
         while let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = self.buffer.drain(..=end).collect();
             match serde_json::from_slice(&line) {
-                Ok(Report::Made(made)) => self.made = Some(made),
+                Ok(Report::Ready(ready)) => self.ready = Some(ready),
                 Ok(Report::Failed(error)) => self.failed = Some(error),
                 Err(_) => {}
             }

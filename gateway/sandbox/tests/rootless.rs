@@ -219,6 +219,32 @@ fn killing_the_outer_process_leaves_none_behind() {
 }
 
 #[test]
+fn a_partly_hidden_proc_outside_is_lent_with_a_warning() {
+    let rig = Rig::new();
+    let spec = rig.shell("cat /proc/self/comm; touch /proc/sys/kernel/x 2>/dev/null || echo ro");
+    let inner = rig.command(&[], &spec);
+    // As container engines hide it.
+    let mut hiding = Command::new("unshare");
+    hiding
+        .args(["--mount", "sh", "-c"])
+        .arg("mount -t tmpfs none /proc/fs && exec \"$@\"")
+        .arg("sh")
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    let output = hiding.output().expect("unshare");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "cat\nro\n",
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("warning: /proc is partly hidden"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn a_signal_to_the_outer_process_ends_the_program_inside() {
     let rig = Rig::new();
     let mut child = rig

@@ -49,6 +49,9 @@ async fn run(file: &Path) -> Result<i32, Box<dyn Error>> {
         stderr: Some(duplicate(io::stderr())?),
     };
     let mut running = launcher.spawn(spec, stdio).await?;
+    if running.proc_is_hosts() {
+        eprintln!("warning: /proc is partly hidden here, so the sandbox sees other processes");
+    }
     Ok(running.wait().await?.exit_code())
 }
 

@@ -82,6 +82,8 @@ const DEV_SIZE: &str = "65536k";
 /// The detached file systems.
 pub(super) struct KernelFs {
     proc: OwnedFd,
+    /// The processes it shows are the host's.
+    pub(super) proc_is_hosts: bool,
     dev: OwnedFd,
     devices: Vec<(&'static str, OwnedFd)>,
     /// Below `/dev`, in order.
@@ -100,11 +102,7 @@ fn private() -> MountAttrFlags {
 /// while the host's are visible, so it happens before the host's are left.
 pub(super) fn open(spec: &SandboxSpec, host: &Host) -> Result<KernelFs, SetupError> {
     let strict = spec.profile == Profile::FrontendStrict;
-    let proc = NewFs::open("proc", STAGE)?;
-    if strict {
-        proc.set("subset", "pid")?;
-    }
-    let proc = proc.mount(private()).map_err(explain_proc)?;
+    let (proc, proc_is_hosts) = procfs(strict, host)?;
     let insecure = spec.security == Security::Insecure;
     let dev = dev(strict, insecure)?;
     let mut devices = Vec::with_capacity(DEVICES.len());
@@ -139,6 +137,7 @@ pub(super) fn open(spec: &SandboxSpec, host: &Host) -> Result<KernelFs, SetupErr
     };
     Ok(KernelFs {
         proc,
+        proc_is_hosts,
         dev,
         devices,
         below_dev,
@@ -147,15 +146,25 @@ pub(super) fn open(spec: &SandboxSpec, host: &Host) -> Result<KernelFs, SetupErr
     })
 }
 
-/// In a container the usual reason is not obvious.
-fn explain_proc(mut error: SetupError) -> SetupError {
-    if error.errno == libc::EPERM {
-        error.detail.push_str(
-            " (a user namespace may only mount /proc if the one outside is not partly hidden: \
-             start the outer container with --security-opt systempaths=unconfined)",
-        );
+/// The sandbox's own `/proc`, and whether it had to be the host's instead: a
+/// user namespace may only mount one if no part of the one outside is hidden,
+/// as container engines do by default.
+fn procfs(strict: bool, host: &Host) -> Result<(OwnedFd, bool), SetupError> {
+    let fs = NewFs::open("proc", STAGE)?;
+    if strict {
+        fs.set("subset", "pid")?;
     }
-    error
+    match fs.mount(private()) {
+        Err(error) if error.errno == libc::EPERM && host.user_namespace => {
+            let what = || "lending the host's /proc".to_owned();
+            let proc =
+                detached::clone_tree(rustix::fs::CWD, Path::new("/proc"), true).at(STAGE, what)?;
+            let attributes = u64::from(private().bits());
+            sys::mount_setattr(proc.as_fd(), c"", true, attributes, 0).at(STAGE, what)?;
+            Ok((proc, true))
+        }
+        result => Ok((result?, false)),
+    }
 }
 
 /// What a device node is mounted on.

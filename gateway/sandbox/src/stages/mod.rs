@@ -57,9 +57,18 @@ pub(crate) struct Child {
 /// What the new process says before it becomes the payload.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// Mount points made in the root's own file system, in the order made.
-    Made(Vec<Made>),
+    /// Everything but `exec` has worked.
+    Ready(Ready),
     Failed(SetupError),
+}
+
+/// What the set-up of a process had to do.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    /// Mount points made in the root's own file system, in the order made.
+    pub made: Vec<Made>,
+    /// `/proc` shows the host's processes.
+    pub proc_is_hosts: bool,
 }
 
 /// Runs all stages; does not return.
@@ -116,9 +125,12 @@ fn start(
 
     // Only the new root is visible.
     let user = user::find(root.as_fd(), &spec.user)?;
+    let proc_is_hosts = kernel.proc_is_hosts;
     let null = kernel.attach(root.as_fd())?;
     let made = attach::mounts(root.as_fd(), spec, sources)?;
-    if spec.security == Security::Sandbox && spec.profile != Profile::FrontendStrict {
+    // A strict frontend's own /proc and /dev have nothing to hide.
+    let bare = spec.profile == Profile::FrontendStrict && !proc_is_hosts;
+    if spec.security == Security::Sandbox && !bare {
         kernel_fs::confine(root.as_fd(), null.as_fd())?;
     }
     let cwd = working_directory(&root, &spec.cwd, &user)?;
@@ -133,7 +145,11 @@ fn start(
         sys::loopback_up().at(Stage::Network, || "bringing lo up".into())?;
     }
     let payload = Payload { user, cwd, null };
-    payload.become_it(host, spec, stdio, made, report)
+    let ready = Ready {
+        made,
+        proc_is_hosts,
+    };
+    payload.become_it(host, spec, stdio, ready, report)
 }
 
 /// Enters the namespaces of a sandbox that runs.
@@ -161,7 +177,7 @@ fn join(
     let user = user::find(root.as_fd(), &spec.user)?;
     let cwd = working_directory(&root, &spec.cwd, &user)?;
     let payload = Payload { user, cwd, null };
-    payload.become_it(host, spec, stdio, Vec::new(), report)
+    payload.become_it(host, spec, stdio, Ready::default(), report)
 }
 
 /// What both kinds of process have found when they stand in the sandbox.
@@ -178,12 +194,12 @@ impl Payload {
         host: &Host,
         spec: &SandboxSpec,
         stdio: [Option<OwnedFd>; 3],
-        made: Vec<Made>,
+        ready: Ready,
         report: &mut std::fs::File,
     ) -> Result<std::convert::Infallible, SetupError> {
         let Payload { user, cwd, null } = self;
         privileges::limit(&spec.ulimits)?;
-        send(report, &Report::Made(made)).at(Stage::Launcher, || "reporting".into())?;
+        send(report, &Report::Ready(ready)).at(Stage::Launcher, || "reporting".into())?;
         exec::place_stdio(null, stdio, &user, spec.terminal)?;
         rustix::process::fchdir(&cwd).at(Stage::Cwd, || format!("entering {}", spec.cwd))?;
         let program = exec::Program::find(spec, &user)?;
