@@ -138,7 +138,7 @@ pub fn format(platform: &Platform) -> String {
     print(&platform.os, platform)
 }
 
-/// As [`format`], with the system's version in parentheses.
+/// As [`format()`], with the system's version in parentheses.
 pub fn format_all(platform: &Platform) -> String {
     if platform.os_version.is_empty() {
         return format(platform);

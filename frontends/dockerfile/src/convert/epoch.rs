@@ -4,7 +4,7 @@ use gateway_api::{Error, ResolveSourceMetaRequest};
 use gateway_llb::{Constraints, Graph, HttpSource, State, pb};
 
 use super::stage::{SCRATCH, no_paths};
-use super::{Converter, copy};
+use super::{Converter, copy_words};
 use crate::client::git_ref::GitRef;
 use crate::parse::{Kind, Stage};
 
@@ -176,7 +176,7 @@ fn remote(source: &str) -> Result<State, String> {
     if source.starts_with("http://") || source.starts_with("https://") {
         let file = HttpSource {
             url: source.to_owned(),
-            filename: copy::url_filename(source),
+            filename: copy_words::url_filename(source),
             ..HttpSource::default()
         };
         return Ok(file.state(Constraints::new()));

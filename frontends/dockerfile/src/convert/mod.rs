@@ -1,13 +1,15 @@
 //! A Dockerfile as LLB and an image config.
 //!
 //! The order of work: global ARGs ([`args`]), the stages and what they need of each other
-//! ([`stage`]), base images of what the target needs ([`resolve`]), then the instructions of
+//! ([`collect`]), base images of what the target needs ([`resolve`]), then the instructions of
 //! those stages in file order ([`dispatch`] and its kin). What is not needed is not touched.
 
 pub mod args;
 pub mod checks;
+mod collect;
 mod config;
 mod copy;
+mod copy_words;
 mod dispatch;
 mod epoch;
 mod expose;
