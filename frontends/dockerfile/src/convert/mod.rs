@@ -1,8 +1,8 @@
 //! A Dockerfile as LLB and an image config.
 //!
 //! The order of work: global ARGs ([`args`]), the stages and what they need of each other
-//! ([`collect`]), base images of what the target needs ([`resolve`]), then the instructions of
-//! those stages in file order ([`dispatch`] and its kin). What is not needed is not touched.
+//! (`collect`), base images of what the target needs (`resolve`), then the instructions of
+//! those stages in file order (`dispatch` and its kin). What is not needed is not touched.
 
 pub mod args;
 pub mod checks;
