@@ -1,6 +1,7 @@
 //! Content digests of parts of snapshots, remembered in the store.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use gateway_api::Error;
 
@@ -19,6 +20,7 @@ use crate::view::View;
 /// An open tree whose hashes are kept while the build runs.
 pub struct Hasher {
     hasher: ContentHasher,
+    made: Instant,
     _view: Option<View>,
 }
 
@@ -55,21 +57,30 @@ pub async fn digest(
     {
         return Ok(digest);
     }
-    let local = snapshot.only_local().filter(|_| place == Place::Source);
-    if local.is_none() {
+    let local = snapshot.only_local();
+    if local.is_none() || place == Place::Copy {
         image::ensure(job, snapshot).await?;
     }
     let (inner, snapshot) = (job.clone(), snapshot.clone());
     let digest = blocking(move || {
-        let hasher = match local {
-            Some(files) => in_place(&inner, &snapshot, &files)?,
-            None => of_snapshot(&inner, &snapshot)?,
+        let text = |hasher: &Hasher| {
+            let digest = hasher.hasher.checksum_all(&selectors);
+            digest
+                .map(|digest| digest.to_string())
+                .map_err(|error| checksum_error(&error))
         };
-        hasher
-            .hasher
-            .checksum_all(&selectors)
-            .map(|digest| digest.to_string())
-            .map_err(|error| checksum_error(&error))
+        match &local {
+            Some(files) if place == Place::Source => {
+                let digest = text(&*in_place(&inner, &snapshot, files)?);
+                files.hashes(inner.store()).save();
+                digest
+            }
+            Some(files) => match unchanged(&inner, &snapshot, files, &text)? {
+                Some(digest) => Ok(digest),
+                None => text(&*of_snapshot(&inner, &snapshot)?),
+            },
+            None => text(&*of_snapshot(&inner, &snapshot)?),
+        }
     })
     .await?;
     if lasting {
@@ -102,15 +113,47 @@ fn hash_selector(selector: Selector) -> HashSelector {
     }
 }
 
+/// The digest of a local source whose files are the same before and after they were copied: then
+/// it is the copy's as well, and the copy need not be read.
+fn unchanged(
+    job: &Arc<JobInner>,
+    snapshot: &Snapshot,
+    files: &LocalFiles,
+    text: &impl Fn(&Hasher) -> Outcome<String>,
+) -> Outcome<Option<String>> {
+    let Some(before) = job.known_hasher(&place_key(snapshot)) else {
+        return Ok(None);
+    };
+    let copied = files.copy.get().map(|copy| copy.started);
+    if copied.is_none_or(|started| before.made >= started) {
+        return Ok(None);
+    }
+    let after = open_in_place(job, files)?;
+    match (text(&before), text(&after)) {
+        (Ok(before), Ok(after)) if before == after => Ok(Some(after)),
+        _ => Ok(None),
+    }
+}
+
+fn place_key(snapshot: &Snapshot) -> String {
+    format!("in place\n{}", snapshot.ids().join("\n"))
+}
+
 fn in_place(job: &Arc<JobInner>, snapshot: &Snapshot, files: &LocalFiles) -> Outcome<Arc<Hasher>> {
-    let key = format!("in place\n{}", snapshot.ids().join("\n"));
-    job.hasher(&key, || {
-        let root = Root::open(&files.dir).map_err(internal)?;
-        let hasher = ContentHasher::local(root, &files.filter, HashOptions::default());
-        Ok(Hasher {
-            hasher: hasher.map_err(|error| Error::unknown(error.to_string()))?,
-            _view: None,
-        })
+    job.hasher(&place_key(snapshot), || open_in_place(job, files))
+}
+
+fn open_in_place(job: &JobInner, files: &LocalFiles) -> Outcome<Hasher> {
+    let root = Root::open(&files.dir).map_err(internal)?;
+    let options = HashOptions {
+        cache: Some(files.hashes(job.store())),
+        ..HashOptions::default()
+    };
+    let hasher = ContentHasher::local(root, &files.filter, options);
+    Ok(Hasher {
+        hasher: hasher.map_err(|error| Error::unknown(error.to_string()))?,
+        made: Instant::now(),
+        _view: None,
     })
 }
 
@@ -124,6 +167,7 @@ fn of_snapshot(job: &Arc<JobInner>, snapshot: &Snapshot) -> Outcome<Arc<Hasher>>
         };
         Ok(Hasher {
             hasher: hasher.map_err(|error| Error::unknown(error.to_string()))?,
+            made: Instant::now(),
             _view: Some(view),
         })
     })

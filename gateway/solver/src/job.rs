@@ -124,6 +124,10 @@ impl JobInner {
             .clone())
     }
 
+    pub(crate) fn known_hasher(&self, name: &str) -> Option<Arc<Hasher>> {
+        locked(&self.hashers).get(name).cloned()
+    }
+
     /// The platform that an op runs on.
     pub(crate) fn platform(&self, op: &pb::Op) -> pb::Platform {
         let given = op.platform.as_ref().filter(|p| !p.os.is_empty());

@@ -412,11 +412,9 @@ impl JobInner {
             .iter()
             .map(|done| done.snapshot.clone())
             .collect();
-        let outcome = self
-            .until_cancelled(ops::run(self, vertex, inputs))
+        self.until_cancelled(ops::run(self, vertex, inputs))
             .await
-            .map_err(|error| vertex.blame(error));
-        outcome
+            .map_err(|error| vertex.blame(error))
     }
 }
 

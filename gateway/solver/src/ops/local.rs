@@ -1,7 +1,7 @@
 //! Directories of the client: a private, filtered copy per session.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gateway_api::Error;
 use gateway_llb::pb;
@@ -12,7 +12,7 @@ use crate::key::{LocalFilter, local_key};
 use crate::live::LiveVertex;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
-use crate::store::{Layer, LocalFiles, Snapshot, WorkDir, new_id};
+use crate::store::{Layer, LocalCopy, LocalFiles, Snapshot, new_id};
 
 /// As observed with BuildKit.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -70,6 +70,7 @@ pub async fn run(
             name: name.to_owned(),
             vertex: vertex.digest.clone(),
             copy: tokio::sync::OnceCell::new(),
+            hashes: std::sync::OnceLock::new(),
         })),
     }])])
 }
@@ -85,11 +86,12 @@ pub async fn copied(job: &Arc<JobInner>, files: &Arc<LocalFiles>) -> Outcome<()>
     files.copy.get_or_try_init(transfer).await.map(drop)
 }
 
-async fn transfer(job: &Arc<JobInner>, files: &Arc<LocalFiles>) -> Outcome<WorkDir> {
+async fn transfer(job: &Arc<JobInner>, files: &Arc<LocalFiles>) -> Outcome<LocalCopy> {
+    let started = Instant::now();
     let id = format!("transferring {}:", files.name);
     let status = job.reports.status(&files.vertex, id, "transferring");
     let (inner, files) = (job.clone(), files.clone());
-    let shown = std::sync::Mutex::new((status.clone(), std::time::Instant::now()));
+    let shown = std::sync::Mutex::new((status.clone(), Instant::now()));
     let (work, bytes) = blocking(move || {
         let work = inner.store().work_dir().map_err(internal)?;
         let target = work.sub("fs").map_err(internal)?;
@@ -99,7 +101,7 @@ async fn transfer(job: &Arc<JobInner>, files: &Arc<LocalFiles>) -> Outcome<WorkD
             let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
             if shown.1.elapsed() >= PROGRESS_INTERVAL {
                 shown.0.update(bytes, 0);
-                shown.1 = std::time::Instant::now();
+                shown.1 = Instant::now();
             }
         };
         let options = SyncOptions {
@@ -112,5 +114,5 @@ async fn transfer(job: &Arc<JobInner>, files: &Arc<LocalFiles>) -> Outcome<WorkD
     })
     .await?;
     status.done_with(bytes);
-    Ok(work)
+    Ok(LocalCopy { work, started })
 }

@@ -154,7 +154,7 @@ impl Db {
                     found.push(row?);
                 }
             }
-            found.sort_by(|a, b| b.0.cmp(&a.0));
+            found.sort_by_key(|(created, _)| std::cmp::Reverse(*created));
             Ok(found.iter().map(|(_, layers)| split(layers)).collect())
         })
     }

@@ -5,6 +5,7 @@
 //! layers/<id>/        file system changes, one directory each, immutable once there
 //! cache/<id>/         cache mounts
 //! locks/              one file for each piece of work that only one process should do
+//! hashes/<directory>   digests of a client directory's files by their stat
 //! tmp/<process>/      unfinished work, one directory per process, locked while it lives
 //! empty/              the file system of scratch
 //! metadata.db         what is known of all of these
@@ -15,6 +16,7 @@
 //! removes it.
 
 mod db;
+mod file_hashes;
 mod lock;
 mod schema;
 mod snapshot;
@@ -26,8 +28,9 @@ use std::sync::Arc;
 use gateway_images::store::BlobStore;
 
 pub use db::{Candidate, Db, ImageRecord, LayerRecord, VariantRecord};
+pub use file_hashes::FileHashes;
 pub use lock::WorkLock;
-pub use snapshot::{Layer, LazyBlob, LocalFiles, Snapshot};
+pub use snapshot::{Layer, LazyBlob, LocalCopy, LocalFiles, Snapshot};
 pub use workspace::WorkDir;
 
 use crate::error::SolverError;
@@ -54,7 +57,7 @@ impl Store {
             root: root.to_owned(),
             source,
         };
-        for dir in ["layers", "cache", "tmp", "empty", "locks"] {
+        for dir in ["layers", "cache", "tmp", "empty", "locks", "hashes"] {
             std::fs::create_dir_all(root.join(dir)).map_err(io)?;
         }
         // The overlay options and mounts need paths that mean the same in every namespace.
@@ -90,6 +93,12 @@ impl Store {
         self.0.root.join("cache").join(id)
     }
 
+    /// The file that keeps digests of the files of a directory of the client.
+    pub fn hashes_of(&self, dir: &Path) -> PathBuf {
+        let digest = gateway_images::digest::Digest::of(dir.as_os_str().as_encoded_bytes());
+        self.0.root.join("hashes").join(digest.hex())
+    }
+
     /// Waits until no other process does the work that `key` names.
     pub async fn lock(&self, key: &str) -> std::io::Result<WorkLock> {
         WorkLock::acquire(&self.0.root.join("locks"), key).await
@@ -111,7 +120,7 @@ impl Store {
         for layer in snapshot.layers.iter().rev() {
             match &layer.local {
                 Some(files) => match files.copy.get() {
-                    Some(work) => lowers.push(work.path().join("fs")),
+                    Some(copy) => lowers.push(copy.work.path().join("fs")),
                     None => continue,
                 },
                 None => lowers.push(self.layer_dir(&layer.id)),

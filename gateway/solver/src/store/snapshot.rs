@@ -1,10 +1,12 @@
 //! What a result is: layers, lowest first.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use gateway_images::media::Descriptor;
 
+use super::{FileHashes, Store};
 use crate::fs::Filter;
 
 /// A file system as a list of layers, lowest first; empty is scratch. Cheap to clone.
@@ -31,7 +33,25 @@ pub struct LocalFiles {
     /// Name of the source, and the vertex that shows its transfer.
     pub name: String,
     pub vertex: String,
-    pub copy: tokio::sync::OnceCell<super::WorkDir>,
+    pub copy: tokio::sync::OnceCell<LocalCopy>,
+    pub hashes: OnceLock<Arc<FileHashes>>,
+}
+
+/// A finished copy.
+#[derive(Debug)]
+pub struct LocalCopy {
+    pub work: super::WorkDir,
+    /// When its making began.
+    pub started: Instant,
+}
+
+impl LocalFiles {
+    /// Digests known of the files from earlier builds.
+    pub fn hashes(&self, store: &Store) -> Arc<FileHashes> {
+        self.hashes
+            .get_or_init(|| Arc::new(FileHashes::open(store.hashes_of(&self.dir))))
+            .clone()
+    }
 }
 
 /// Where a layer that is not here can be had.
