@@ -234,7 +234,6 @@ impl<W: Write> LayerTar<'_, W> {
                 header.kind = Kind::HardLink;
                 header.link = first.clone();
                 header.size = 0;
-                header.device = (0, 0);
             } else {
                 self.first_names.insert(inode, header.name.clone());
                 links.extend(self.waiting_links.remove(&inode).unwrap_or_default());

@@ -80,6 +80,42 @@ fn an_oci_archive_has_sorted_entries_and_is_read_back() {
     assert!(back.layers().iter().all(|l| to.store.contains(&l.digest)));
 }
 
+fn file_of(archive: &[u8], name: &str) -> String {
+    let mut reader = TarReader::new(archive);
+    let mut text = String::new();
+    while let Some(entry) = reader.next_entry().unwrap() {
+        if entry.name == name.as_bytes() {
+            reader.read_to_string(&mut text).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn the_index_lists_the_image_under_its_full_name_and_its_tag() {
+    let room = room();
+    let image = random_image(&room.store, 1, 0, &amd64()).unwrap();
+    let mut top = image.descriptor().clone();
+    top.platform = Some(amd64());
+    let created = "org.opencontainers.image.created".to_owned();
+    top.annotations
+        .insert(created, "2020-09-13T12:26:40Z".into());
+    let mut out = Vec::new();
+    write_archive(
+        &room.store,
+        &top,
+        &names(&["app:1"]),
+        Variant::Oci,
+        &mut out,
+    )
+    .unwrap();
+    insta::assert_snapshot!(file_of(&out, "index.json"), @r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:8cda223c64e6c893df02a795de90bd3e68da6d01a4b2c24b6148975903b515d6","size":286,"annotations":{"io.containerd.image.name":"docker.io/library/app:1","org.opencontainers.image.created":"2020-09-13T12:26:40Z","org.opencontainers.image.ref.name":"1"},"platform":{"architecture":"amd64","os":"linux"}}]}"#);
+    assert_eq!(
+        file_of(&out, "oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#
+    );
+}
+
 #[test]
 fn equal_images_make_equal_archives() {
     let write = || {
@@ -106,15 +142,8 @@ fn a_docker_archive_lists_config_tags_and_layers() {
         &mut out,
     )
     .unwrap();
-    let mut reader = TarReader::new(&out[..]);
-    let mut text = String::new();
-    while let Some(entry) = reader.next_entry().unwrap() {
-        if entry.name == b"manifest.json" {
-            reader.read_to_string(&mut text).unwrap();
-        }
-    }
     assert_eq!(
-        text,
+        file_of(&out, "manifest.json"),
         format!(
             r#"[{{"Config":"blobs/sha256/{}","RepoTags":["app:v1"],"Layers":["blobs/sha256/{}"]}}]"#,
             image.config_descriptor().unwrap().digest.hex(),

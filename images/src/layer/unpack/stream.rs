@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::Builder;
 
 use sha2::{Digest as _, Sha256};
 
@@ -36,14 +37,22 @@ pub(super) fn consume<R: Read + Send>(
     std::thread::scope(|scope| {
         let (to_hasher, hash_queue) = sync_channel::<Chunk>(QUEUE);
         let (to_applier, apply_queue) = sync_channel::<Chunk>(QUEUE);
-        let hasher = scope.spawn(move || {
-            let mut hasher = Sha256::new();
-            for chunk in hash_queue {
-                hasher.update(&chunk[..]);
-            }
-            Digest::from_hasher(hasher)
-        });
-        let decoder = scope.spawn(move || distribute(source, first, limit, &to_hasher, to_applier));
+        let hasher = Builder::new()
+            .name("layer-hash".into())
+            .spawn_scoped(scope, move || {
+                let mut hasher = Sha256::new();
+                for chunk in hash_queue {
+                    hasher.update(&chunk[..]);
+                }
+                Digest::from_hasher(hasher)
+            })
+            .map_err(UnpackError::Read)?;
+        let decoder = Builder::new()
+            .name("layer-inflate".into())
+            .spawn_scoped(scope, move || {
+                distribute(source, first, limit, &to_hasher, to_applier)
+            })
+            .map_err(UnpackError::Read)?;
         let mut plain = Plain {
             queue: apply_queue,
             chunk: Chunk::default(),
