@@ -26,21 +26,21 @@ async fn exec(running: &Running, script: &str, user: &str) -> (i32, String) {
 #[tokio::test]
 async fn a_further_process_shares_namespaces_and_confinement_with_the_first() {
     let rig = Rig::new().await;
-    let mut spec = rig.shell("echo first > /tmp/shared; hostname; exec sleep 1000");
+    let mut spec = rig.shell("echo first > /tmp/shared; sleep 1000; true");
     spec.network = Network::None;
     spec.hostname = "together".into();
     let mut first = rig.start(spec).await;
     let (code, seen) = exec(
         &first,
-        "while ! cat /tmp/shared 2>/dev/null; do :; done; hostname; pwd; id -u; \
+        "while ! grep -s first /tmp/shared; do :; done; hostname; pwd; id -u; \
          grep -e ^CapEff -e ^Seccomp: /proc/self/status; ls /sys/class/net | grep -x lo; \
-         cat /proc/1/cmdline | tr '\\0' ' '; echo; ls /proc/$$/fd; exit 7",
+         cat /proc/1/comm; ls /proc/$$/fd; exit 7",
         "",
     )
     .await;
     assert_eq!(
         seen,
-        "first\ntogether\n/tmp\n0\nCapEff:\t00000000a80425fb\nSeccomp:\t2\nlo\nsleep 1000 \n0\n1\n2\n"
+        "first\ntogether\n/tmp\n0\nCapEff:\t00000000a80425fb\nSeccomp:\t2\nlo\nsh\n0\n1\n2\n"
     );
     assert_eq!(code, 7);
     let (_, user) = exec(&first, "id -u; echo $HOME", "app").await;
