@@ -3,3 +3,4 @@
 mod conversation;
 mod mock;
 mod raw;
+mod wire;

@@ -177,12 +177,15 @@ pub async fn p10_p11_p13_entrypoint_network_and_own_image_come_with_the_image() 
         "uid=0 0 0 0",
         "interfaces=lo",
         "image variable=yes",
+        "own image written=false",
     ] {
         assert!(
             probe.lines().any(|l| l == line),
             "{line} is not in\n{probe}"
         );
     }
+    let size = format!("own image={}", local("image").encoded_len());
+    assert!(probe.lines().any(|l| l == size), "{size}: {probe}");
 }
 
 pub async fn p52_p48_a_nested_image_is_returned_by_the_outer_frontend() {
