@@ -346,4 +346,42 @@ mod tests {
             assert_eq!(result.unwrap_err().to_string(), error);
         }
     }
+
+    /// The config of an image that BuildKit exported with an epoch and an inline cache.
+    #[test]
+    fn an_exported_config_is_made_again_byte_for_byte() {
+        let exported = include_bytes!("../../testdata/exported-config.json").trim_ascii_end();
+        let mut given: Map<String, Value> = serde_json::from_slice(exported).unwrap();
+        let diff_ids = ImageConfig::parse(exported).unwrap().rootfs.diff_ids;
+        let cache = given.remove(INLINE_CACHE_KEY).unwrap();
+        let cache = base64::engine::general_purpose::STANDARD
+            .decode(cache.as_str().unwrap())
+            .unwrap();
+        // What the frontend does not know.
+        given.remove("rootfs");
+        given.remove("created");
+        for entry in given["history"].as_array_mut().unwrap() {
+            entry.as_object_mut().unwrap().remove("created");
+        }
+        let layers: Vec<LayerInfo> = diff_ids
+            .into_iter()
+            .map(|diff_id| LayerInfo {
+                diff_id,
+                created: Some(time(1_800_000_000)),
+                description: None,
+            })
+            .collect();
+        let options = FinishOptions {
+            epoch: Some(time(1_600_000_000)),
+            base: None,
+            inline_cache: Some(&cache),
+        };
+        let given = serde_json::to_vec(&given).unwrap();
+        let platform = Platform::new("linux", "amd64", "");
+        let done = finish(Some(&given), &layers, &platform, &options).unwrap();
+        assert_eq!(
+            String::from_utf8(done).unwrap(),
+            String::from_utf8(exported.to_vec()).unwrap()
+        );
+    }
 }

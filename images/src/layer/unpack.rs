@@ -50,6 +50,7 @@ const MAX_NOTES: usize = 100;
 /// Which attribute marks an opaque directory: overlayfs reads `user` when mounted with `userxattr`, in user namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpaqueXattr {
+    /// Where it may not be set (in a user namespace), `User` is used instead.
     Trusted,
     User,
 }

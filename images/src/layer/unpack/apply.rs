@@ -148,13 +148,17 @@ impl<'a> Applier<'a> {
     }
 
     fn set_opaque(&mut self, name: &[u8], dir: impl AsFd) -> Result<(), UnpackError> {
-        let key = match self.options.opaque {
-            OpaqueXattr::Trusted => OPAQUE_XATTRS[0],
-            OpaqueXattr::User => OPAQUE_XATTRS[1],
+        let set = |key| rustix::fs::fsetxattr(dir.as_fd(), key, b"y", XattrFlags::empty());
+        let [trusted, user] = OPAQUE_XATTRS;
+        let made = match self.options.opaque {
+            OpaqueXattr::User => set(user),
+            // Who may not set it may not mount an overlay that reads it either.
+            OpaqueXattr::Trusted => match set(trusted) {
+                Err(Errno::PERM) => set(user),
+                made => made,
+            },
         };
-        rustix::fs::fsetxattr(dir, key, b"y", XattrFlags::empty())
-            .map_err(at(name, "make opaque"))?;
-        Ok(())
+        made.map_err(at(name, "make opaque"))
     }
 
     fn whiteout(&mut self, name: &[u8], dir: &OwnedFd, hidden: &[u8]) -> Result<(), UnpackError> {

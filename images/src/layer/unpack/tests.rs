@@ -88,11 +88,6 @@ fn options(parents: Option<&[PathBuf]>) -> UnpackOptions<'_> {
     UnpackOptions {
         parents,
         owners: root,
-        opaque: if root {
-            OpaqueXattr::Trusted
-        } else {
-            OpaqueXattr::User
-        },
         ..UnpackOptions::default()
     }
 }
