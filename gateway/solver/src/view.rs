@@ -6,7 +6,10 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen,
@@ -44,13 +47,17 @@ impl View {
     fn overlay(lowers: &[PathBuf], changes: Option<(&Path, &Path)>) -> io::Result<View> {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let context = &context;
-        // One call a layer: no limit on the length of the whole text.
-        for lower in lowers {
-            fsconfig_set_string(context, "lowerdir+", lower)?;
+        let _held = set_lowers(context, lowers)?;
+        if in_user_namespace() {
+            // Unpacked layers carry the attributes that overlayfs reads with this.
+            fsconfig_set_flag(context, "userxattr")?;
         }
         // What the differ could not read back is off.
         for option in ["index", "metacopy", "redirect_dir"] {
-            fsconfig_set_string(context, option, "off")?;
+            // Off by itself with `userxattr`, which refuses to be told so.
+            if option != "redirect_dir" || !in_user_namespace() {
+                fsconfig_set_string(context, option, "off")?;
+            }
         }
         if let Some((upper, work)) = changes {
             fsconfig_set_string(context, "upperdir", upper)?;
@@ -76,9 +83,80 @@ impl View {
     }
 }
 
+/// Names the lower layers. What is given back must live until the overlay is made.
+fn set_lowers(context: &OwnedFd, lowers: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
+    for (index, lower) in lowers.iter().enumerate() {
+        // One call a layer: no limit on the length of the whole text.
+        match fsconfig_set_string(context, "lowerdir+", lower) {
+            Ok(()) => {}
+            // Linux before 6.5.
+            Err(Errno::INVAL) if index == 0 => return set_lowers_at_once(context, lowers),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// The kernel takes 255 bytes here: descriptors keep the names short enough for some 12 layers.
+fn set_lowers_at_once(context: &OwnedFd, lowers: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
+    let held: Vec<OwnedFd> = lowers
+        .iter()
+        .map(|lower| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(lower, flags, Mode::empty())
+        })
+        .collect::<Result<_, _>>()?;
+    let names: Vec<String> = held
+        .iter()
+        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .collect();
+    fsconfig_set_string(context, "lowerdir", names.join(":")).map_err(|errno| {
+        io::Error::other(format!(
+            "{errno}: {} layers are too many for this kernel, Linux 6.5 takes them",
+            lowers.len()
+        ))
+    })?;
+    Ok(held)
+}
+
+/// Whether ids are mapped here, so that `trusted` attributes are out of reach.
+pub fn in_user_namespace() -> bool {
+    static MAPPED: OnceLock<bool> = OnceLock::new();
+    *MAPPED.get_or_init(|| {
+        std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+            let numbers: Vec<&str> = map.split_whitespace().collect();
+            numbers != ["0", "0", "4294967295"]
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layers_can_be_named_at_once_for_older_kernels() {
+        let dir = tempfile::tempdir().unwrap();
+        let lowers: Vec<PathBuf> = (0..10)
+            .map(|i| {
+                let path = dir.path().join(i.to_string());
+                std::fs::create_dir(&path).unwrap();
+                std::fs::write(path.join(format!("f{i}")), "").unwrap();
+                path
+            })
+            .collect();
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+        let _held = set_lowers_at_once(&context, &lowers).unwrap();
+        fsconfig_create(&context).unwrap();
+        let mount = fsmount(
+            &context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::MOUNT_ATTR_RDONLY,
+        )
+        .unwrap();
+        let root = format!("/proc/self/fd/{}/.", mount.as_raw_fd());
+        assert_eq!(std::fs::read_dir(root).unwrap().count(), 10);
+    }
 
     #[test]
     fn a_view_shows_all_layers_and_keeps_changes_in_its_upper() {

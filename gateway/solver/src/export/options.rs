@@ -20,6 +20,12 @@ pub struct ImageOptions {
     pub epoch: Option<i64>,
     pub rewrite_timestamp: bool,
     pub annotations: Vec<Annotation>,
+    /// Also to the registries that the names say.
+    pub push: bool,
+    /// There without the tag.
+    pub push_by_digest: bool,
+    /// Under its names in the store's list.
+    pub store: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +86,9 @@ impl ImageOptions {
             epoch: epoch(attrs, result)?,
             rewrite_timestamp: flag(attrs, "rewrite-timestamp")?.unwrap_or(false),
             annotations,
+            push: flag(attrs, "push")?.unwrap_or(false),
+            push_by_digest: flag(attrs, "push-by-digest")?.unwrap_or(false),
+            store: flag(attrs, "store")?.unwrap_or(true),
         })
     }
 

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gateway_api::Error;
 use gateway_images::archive::{ANNOTATION_CREATED, Variant, write_archive, write_layout};
+use gateway_images::reference::Reference;
 
 use super::image::{Made, make};
 use super::options::ImageOptions;
@@ -33,7 +34,11 @@ pub async fn image_store(
 ) -> Outcome<BTreeMap<String, String>> {
     let made = make(job, vertex, solved, options).await?;
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
-    for name in &options.names {
+    if options.push && options.names.is_empty() {
+        return Err(Error::unknown("tag is needed when pushing to registry"));
+    }
+    let kept: &[_] = if options.store { &options.names } else { &[] };
+    for name in kept {
         let status = job.reports.status(vertex, format!("naming to {name}"), "");
         let record = ImageRecord {
             digest: made.top.digest.to_string(),
@@ -46,7 +51,41 @@ pub async fn image_store(
             .map_err(internal)?;
         status.done();
     }
+    if options.push {
+        for name in &options.names {
+            push(job, vertex, name, &made, options.push_by_digest).await?;
+        }
+    }
     response(&made, options)
+}
+
+async fn push(
+    job: &Arc<JobInner>,
+    vertex: &str,
+    name: &Reference,
+    made: &Made,
+    by_digest: bool,
+) -> Outcome<()> {
+    let digest = &made.top.digest;
+    let target = match by_digest {
+        true => Reference::parse(&format!("{}@{digest}", name.name())).map_err(internal)?,
+        false => name.clone(),
+    };
+    let layers = job.reports.status(vertex, "pushing layers", "");
+    let manifest = format!("pushing manifest for {name}@{digest}");
+    let pushed = job
+        .solver()
+        .registries()
+        .push(&target, &made.top, job.store().blobs())
+        .await
+        .map_err(|error| Error::unknown(format!("failed to push {name}: {error}")))?;
+    layers.done();
+    job.reports.status(vertex, manifest, "").done();
+    for notice in pushed.notices {
+        job.reports
+            .log(vertex, 2, format!("{notice}\n").into_bytes());
+    }
+    Ok(())
 }
 
 pub async fn archive(

@@ -1,13 +1,12 @@
 //! Images as sources: resolved when keyed, their layers fetched when first needed.
 
-use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use futures_util::TryStreamExt as _;
 use futures_util::future::{BoxFuture, try_join_all};
 use gateway_api::{Code, Error};
 use gateway_images::digest::Digest;
-use gateway_images::layer::{UnpackError, UnpackOptions, unpack};
+use gateway_images::layer::{OpaqueXattr, UnpackError, UnpackOptions, unpack};
 use gateway_images::media::{
     Descriptor, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, ParsedManifest, RawManifest,
 };
@@ -18,10 +17,10 @@ use gateway_llb::pb;
 use crate::job::JobInner;
 use crate::key::{chain_id, digest_of, image_key, source_digest};
 use crate::live::{LiveVertex, VertexKey};
-use crate::report::StatusHandle;
 use crate::shared::{Outcome, blocking, spawn_shared};
 use crate::solve::internal;
 use crate::store::{Layer, LayerRecord, LazyBlob, Snapshot, VariantRecord};
+use crate::view::in_user_namespace;
 
 /// All about an image but the bytes of its layers.
 #[derive(Debug, Clone)]
@@ -493,6 +492,10 @@ async fn extract(
             (None, false) => None,
         };
         let options = UnpackOptions {
+            opaque: match in_user_namespace() {
+                true => OpaqueXattr::User,
+                false => OpaqueXattr::Trusted,
+            },
             parents: parents.as_deref(),
             diff_id: Some(lazy.diff_id.parse().map_err(internal)?),
             ..UnpackOptions::default()
@@ -551,36 +554,29 @@ pub async fn download(job: &Arc<JobInner>, lazy: &LazyBlob) -> Outcome<()> {
     if blobs.contains(&descriptor.digest) {
         return Ok(());
     }
-    let status: StatusHandle = job
+    let mut status = job
         .reports
         .status(&lazy.vertex, descriptor.digest.to_string(), "");
-    let mut status = status;
     let reference = parse(&lazy.reference)?;
-    let failed = |error: &dyn std::fmt::Display| {
-        Error::unknown(format!("failed to copy: {}: {error}", descriptor.digest))
-    };
-    let mut stream = job
-        .solver()
-        .registries()
-        .blob(&reference, descriptor)
-        .await
-        .map_err(|error| failed(&error))?;
-    let mut writer = blobs.writer().map_err(internal)?;
-    let mut told = std::time::Instant::now();
-    while let Some(chunk) = stream.try_next().await.map_err(|error| failed(&error))? {
-        writer.write_all(&chunk).map_err(|error| failed(&error))?;
-        if told.elapsed() >= PROGRESS_INTERVAL {
-            status.update(writer.written(), descriptor.size);
-            told = std::time::Instant::now();
+    let shown = Mutex::new((status.clone(), Instant::now()));
+    let progress = |bytes| {
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.1.elapsed() >= PROGRESS_INTERVAL {
+            shown.0.update(bytes, descriptor.size);
+            shown.1 = Instant::now();
         }
-    }
-    writer
-        .commit_as(&descriptor.digest, descriptor.size)
-        .map_err(internal)?;
+    };
+    job.solver()
+        .registries()
+        .fetch(&reference, descriptor, blobs, &progress)
+        .await
+        .map_err(|error| {
+            Error::unknown(format!("failed to copy: {}: {error}", descriptor.digest))
+        })?;
     status.update(descriptor.size, descriptor.size);
     status.done();
     Ok(())
 }
 
 /// As observed with BuildKit.
-const PROGRESS_INTERVAL: std::time::Duration = std::time::Duration::from_millis(150);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(150);

@@ -21,6 +21,7 @@ pub struct Bench {
 }
 
 impl Bench {
+    #[allow(clippy::new_without_default, reason = "makes directories")]
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let rootfs = dir.path().join("rootfs");
