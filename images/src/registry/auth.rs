@@ -308,7 +308,7 @@ fn post_request(
         .body(form.finish())
 }
 
-fn token_of(body: &[u8]) -> Option<Token> {
+pub(super) fn token_of(body: &[u8]) -> Option<Token> {
     let answer: TokenAnswer = serde_json::from_slice(body).ok()?;
     let token = [answer.access_token, answer.token]
         .into_iter()

@@ -44,7 +44,7 @@ impl Default for RegistriesConfig {
 pub struct HostConfig {
     /// `host[:port][/path]`, asked in order before the host itself. A scheme is tolerated and dropped.
     pub mirrors: Vec<String>,
-    /// Plain HTTP. Unset is not false: loopback hosts are plain unless this says otherwise.
+    /// Plain HTTP. Unset is not false: loopback hosts are plain unless this or a certificate says otherwise.
     pub http: Option<bool>,
     /// Accept any certificate; with plain HTTP try TLS first.
     pub insecure: Option<bool>,

@@ -232,7 +232,9 @@ impl Hosts {
     ) -> Result<HostClient, HostError> {
         let insecure = settings.insecure == Some(true);
         let loopback = is_loopback(host);
-        let plain = settings.http.unwrap_or(loopback);
+        // Who names certificates for a loopback registry means TLS.
+        let certificates = !settings.ca.is_empty() || !settings.keypair.is_empty();
+        let plain = settings.http.unwrap_or(loopback && !certificates);
         let scheme = match (plain, insecure) {
             (true, false) => PLAIN,
             (true, true) => UNDECIDED,

@@ -11,6 +11,9 @@ pub mod credentials;
 mod documents;
 pub mod error;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hosts;
 mod page;
 mod push;
