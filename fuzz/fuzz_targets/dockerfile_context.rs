@@ -1,0 +1,31 @@
+//! What else a Dockerfile build reads: ignore files, Git references, image references. The first line
+//! is a path, the rest an ignore file.
+
+#![no_main]
+
+use gateway_dockerfile::client::csv;
+use gateway_dockerfile::client::git_ref::GitRef;
+use gateway_dockerfile::client::ignore::{self, Matcher};
+use gateway_dockerfile::client::reference::ImageRef;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let end = bytes.iter().position(|b| *b == b'\n');
+    let (first, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+    if let Ok(matcher) = Matcher::new(&ignore::patterns(rest)) {
+        matcher.matches(&String::from_utf8_lossy(first));
+        matcher.ignores_root();
+    }
+    let Ok(text) = std::str::from_utf8(first) else {
+        return;
+    };
+    let _ = csv::fields(text);
+    if let Some(Ok(reference)) = GitRef::parse(text) {
+        reference.source();
+    }
+    if let Ok(reference) = ImageRef::parse(text) {
+        let again = ImageRef::parse(&reference.familiar()).expect("a short form reads");
+        assert_eq!(again.familiar(), reference.familiar());
+        assert_eq!(again.name(), reference.name());
+    }
+});

@@ -1,0 +1,27 @@
+//! The texts of LLB: platforms, Git remotes, paths. A cleaned path is clean; a platform that reads
+//! reads again from what is shown.
+
+#![no_main]
+
+use gateway_llb::{GitRemote, path, platform};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    if let Ok(read) = platform::parse(text) {
+        let normal = platform::normalize(&read);
+        assert_eq!(platform::normalize(&normal), normal);
+        let shown = platform::format(&normal);
+        let again = platform::parse(&shown).expect("what is shown reads");
+        let again = platform::normalize(&again);
+        assert_eq!(platform::format(&again), shown);
+    }
+    let _ = GitRemote::parse(text);
+    let clean = path::clean(text);
+    assert_eq!(path::clean(&clean), clean);
+    path::base(text);
+    path::dir(text);
+    for keep_slash in [false, true] {
+        let (parent, child) = text.split_once('\n').unwrap_or(("/", text));
+        assert!(path::normalize(parent, child, keep_slash).starts_with('/'));
+    }
+});

@@ -1,0 +1,35 @@
+//! Archives that ADD unpacks: whatever names and links say, nothing outside of the destination changes.
+
+#![no_main]
+
+use std::fs;
+use std::sync::LazyLock;
+
+use gateway_fuzz::{Archive, Arena};
+use gateway_solver::fs::{Owner, Root, unpack::unpack};
+use libfuzzer_sys::fuzz_target;
+
+static ARENA: LazyLock<Arena> = LazyLock::new(Arena::new);
+
+fuzz_target!(|archive: Archive| {
+    let inside = ARENA.inside();
+    let bytes = archive.bytes(&ARENA.outside());
+    let (from, to) = (inside.join("from"), inside.join("to"));
+    fs::create_dir(&from).expect("made");
+    fs::create_dir(&to).expect("made");
+    fs::write(from.join("a.tar"), bytes).expect("written");
+    let roots = Root::open(&from).and_then(|from| Ok((from, Root::open(&to)?)));
+    let (from_root, to_root) = roots.expect("opened");
+    let me = Owner {
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+    };
+    if let Err(error) = unpack(&from_root, b"a.tar", &to_root, b"/dest", Some(me), None) {
+        error.to_string();
+    }
+    ARENA.check();
+    let entries = fs::read_dir(&to).expect("listed").count();
+    assert!(entries <= 1, "something was made beside the destination");
+    let names = fs::read_dir(&from).expect("listed").count();
+    assert_eq!(names, 1, "something was made in the source");
+});
