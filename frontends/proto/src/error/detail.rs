@@ -62,7 +62,7 @@ fn decode_known(kind: &str, value: &[u8]) -> Option<Detail> {
     }
     let value: Value = serde_json::from_slice(value).ok()?;
     let object = value.as_object()?;
-    let text = |key: &str| match object.get(key) {
+    let text = |key: &str| match json::find(object, key) {
         None => Some(String::new()),
         Some(value) => Some(value.as_str()?.to_owned()),
     };
@@ -83,7 +83,7 @@ fn decode_known(kind: &str, value: &[u8]) -> Option<Detail> {
         },
         "errdefs.Solve+json" => Detail::Solve(decode_solve(object)?),
         "gatewayapi.ExitMessage+json" => Detail::Exit {
-            code: match object.get("Code") {
+            code: match json::find(object, "Code") {
                 None => 0,
                 Some(code) => u32::try_from(code.as_u64()?).ok()?,
             },

@@ -146,6 +146,19 @@ fn source(source: &pb::Source) -> Value {
 
 // Reading. `None` anywhere means: not of this form, keep the original. Absent and null are zero.
 
+/// A field by its name in any case, as Go reads it: frontends of 2022 write `Line`, newer ones
+/// `line`. Null is absent.
+pub fn find<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    object
+        .get(key)
+        .or_else(|| {
+            let mut entries = object.iter();
+            let found = entries.find(|(name, _)| name.eq_ignore_ascii_case(key));
+            found.map(|(_, value)| value)
+        })
+        .filter(|value| !value.is_null())
+}
+
 pub fn strings(value: &Value) -> Option<Vec<String>> {
     items(value, |item| Some(item.as_str()?.to_owned()))
 }
@@ -168,7 +181,7 @@ impl<'a> Reader<'a> {
     }
 
     fn get(&self, key: &str) -> Option<&'a Value> {
-        self.0.get(key).filter(|value| !value.is_null())
+        find(self.0, key)
     }
 
     fn text(&self, key: &str) -> Option<String> {

@@ -151,6 +151,20 @@ mod tests {
     }
 
     #[test]
+    fn p45_a_location_of_a_2022_frontend_reads_in_its_spelling() {
+        let any = prost_types::Any {
+            type_url: "github.com/moby/buildkit/errdefs.Source+json".to_owned(),
+            value: br#"{"info":{"filename":"Dockerfile","data":"RlJPTSB4Cg=="},"ranges":[{"start":{"Line":2},"end":{"Line":2,"Character":1}}]}"#.to_vec(),
+        };
+        let Detail::Source(location) = detail::decode(any) else {
+            panic!("not a location");
+        };
+        let range = &location.ranges[0];
+        assert_eq!(range.start.as_ref().unwrap().line, 2);
+        assert_eq!(range.end.as_ref().unwrap().character, 1);
+    }
+
+    #[test]
     fn a_solve_detail_is_protojson_with_original_names_and_numbers_as_text() {
         let detail = Detail::Solve(SolveDetail {
             input_ids: vec!["a".to_owned()],
