@@ -268,7 +268,10 @@ impl Job {
             .until_cancelled(image::resolve(job, reference, &platform, mode))
             .await;
         running.finish(&resolved);
-        resolved
+        resolved.map_err(|error| {
+            let shown = image::canonical(reference);
+            error.context(format!("failed to resolve source metadata for {shown}"))
+        })
     }
 
     /// The config of an image, under a progress vertex of the request's log name.

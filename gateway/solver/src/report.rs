@@ -9,7 +9,14 @@ use time::OffsetDateTime;
 /// The vertices of one build as its client sees them.
 pub struct Reports {
     progress: Progress,
-    known: Mutex<HashMap<String, Vertex>>,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+/// A vertex as it was last told.
+struct Known {
+    vertex: Vertex,
+    /// Parts that work on it at this moment: layers of one image are needed from many sides.
+    running: usize,
 }
 
 impl Reports {
@@ -20,7 +27,7 @@ impl Reports {
         }
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, Vertex>) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<String, Known>) -> T) -> T {
         work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -32,7 +39,11 @@ impl Reports {
                 .filter(|vertex| {
                     let fresh = !known.contains_key(&vertex.digest);
                     if fresh {
-                        known.insert(vertex.digest.clone(), vertex.clone());
+                        let shown = Known {
+                            vertex: vertex.clone(),
+                            running: 0,
+                        };
+                        known.insert(vertex.digest.clone(), shown);
                     }
                     fresh
                 })
@@ -51,12 +62,15 @@ impl Reports {
         let now = OffsetDateTime::now_utc();
         let changed = self.with(|known| {
             let mut changed = cached_inputs(known, digest, now);
-            if let Some(vertex) = known.get_mut(digest) {
-                vertex.started = Some(now);
-                vertex.completed = None;
-                vertex.cached = false;
-                vertex.error.clear();
-                changed.push(vertex.clone());
+            if let Some(Known { vertex, running }) = known.get_mut(digest) {
+                *running += 1;
+                if *running == 1 {
+                    vertex.started = Some(now);
+                    vertex.completed = None;
+                    vertex.cached = false;
+                    vertex.error.clear();
+                    changed.push(vertex.clone());
+                }
             }
             changed
         });
@@ -73,7 +87,7 @@ impl Reports {
         let now = OffsetDateTime::now_utc();
         let changed = self.with(|known| {
             let mut changed = cached_inputs(known, digest, now);
-            if let Some(vertex) = known.get_mut(digest) {
+            if let Some(Known { vertex, running: 0 }) = known.get_mut(digest) {
                 vertex.started = vertex.started.or(Some(now));
                 vertex.completed = Some(now);
                 vertex.cached = true;
@@ -95,11 +109,16 @@ impl Reports {
 
     fn complete(&self, digest: &str, error: &str) {
         let changed = self.with(|known| {
-            known.get_mut(digest).map(|vertex| {
-                vertex.completed = Some(OffsetDateTime::now_utc());
+            let Known { vertex, running } = known.get_mut(digest)?;
+            *running = running.saturating_sub(1);
+            if vertex.error.is_empty() {
                 vertex.error = error.to_owned();
-                vertex.clone()
-            })
+            }
+            if *running > 0 {
+                return None;
+            }
+            vertex.completed = Some(OffsetDateTime::now_utc());
+            Some(vertex.clone())
         });
         self.send(changed.into_iter().collect());
     }
@@ -136,17 +155,17 @@ impl Reports {
 
 /// Marks inputs that never started, theirs too, and gives them inputs first. No recursion: graphs are deep.
 fn cached_inputs(
-    known: &mut HashMap<String, Vertex>,
+    known: &mut HashMap<String, Known>,
     digest: &str,
     now: OffsetDateTime,
 ) -> Vec<Vertex> {
     let mut stack: Vec<String> = known
         .get(digest)
-        .map(|vertex| vertex.inputs.clone())
+        .map(|known| known.vertex.inputs.clone())
         .unwrap_or_default();
     let mut changed = Vec::new();
     while let Some(input) = stack.pop() {
-        let Some(vertex) = known.get_mut(&input) else {
+        let Some(Known { vertex, .. }) = known.get_mut(&input) else {
             continue;
         };
         if vertex.started.is_some() {
@@ -243,6 +262,24 @@ pub fn vertex(
 mod tests {
     use super::*;
     use std::sync::Arc;
+
+    #[test]
+    fn a_vertex_with_several_parts_at_work_starts_and_ends_once() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = seen.clone();
+        let reports = Reports::new(Progress::new(move |status| {
+            sink.lock().unwrap().extend(status.vertexes);
+        }));
+        reports.announce(vec![vertex("a", "a", vec![], None)]);
+        let (one, two) = (reports.start("a"), reports.start("a"));
+        one.finish(&Ok(()));
+        assert_eq!(seen.lock().unwrap().len(), 2);
+        two.finish(&Err::<(), _>(gateway_api::Error::unknown("broken")));
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.len(), 3);
+        assert!(seen[2].completed.is_some());
+        assert_eq!(seen[2].error, "broken");
+    }
 
     #[test]
     fn inputs_that_never_ran_count_as_cached_when_their_user_starts() {

@@ -298,6 +298,10 @@ impl JobInner {
             let done = job.done(&input, output).await?;
             let selectors = dep.content.unwrap_or_default();
             let digest = content::digest(&job, &done.snapshot, selectors, Place::Source).await;
+            if digest.is_err() {
+                // Shown where it is looked for, though no work of the vertex began.
+                job.reports.start(&owner.digest).finish(&digest);
+            }
             digest
                 .map(Arc::new)
                 .map_err(|error| owner.blame(error.context("failed to compute cache key")))

@@ -12,6 +12,7 @@ use gateway_images::media::{
 };
 use gateway_images::platform::Platform;
 use gateway_images::reference::Reference;
+use gateway_images::registry::{RegistryError, error_page};
 use gateway_llb::pb;
 
 use crate::job::JobInner;
@@ -69,6 +70,25 @@ pub fn platform_of(platform: &pb::Platform) -> Platform {
 fn parse(reference: &str) -> Outcome<Reference> {
     Reference::parse(reference)
         .map_err(|error| Error::invalid(format!("failed to parse image {reference}: {error}")))
+}
+
+/// The reference in full, for texts; as it was given when it is none.
+pub fn canonical(reference: &str) -> String {
+    Reference::parse(reference).map_or_else(|_| reference.to_owned(), |parsed| parsed.to_string())
+}
+
+/// A registry's failure: the reference client's line as the message, the rest as help.
+fn registry_error(error: &RegistryError) -> Error {
+    let code = match error.is_not_found() {
+        true => Code::NotFound,
+        false => Code::Unknown,
+    };
+    let page = error_page(error);
+    let failure = Error::new(code, error.to_string());
+    match page.split_once('\n') {
+        Some((_, help)) if !help.is_empty() => failure.with_help(help),
+        _ => failure,
+    }
 }
 
 /// Resolves once per build and mode.
@@ -151,13 +171,7 @@ async fn fetch(
         .registries()
         .image(reference, platform)
         .await
-        .map_err(|error| {
-            let code = match error.is_not_found() {
-                true => Code::NotFound,
-                false => Code::Unknown,
-            };
-            Error::new(code, error.to_string())
-        })?;
+        .map_err(|error| registry_error(&error))?;
     let blobs = job.store().blobs();
     for bytes in [
         &found.root.bytes,

@@ -248,7 +248,9 @@ impl Mounts {
             return match options.optional {
                 true => Ok(None),
                 false => Err(Error::unknown(format!(
-                    "no SSH key {id:?} forwarded from the client"
+                    // The id as the mount has it: empty stands for the default one.
+                    "no SSH key {:?} forwarded from the client",
+                    options.id
                 ))),
             };
         };
