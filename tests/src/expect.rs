@@ -111,9 +111,6 @@ impl Events {
                 continue;
             };
             for vertex in status["vertexes"].as_array().into_iter().flatten() {
-                if vertex["started"].is_null() {
-                    continue;
-                }
                 let name = scrub(vertex["name"].as_str().unwrap_or_default());
                 let entry = events.vertices.entry(name).or_default();
                 entry.0 = vertex["cached"] == true;

@@ -142,12 +142,13 @@ impl HostError {
         match self {
             HostError::Config(_) => 0,
             HostError::Transport(t) if t.kind.is_tls() => 1,
-            HostError::Transport(_) => 2,
             HostError::Auth(_) => 3,
             HostError::Digest { .. } | HostError::Size { .. } | HostError::Manifest(_) => 4,
             HostError::TooLarge { .. } | HostError::Redirect(_) | HostError::Body(_) => 5,
-            HostError::Status(status) if status.status == 404 => 8,
+            HostError::Status(status) if status.status == 404 => 7,
             HostError::Status(_) => 6,
+            // "Not there" of one host says more than the silence of another, as in BuildKit.
+            HostError::Transport(_) => 8,
             HostError::Skipped(inner) => inner.rank(),
         }
     }

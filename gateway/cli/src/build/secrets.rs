@@ -36,20 +36,25 @@ pub fn secret(text: &str, env: &Environment) -> Result<(String, SecretSource), U
         Some(value) => SecretSource::Value(Secret::new(value.clone().into_bytes())),
         None => SecretSource::MissingVariable(name),
     };
-    let src = fields.remove("src");
-    let source = match (fields.remove("type").as_deref(), fields.remove("env"), src) {
-        (None | Some("env"), Some(name), None) => variable(name),
-        (Some("env"), None, Some(name)) => variable(name),
+    let (kind, src, name) = (
+        fields.remove("type"),
+        fields.remove("src"),
+        fields.remove("env"),
+    );
+    let source = match (kind.as_deref(), src, name) {
+        (_, Some(_), Some(_)) => {
+            return Err(wrong("both a file and a variable are named".into()));
+        }
+        (None | Some("env"), None, Some(name)) | (Some("env"), Some(name), None) => variable(name),
         (Some("env"), None, None) => variable(id.clone()),
-        (None | Some("file"), None, Some(path)) => file(path, wrong)?,
+        (None | Some("file"), Some(path), None) => file(path, wrong)?,
         (None, None, None) if env.contains_key(&id) => variable(id.clone()),
         (None | Some("file"), None, None) => file(id.clone(), wrong)?,
-        (Some(kind @ ("file" | "env")), _, _) | (None, Some(kind), _) => {
+        (Some(kind), _, _) => {
             return Err(wrong(format!(
-                "both a file and a variable are named ({kind})"
+                "unknown type {kind:?} for what is given: file or env"
             )));
         }
-        (Some(other), _, _) => return Err(wrong(format!("unknown type {other:?}: file or env"))),
     };
     Ok((id, source))
 }
