@@ -29,7 +29,7 @@ const FRONTEND: [&str; 17] = [
 const FRONTEND_DEPRECATED: &str = "solve.inlinereturn";
 
 /// What ops may ask of the solver.
-const LLB: [&str; 52] = [
+const LLB: [&str; 51] = [
     llb::SOURCE_IMAGE,
     llb::SOURCE_IMAGE_RESOLVE_MODE,
     llb::SOURCE_IMAGE_LAYER_LIMIT,
@@ -77,7 +77,6 @@ const LLB: [&str; 52] = [
     llb::META_EXPORT_CACHE,
     "mergeop",
     "passthroughop",
-    "source.local.metadatatransfer",
     "exporter.sourcedateepoch",
     "exporter.image.annotations",
     "exporter.multiple",

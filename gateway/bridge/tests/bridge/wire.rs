@@ -100,7 +100,8 @@ fn reference(id: &str) -> Ref {
 #[tokio::test]
 async fn p32_return_accepts_every_form() {
     let map = |id: &str| [("linux/amd64".to_owned(), reference(id))].into();
-    let forms: Vec<(Option<Form>, fn(&BuildResult) -> bool)> = vec![
+    type Check = fn(&BuildResult) -> bool;
+    let forms: Vec<(Option<Form>, Check)> = vec![
         (None, |r| r.refs == Refs::None),
         (
             Some(Form::RefDeprecated("ref0".to_owned())),
@@ -237,7 +238,7 @@ async fn p20_a_request_over_sixteen_mebibytes_is_resource_exhausted() {
 #[tokio::test]
 async fn an_old_client_gets_large_answers_without_definitions() {
     for (agent, kept) in [("grpc-go/1.27.1", false), ("grpc-go/1.82.0", true)] {
-        let (mut client, _) = client!(outcome);
+        let (client, _) = client!(outcome);
         let mut call = solve();
         call.definition.as_mut().unwrap().def = vec![vec![0; 5 << 20]];
         let mut request = tonic::Request::new(call);
