@@ -37,6 +37,8 @@ pub enum RunError {
 pub fn run(frontend: FrontendFn) -> ExitCode {
     match try_run(frontend) {
         Ok(()) => ExitCode::SUCCESS,
+        // The build server has it and tells the user.
+        Err(RunError::Frontend(_)) => ExitCode::FAILURE,
         Err(error) => {
             // The one place that may speak: stderr of a frontend is for its user.
             eprintln!("frontend: {error}");

@@ -16,8 +16,6 @@ pub struct FrontendLimits {
     /// From its Return, or the end of its stdout, to its exit. A frontend that stays longer is
     /// killed; its result stands.
     pub exit_grace: Duration,
-    /// Processes and threads.
-    pub processes: u64,
     /// What it may write to its root file system, in bytes; thrown away with it.
     pub scratch_bytes: u64,
     /// Frontends that call frontends.
@@ -30,8 +28,6 @@ impl Default for FrontendLimits {
             // A frontend speaks within milliseconds; a loaded machine may take seconds.
             start_timeout: Duration::from_secs(60),
             exit_grace: Duration::from_secs(10),
-            // Frontends are small programs, some with a thread per core.
-            processes: 4096,
             scratch_bytes: 1 << 30,
             // The Dockerfile frontend forwards once, named contexts of others a few times more.
             depth: 10,
