@@ -45,6 +45,7 @@ struct Owner(Arc<JobInner>);
 impl Drop for Owner {
     fn drop(&mut self) {
         self.0.cancel.cancel();
+        self.0.store().sync_in_background();
     }
 }
 

@@ -245,6 +245,15 @@ impl Db {
         })
     }
 
+    /// When the newest layer was made, seconds since the epoch.
+    pub fn newest_layer(&self) -> Result<Option<i64>> {
+        self.run(|connection| {
+            connection
+                .prepare_cached("SELECT MAX(created_at) FROM layers")?
+                .query_row([], |row| row.get(0))
+        })
+    }
+
     /// The layer as a blob in the given form (`gzip`, `zstd`, ... with options).
     pub fn variant(&self, layer: &str, form: &str) -> Result<Option<VariantRecord>> {
         self.run(|connection| {
@@ -363,6 +372,25 @@ impl Db {
             )?;
             let rows = query.query_map([key], |row| row.get(0))?;
             rows.collect()
+        })
+    }
+
+    /// A fact about the store as a whole.
+    pub fn state(&self, name: &str) -> Result<Option<String>> {
+        self.run(|connection| {
+            connection
+                .prepare_cached("SELECT value FROM state WHERE name = ?1")?
+                .query_row([name], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    pub fn set_state(&self, name: &str, value: &str) -> Result<()> {
+        self.run(|connection| {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO state (name, value) VALUES (?1, ?2)")?
+                .execute(params![name, value])
+                .map(drop)
         })
     }
 

@@ -16,6 +16,7 @@
 //! removes it.
 
 mod db;
+mod durability;
 mod file_hashes;
 mod lock;
 mod schema;
@@ -24,6 +25,7 @@ mod workspace;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gateway_images::store::BlobStore;
 
@@ -45,6 +47,8 @@ struct StoreInner {
     blobs: BlobStore,
     db: Db,
     workspace: Workspace,
+    /// Something was added that no sync has covered.
+    unsynced: AtomicBool,
 }
 
 impl Store {
@@ -67,13 +71,19 @@ impl Store {
             message: error.to_string(),
         })?;
         let db = Db::open(&root)?;
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(io)?;
+        durability::recover(&root, &db, boot.trim())?;
+        let unsynced = durability::is_behind(&db)?;
         let workspace = Workspace::create(&root.join("tmp")).map_err(io)?;
-        Ok(Store(Arc::new(StoreInner {
+        let store = Store(Arc::new(StoreInner {
             root,
             blobs,
             db,
             workspace,
-        })))
+            unsynced: AtomicBool::new(unsynced),
+        }));
+        store.sync_in_background();
+        Ok(store)
     }
 
     pub fn blobs(&self) -> &BlobStore {
@@ -107,6 +117,16 @@ impl Store {
     /// The same, or `None` at once when another process or step does it.
     pub fn try_lock(&self, key: &str) -> std::io::Result<Option<WorkLock>> {
         WorkLock::try_acquire(&self.0.root.join("locks"), key)
+    }
+
+    /// Brings new layers to the disk, on a thread of its own: nobody waits for it, and when the
+    /// process ends before, a power cut costs their making.
+    pub fn sync_in_background(&self) {
+        if !self.0.unsynced.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let store = self.clone();
+        std::thread::spawn(move || durability::sync(&store.0.root, &store.0.db));
     }
 
     /// Marks a layer that hides everything below it: the kernel knows no opaque root.
@@ -149,6 +169,7 @@ impl Store {
     /// faster with equal content: then its layer stays.
     pub fn commit_layer(&self, from: &Path, id: &str) -> std::io::Result<()> {
         let to = self.layer_dir(id);
+        self.0.unsynced.store(true, Ordering::Relaxed);
         match std::fs::rename(from, &to) {
             Ok(()) => Ok(()),
             Err(_) if to.is_dir() => Ok(()),

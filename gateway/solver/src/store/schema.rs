@@ -3,9 +3,10 @@
 use rusqlite::Connection;
 
 /// Raised with every change of the tables; each number has a step below.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
-const STEPS: [&str; VERSION as usize] = ["
+const STEPS: [&str; VERSION as usize] = [
+    "
     -- A key is known by what leads to it: equal op, output, input position and selector.
     CREATE TABLE links (
         dep TEXT NOT NULL, input INTEGER NOT NULL, op TEXT NOT NULL, selector TEXT NOT NULL,
@@ -39,7 +40,11 @@ const STEPS: [&str; VERSION as usize] = ["
         layers TEXT NOT NULL, selector TEXT NOT NULL, digest TEXT NOT NULL,
         PRIMARY KEY (layers, selector)
     ) WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+",
+];
 
 /// Brings the tables up to [`VERSION`]; gives the number found when it is newer.
 pub fn migrate(connection: &mut Connection) -> rusqlite::Result<Result<(), i64>> {
