@@ -3,4 +3,6 @@
 mod conversation;
 mod mock;
 mod raw;
+#[path = "../support/mod.rs"]
+mod support;
 mod wire;

@@ -1,9 +1,8 @@
 //! The raw frontend as a real child process with real pipes: frontends of all ages reach their end,
 //! and each way to end has its outcome.
 
-use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,22 +14,7 @@ use gateway_bridge::host::stderr::StderrLog;
 use tokio_util::sync::CancellationToken;
 
 use crate::mock::Mock;
-
-/// The example, compiled on its own as an image would hold it.
-fn program() -> &'static PathBuf {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/raw_frontend.rs");
-        let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("raw_frontend");
-        let status = std::process::Command::new("rustc")
-            .args(["--edition", "2024", "-O", source, "-o"])
-            .arg(&program)
-            .status()
-            .unwrap();
-        assert!(status.success());
-        program
-    })
-}
+use crate::support::raw_frontend;
 
 struct OsChild(tokio::process::Child, i32);
 
@@ -65,7 +49,7 @@ async fn run_with(mode: &str, limits: FrontendLimits, cancel: CancellationToken)
     mock.files
         .insert("Dockerfile".to_owned(), b"FROM x".to_vec());
     let mock = Arc::new(mock);
-    let mut child = tokio::process::Command::new(program())
+    let mut child = tokio::process::Command::new(raw_frontend())
         .arg(mode)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -230,7 +214,7 @@ async fn p23_a_cancelled_build_kills_the_frontend_at_once() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         soon.cancel();
     });
-    program();
+    raw_frontend();
     let run = run_with("silent", FrontendLimits::default(), cancel).await;
     assert_eq!(run.result.unwrap_err().code, Code::Canceled);
     assert!(run.took < Duration::from_millis(1200), "{:?}", run.took);

@@ -5,6 +5,8 @@
 
 mod builds;
 mod rig;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::time::Duration;
 

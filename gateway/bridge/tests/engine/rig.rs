@@ -1,8 +1,8 @@
 //! A store, a session with directories, an engine, and the raw frontend as an image.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use gateway_api::progress::{Progress, Status};
 use gateway_api::{BuildResult, Error, FrontendFn, Gateway};
@@ -14,6 +14,8 @@ use gateway_sandbox::LauncherOptions;
 use gateway_session::LocalSession;
 use gateway_solver::{Solver, SolverOptions};
 use tokio_util::sync::CancellationToken;
+
+use crate::support::raw_frontend;
 
 pub struct Rig {
     pub dir: tempfile::TempDir,
@@ -121,33 +123,3 @@ pub const RAW: [(&str, &str); 2] = [
 ];
 
 pub type Built = Result<BuildResponse, Error>;
-
-/// The example as a static program, as an image would hold it.
-fn raw_frontend() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/raw_frontend.rs");
-        let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("raw_frontend_static");
-        let made = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
-        if made(&program) < made(Path::new(source)) {
-            // Built aside and renamed: tests may run as several processes.
-            let aside = program.with_extension(std::process::id().to_string());
-            let status = std::process::Command::new("rustc")
-                .args([
-                    "--edition",
-                    "2024",
-                    "-O",
-                    "-C",
-                    "target-feature=+crt-static",
-                ])
-                .arg(source)
-                .arg("-o")
-                .arg(&aside)
-                .status()
-                .unwrap();
-            assert!(status.success());
-            std::fs::rename(aside, &program).unwrap();
-        }
-        program
-    })
-}

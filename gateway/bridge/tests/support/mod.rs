@@ -1,0 +1,33 @@
+//! The raw frontend, compiled as an image would hold it: one static file.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+pub fn raw_frontend() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/raw_frontend.rs");
+        let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("raw_frontend_static");
+        let made = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+        if made(&program) < made(Path::new(source)) {
+            // Built aside and renamed: tests may run as several processes.
+            let aside = program.with_extension(std::process::id().to_string());
+            let status = std::process::Command::new("rustc")
+                .args([
+                    "--edition",
+                    "2024",
+                    "-O",
+                    "-C",
+                    "target-feature=+crt-static",
+                ])
+                .arg(source)
+                .arg("-o")
+                .arg(&aside)
+                .status()
+                .unwrap();
+            assert!(status.success());
+            std::fs::rename(aside, &program).unwrap();
+        }
+        program
+    })
+}
