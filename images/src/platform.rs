@@ -42,7 +42,7 @@ pub enum PlatformError {
 
 /// No entry of an index fits; says what the index offers.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("no match for platform in manifest: {wanted} is not offered, only {}", list(.offered))]
+#[error("no match for platform in manifest: not found ({wanted} is not offered, only {})", list(.offered))]
 pub struct NoMatch {
     pub wanted: Box<Platform>,
     pub offered: Vec<Platform>,
@@ -444,7 +444,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "no match for platform in manifest: linux/amd64 is not offered, only linux/s390x, windows/amd64"
+            "no match for platform in manifest: not found (linux/amd64 is not offered, only linux/s390x, windows/amd64)"
         );
     }
 

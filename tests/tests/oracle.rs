@@ -170,3 +170,38 @@ fn run_cases_match_the_reference() {
 fn copy_cases_match_the_reference() {
     run_theme("copy", &[]);
 }
+
+#[test]
+fn add_cases_match_the_reference() {
+    run_theme("add", &[]);
+}
+
+#[test]
+fn argument_cases_match_the_reference() {
+    run_theme("args", &[]);
+}
+
+#[test]
+fn config_cases_match_the_reference() {
+    run_theme("config", &[]);
+}
+
+#[test]
+fn lint_cases_match_the_reference() {
+    run_theme("lint", &[]);
+}
+
+#[test]
+fn network_cases_match_the_reference() {
+    run_theme("net", &[]);
+}
+
+#[test]
+fn parse_cases_match_the_reference() {
+    run_theme("parse", &[]);
+}
+
+#[test]
+fn stage_cases_match_the_reference() {
+    run_theme("stages", &[]);
+}

@@ -84,7 +84,12 @@ fn registry_error(error: &RegistryError) -> Error {
         false => Code::Unknown,
     };
     let page = error_page(error);
-    let failure = Error::new(code, error.to_string());
+    let text = match error {
+        // The caller says which image.
+        RegistryError::NoMatch { source, .. } => source.to_string(),
+        _ => error.to_string(),
+    };
+    let failure = Error::new(code, text);
     match page.split_once('\n') {
         Some((_, help)) if !help.is_empty() => failure.with_help(help),
         _ => failure,
@@ -208,7 +213,7 @@ fn stored(
             ParsedManifest::Index(index) => {
                 let chosen = platform
                     .choose(&index.manifests)
-                    .map_err(|error| Error::new(Code::NotFound, format!("{reference}: {error}")))?;
+                    .map_err(|error| Error::new(Code::NotFound, error.to_string()))?;
                 current = chosen.digest.clone();
             }
             ParsedManifest::Image(manifest) => {

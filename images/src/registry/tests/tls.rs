@@ -315,7 +315,7 @@ async fn a_missing_platform_lists_what_is_offered() {
     assert!(
         error
             .to_string()
-            .ends_with("linux/s390x is not offered, only linux/amd64"),
+            .ends_with("not found (linux/s390x is not offered, only linux/amd64)"),
         "{error}"
     );
 }
