@@ -45,7 +45,7 @@ pub struct Store(Arc<StoreInner>);
 struct StoreInner {
     root: PathBuf,
     blobs: BlobStore,
-    db: Db,
+    db: Arc<Db>,
     workspace: Workspace,
     /// Something was added that no sync has covered.
     unsynced: AtomicBool,
@@ -74,11 +74,11 @@ impl Store {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(io)?;
         durability::recover(&root, &db, boot.trim())?;
         let unsynced = durability::is_behind(&db)?;
-        let workspace = Workspace::create(&root.join("tmp")).map_err(io)?;
+        let workspace = Workspace::open(&root.join("tmp"));
         let store = Store(Arc::new(StoreInner {
             root,
             blobs,
-            db,
+            db: Arc::new(db),
             workspace,
             unsynced: AtomicBool::new(unsynced),
         }));
@@ -125,8 +125,9 @@ impl Store {
         if !self.0.unsynced.swap(false, Ordering::Relaxed) {
             return;
         }
-        let store = self.clone();
-        std::thread::spawn(move || durability::sync(&store.0.root, &store.0.db));
+        // Not the store itself: nothing of it may wait for the disk.
+        let (root, db) = (self.0.root.clone(), self.0.db.clone());
+        std::thread::spawn(move || durability::sync(&root, &db));
     }
 
     /// Marks a layer that hides everything below it: the kernel knows no opaque root.

@@ -3,13 +3,16 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::fs::FlockOperation;
 
-/// The locked directory of one process below `tmp/`.
-pub struct Workspace(Arc<Locked>);
+/// Where this process works: a locked directory below `tmp/` while there is work, none otherwise.
+pub struct Workspace {
+    tmp: PathBuf,
+    current: Mutex<Weak<Locked>>,
+}
 
 struct Locked {
     dir: PathBuf,
@@ -24,9 +27,8 @@ impl Drop for Locked {
     }
 }
 
-impl Workspace {
-    /// Makes the directory and removes those of dead processes in the background.
-    pub fn create(tmp: &Path) -> io::Result<Self> {
+impl Locked {
+    fn create(tmp: &Path) -> io::Result<Locked> {
         let dir = tmp.join(super::new_id());
         // Locked before it gets the name under which others look for abandoned ones.
         let staging = tmp.join(format!(".{}", super::new_id()));
@@ -34,22 +36,44 @@ impl Workspace {
         let lock = File::create(staging.join("lock"))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         std::fs::rename(&staging, &dir)?;
-        let tmp = tmp.to_owned();
-        std::thread::spawn(move || sweep(&tmp));
-        Ok(Workspace(Arc::new(Locked {
+        Ok(Locked {
             dir,
             next: AtomicU64::new(0),
             _lock: lock,
-        })))
+        })
+    }
+}
+
+impl Workspace {
+    /// Removes what dead processes left, in the background.
+    pub fn open(tmp: &Path) -> Workspace {
+        let tmp = tmp.to_owned();
+        let swept = tmp.clone();
+        std::thread::spawn(move || sweep(&swept));
+        Workspace {
+            tmp,
+            current: Mutex::default(),
+        }
     }
 
     pub fn dir(&self) -> io::Result<WorkDir> {
-        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let path = self.0.dir.join(number.to_string());
+        let workspace = {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            match current.upgrade() {
+                Some(workspace) => workspace,
+                None => {
+                    let workspace = Arc::new(Locked::create(&self.tmp)?);
+                    *current = Arc::downgrade(&workspace);
+                    workspace
+                }
+            }
+        };
+        let number = workspace.next.fetch_add(1, Ordering::Relaxed);
+        let path = workspace.dir.join(number.to_string());
         std::fs::create_dir(&path)?;
         Ok(WorkDir {
             path,
-            _workspace: self.0.clone(),
+            _workspace: workspace,
         })
     }
 }
@@ -114,10 +138,13 @@ mod tests {
         let dead = tmp.path().join("dead");
         std::fs::create_dir(&dead).unwrap();
         std::fs::write(dead.join("lock"), "").unwrap();
-        let living = Workspace::create(tmp.path()).unwrap();
+        let living = Workspace::open(tmp.path());
         let work = living.dir().unwrap();
         sweep(tmp.path());
         assert!(!dead.exists());
         assert!(work.path().is_dir());
+        drop(work);
+        assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 0);
+        assert!(living.dir().unwrap().path().is_dir());
     }
 }
