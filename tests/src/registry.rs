@@ -102,6 +102,24 @@ impl Registry {
         );
     }
 
+    /// Builds a context with the program under test and pushes the image.
+    pub fn build_and_push(&self, context: &Path, name: &str) {
+        let home = crate::program::Home::new("");
+        let archive = home.dir.path().join("image.tar");
+        let output = crate::program::run(
+            home.build()
+                .args(["-t", name, "--output"])
+                .arg(format!("type=oci,dest={}", archive.display()))
+                .arg(context),
+        );
+        assert!(
+            output.status.success(),
+            "{}",
+            crate::program::stderr(&output)
+        );
+        self.skopeo_push(&format!("oci-archive:{}", archive.display()), name);
+    }
+
     pub fn ca(&self) -> PathBuf {
         self.dir.path().join("ca.crt")
     }

@@ -25,15 +25,7 @@ fn project() -> PathBuf {
 /// program under test.
 fn registry_with_frontend() -> Registry {
     let registry = Registry::with_base_images();
-    let home = Home::new("");
-    let archive = home.dir.path().join("frontend.tar");
-    let output = run(home
-        .build()
-        .args(["-t", FRONTEND, "--output"])
-        .arg(format!("type=oci,dest={}", archive.display()))
-        .arg(project()));
-    assert!(output.status.success(), "{}", stderr(&output));
-    registry.skopeo_push(&format!("oci-archive:{}", archive.display()), FRONTEND);
+    registry.build_and_push(&project(), FRONTEND);
     registry
 }
 

@@ -62,12 +62,13 @@ fn busybox(registry_layout: &Path) -> BTreeMap<String, Node> {
         .files
 }
 
-/// Builds one case in `home` and compares. `extra` goes before the context on the command line.
+/// Builds one case in `home` and compares.
 fn build_case(
     home: &Home,
     case: &Case,
     expected: &Value,
     base: &BTreeMap<String, Node>,
+    syntax: Option<&str>,
 ) -> Vec<String> {
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let context = case.write_context(scratch.path());
@@ -76,6 +77,10 @@ fn build_case(
     command
         .args(["--progress=rawjson", "--no-cache", "--output"])
         .arg(format!("type=oci,dest={}", archive.display()));
+    if let Some(syntax) = syntax {
+        // As a `# syntax` line would, without shifting the lines of the file.
+        command.arg(format!("--opt=build-arg:BUILDKIT_SYNTAX={syntax}"));
+    }
     for (key, value) in &case.opts {
         match (key.strip_prefix("context:"), value.strip_prefix("local:")) {
             (Some(name), Some(dir)) => command.arg("--build-context").arg(format!(
@@ -115,10 +120,25 @@ fn build_case(
     differences(expected, &outcome, base)
 }
 
-/// Runs a theme; `exceptions` are cases that may differ here, each with the reason.
+/// Runs a theme with the built-in frontend; `exceptions` are cases that may differ here, each with
+/// the reason.
 fn run_theme(theme: &str, exceptions: &[(&str, &str)]) {
-    let registry = Registry::with_base_images();
-    let home = Home::new(&registry.as_docker_hub());
+    // By hand, any frontend image of any registry can be put to the same test.
+    let syntax = std::env::var("ORACLE_SYNTAX").ok();
+    match std::env::var("ORACLE_CONFIG") {
+        Ok(path) => {
+            let config = std::fs::read_to_string(path).expect("the configuration");
+            run_theme_in(&Home::new(&config), theme, exceptions, syntax.as_deref());
+        }
+        Err(_) => {
+            let registry = Registry::with_base_images();
+            let home = Home::new(&registry.as_docker_hub());
+            run_theme_in(&home, theme, exceptions, syntax.as_deref());
+        }
+    }
+}
+
+fn run_theme_in(home: &Home, theme: &str, exceptions: &[(&str, &str)], syntax: Option<&str>) {
     let layout = tempfile::tempdir().expect("a temporary folder");
     let base = busybox(layout.path());
     let only = std::env::var("ORACLE_CASE").ok();
@@ -133,7 +153,7 @@ fn run_theme(theme: &str, exceptions: &[(&str, &str)]) {
         for _ in 0..WORKERS.min(cases.len()) {
             scope.spawn(|| {
                 while let Some((case, expected)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let differences = build_case(&home, case, expected, &base);
+                    let differences = build_case(home, case, expected, &base, syntax);
                     if !differences.is_empty() {
                         let mut failures = failures.lock().expect("no panic holds the lock");
                         failures.insert(case.name.clone(), differences);
@@ -169,6 +189,19 @@ fn run_cases_match_the_reference() {
 #[test]
 fn copy_cases_match_the_reference() {
     run_theme("copy", &[]);
+}
+
+/// The project's frontend as an image: what is built in, behind a `# syntax` line.
+#[test]
+fn run_and_copy_cases_match_through_our_own_frontend_image() {
+    const FRONTEND: &str = "you/your-frontend:1";
+    let registry = Registry::with_base_images();
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    registry.build_and_push(&project, FRONTEND);
+    let home = Home::new(&registry.as_docker_hub());
+    for theme in ["run", "copy"] {
+        run_theme_in(&home, theme, &[], Some(FRONTEND));
+    }
 }
 
 #[test]
