@@ -4,10 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::pattern::{self, Pattern};
+use super::pattern::{self, Pattern, Steps};
 
 /// `${a:-${b:-${c..` deeper than this is refused: the walk is recursive and the text comes from outside.
 const MAX_NESTING: usize = 100;
+
+/// The longest that the values put into one word may be together. No message between a frontend and its host is larger,
+/// so nothing longer could be built; without it `ENV a=$a$a` some forty times takes all memory.
+const MAX_EXPANDED: usize = 16 << 20;
 
 /// Where variables come from.
 pub trait Vars {
@@ -125,6 +129,8 @@ impl Expander {
             vars,
             out: Expanded::default(),
             depth: 0,
+            inserted: 0,
+            steps: Steps::default(),
         };
         let mut words = Words::default();
         match walk.until(None, self.raw_escapes, Some(&mut words)) {
@@ -175,6 +181,9 @@ struct Walk<'a, V: ?Sized> {
     vars: &'a V,
     out: Expanded,
     depth: usize,
+    /// Bytes of values so far.
+    inserted: usize,
+    steps: Steps,
 }
 
 impl<V: Vars + ?Sized> Walk<'_, V> {
@@ -189,8 +198,13 @@ impl<V: Vars + ?Sized> Walk<'_, V> {
         c
     }
 
-    fn lookup(&mut self, name: &str) -> Option<String> {
-        let value = self.vars.get(name).map(str::to_owned);
+    fn lookup(&mut self, name: &str) -> Result<Option<String>, String> {
+        let value = self.vars.get(name);
+        self.inserted += value.map_or(0, str::len);
+        if self.inserted > MAX_EXPANDED {
+            return Err(format!("longer than {MAX_EXPANDED} bytes with its values"));
+        }
+        let value = value.map(str::to_owned);
         let set = if value.is_some() {
             &mut self.out.matched
         } else {
@@ -199,7 +213,7 @@ impl<V: Vars + ?Sized> Walk<'_, V> {
         if !set.contains(name) {
             set.insert(name.to_owned());
         }
-        value
+        Ok(value)
     }
 
     /// Read up to `stop` (consumed) or, without one, to the end.
@@ -364,7 +378,7 @@ impl<V: Vars + ?Sized> Walk<'_, V> {
             if name.is_empty() {
                 return Ok("$".to_owned());
             }
-            return Ok(match self.lookup(&name) {
+            return Ok(match self.lookup(&name)? {
                 None if self.rules.skip_unset => format!("${name}"),
                 value => value.unwrap_or_default(),
             });
@@ -392,7 +406,7 @@ impl<V: Vars + ?Sized> Walk<'_, V> {
             return Err(missing());
         };
         if op == '}' {
-            return Ok(match self.lookup(&name) {
+            return Ok(match self.lookup(&name)? {
                 None if self.rules.skip_unset => format!("${{{name}}}"),
                 value => value.unwrap_or_default(),
             });
@@ -415,7 +429,7 @@ impl<V: Vars + ?Sized> Walk<'_, V> {
         let word = self
             .until(Some('}'), is_pattern, None)
             .map_err(|e| if self.rest.is_empty() { missing() } else { e })?;
-        let value = self.lookup(&name);
+        let value = self.lookup(&name)?;
         if self.rules.skip_unset && value.is_none() {
             return Ok(format!("${{{name}{written}{word}}}"));
         }
@@ -441,9 +455,9 @@ impl<V: Vars + ?Sized> Walk<'_, V> {
                 let value = value.unwrap_or_default();
                 let pattern = Pattern::parse(text).map_err(|e| bad_pattern(text, e))?;
                 let trimmed = if op == '#' {
-                    pattern.trim_prefix(&value, longest)
+                    pattern.trim_prefix(&value, longest, &mut self.steps)
                 } else {
-                    pattern.trim_suffix(&value, longest)
+                    pattern.trim_suffix(&value, longest, &mut self.steps)
                 };
                 trimmed.map_err(|e| bad_pattern(text, e))
             }
@@ -471,13 +485,13 @@ impl<V: Vars + ?Sized> Walk<'_, V> {
                 e
             }
         })?;
-        let value = self.lookup(name);
+        let value = self.lookup(name)?;
         if self.rules.skip_unset && value.is_none() {
             return Ok(format!("${{{name}/{text}/{with}}}"));
         }
         let pattern = Pattern::parse(&text).map_err(|e| bad_pattern(&text, e))?;
         pattern
-            .replace(&value.unwrap_or_default(), &with, all)
+            .replace(&value.unwrap_or_default(), &with, all, &mut self.steps)
             .map_err(|e| bad_pattern(&text, e))
     }
 }

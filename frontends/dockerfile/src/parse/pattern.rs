@@ -2,8 +2,22 @@
 //!
 //! Neither `*` nor `?` matches a line end (observed).
 
-/// The most steps one substitution may take; a value and a pattern of some kilobytes stay far below.
+/// The most steps the substitutions of one word may take together; values and patterns of some kilobytes stay far below.
 const MAX_STEPS: usize = 50_000_000;
+
+/// The steps taken so far for one word.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Steps(usize);
+
+impl Steps {
+    fn take(&mut self, count: usize) -> Result<(), PatternError> {
+        self.0 = self.0.saturating_add(count);
+        if self.0 > MAX_STEPS {
+            return Err(PatternError::TooSlow);
+        }
+        Ok(())
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
@@ -59,10 +73,14 @@ impl Pattern {
     ///
     /// # Errors
     /// [`PatternError::TooSlow`].
-    pub fn trim_prefix(&self, value: &str, longest: bool) -> Result<String, PatternError> {
+    pub fn trim_prefix(
+        &self,
+        value: &str,
+        longest: bool,
+        steps: &mut Steps,
+    ) -> Result<String, PatternError> {
         let chars: Vec<char> = value.chars().collect();
-        let mut steps = 0;
-        let end = match_end(&self.0, &chars, longest, &mut steps)?.unwrap_or(0);
+        let end = match_end(&self.0, &chars, longest, steps)?.unwrap_or(0);
         Ok(chars.iter().skip(end).collect())
     }
 
@@ -70,11 +88,15 @@ impl Pattern {
     ///
     /// # Errors
     /// [`PatternError::TooSlow`].
-    pub fn trim_suffix(&self, value: &str, longest: bool) -> Result<String, PatternError> {
+    pub fn trim_suffix(
+        &self,
+        value: &str,
+        longest: bool,
+        steps: &mut Steps,
+    ) -> Result<String, PatternError> {
         let chars: Vec<char> = value.chars().rev().collect();
         let tokens: Vec<Token> = self.0.iter().rev().copied().collect();
-        let mut steps = 0;
-        let end = match_end(&tokens, &chars, longest, &mut steps)?.unwrap_or(0);
+        let end = match_end(&tokens, &chars, longest, steps)?.unwrap_or(0);
         Ok(chars.iter().skip(end).rev().collect())
     }
 
@@ -82,15 +104,20 @@ impl Pattern {
     ///
     /// # Errors
     /// [`PatternError::TooSlow`].
-    pub fn replace(&self, value: &str, with: &str, all: bool) -> Result<String, PatternError> {
+    pub fn replace(
+        &self,
+        value: &str,
+        with: &str,
+        all: bool,
+        steps: &mut Steps,
+    ) -> Result<String, PatternError> {
         let chars: Vec<char> = value.chars().collect();
         let mut out = String::with_capacity(value.len());
-        let mut steps = 0;
         let mut at = 0;
         let mut last_end = None;
         while at <= chars.len() {
             let rest = chars.get(at..).unwrap_or_default();
-            let Some(len) = match_end(&self.0, rest, true, &mut steps)? else {
+            let Some(len) = match_end(&self.0, rest, true, steps)? else {
                 // a pattern that starts with `*` and fails here fails on the whole rest of the line
                 let skip = if self.0.first() == Some(&Token::Star) {
                     rest.iter()
@@ -105,6 +132,8 @@ impl Pattern {
             };
             // an empty match right after another match is not a match of its own
             if len > 0 || last_end != Some(at) {
+                // a long replacement of many short matches is work too, and memory
+                steps.take(with.len())?;
                 out.push_str(with);
                 if !all {
                     out.extend(rest.iter().skip(len));
@@ -128,7 +157,7 @@ fn match_end(
     tokens: &[Token],
     text: &[char],
     longest: bool,
-    steps: &mut usize,
+    steps: &mut Steps,
 ) -> Result<Option<usize>, PatternError> {
     // active[i]: tokens before i are matched by the text read so far
     let mut active = vec![false; tokens.len() + 1];
@@ -146,10 +175,7 @@ fn match_end(
         let Some(c) = text.get(read) else {
             return Ok(best);
         };
-        *steps += tokens.len() + 1;
-        if *steps > MAX_STEPS {
-            return Err(PatternError::TooSlow);
-        }
+        steps.take(tokens.len() + 1)?;
         next.fill(false);
         let mut alive = false;
         for (i, token) in tokens.iter().enumerate() {
@@ -193,24 +219,58 @@ mod tests {
     #[test]
     fn the_shortest_and_the_longest_match_differ() {
         let p = Pattern::parse("*/").unwrap();
-        assert_eq!(p.trim_prefix("a/b/c", false).unwrap(), "b/c");
-        assert_eq!(p.trim_prefix("a/b/c", true).unwrap(), "c");
+        assert_eq!(
+            p.trim_prefix("a/b/c", false, &mut Steps::default())
+                .unwrap(),
+            "b/c"
+        );
+        assert_eq!(
+            p.trim_prefix("a/b/c", true, &mut Steps::default()).unwrap(),
+            "c"
+        );
         let p = Pattern::parse(".*").unwrap();
-        assert_eq!(p.trim_suffix("x.tar.gz", false).unwrap(), "x.tar");
-        assert_eq!(p.trim_suffix("x.tar.gz", true).unwrap(), "x");
+        assert_eq!(
+            p.trim_suffix("x.tar.gz", false, &mut Steps::default())
+                .unwrap(),
+            "x.tar"
+        );
+        assert_eq!(
+            p.trim_suffix("x.tar.gz", true, &mut Steps::default())
+                .unwrap(),
+            "x"
+        );
     }
 
     #[test]
     fn replacing_all_is_greedy_and_literal() {
         let p = Pattern::parse("o*x").unwrap();
-        assert_eq!(p.replace("foo oxx y", "$1", true).unwrap(), "f$1 y");
+        assert_eq!(
+            p.replace("foo oxx y", "$1", true, &mut Steps::default())
+                .unwrap(),
+            "f$1 y"
+        );
         let p = Pattern::parse("o").unwrap();
-        assert_eq!(p.replace("foo", "0", false).unwrap(), "f0o");
-        assert_eq!(p.replace("foo", "0", true).unwrap(), "f00");
+        assert_eq!(
+            p.replace("foo", "0", false, &mut Steps::default()).unwrap(),
+            "f0o"
+        );
+        assert_eq!(
+            p.replace("foo", "0", true, &mut Steps::default()).unwrap(),
+            "f00"
+        );
         let star = Pattern::parse("*").unwrap();
-        assert_eq!(star.replace("abc", "x", true).unwrap(), "x");
+        assert_eq!(
+            star.replace("abc", "x", true, &mut Steps::default())
+                .unwrap(),
+            "x"
+        );
         let empty = Pattern::parse("").unwrap();
-        assert_eq!(empty.replace("ab", "-", true).unwrap(), "-a-b-");
+        assert_eq!(
+            empty
+                .replace("ab", "-", true, &mut Steps::default())
+                .unwrap(),
+            "-a-b-"
+        );
     }
 
     #[test]
@@ -226,6 +286,18 @@ mod tests {
     fn a_hostile_pattern_ends() {
         let value = "a".repeat(20_000);
         let p = Pattern::parse(&format!("a*{}b", "?".repeat(200))).unwrap();
-        assert_eq!(p.replace(&value, "", true), Err(PatternError::TooSlow));
+        assert_eq!(
+            p.replace(&value, "", true, &mut Steps::default()),
+            Err(PatternError::TooSlow)
+        );
+    }
+
+    #[test]
+    fn many_matches_of_a_long_replacement_end() {
+        let value = "a".repeat(20_000);
+        let p = Pattern::parse("a").unwrap();
+        let long = "b".repeat(20_000);
+        let result = p.replace(&value, &long, true, &mut Steps::default());
+        assert_eq!(result, Err(PatternError::TooSlow));
     }
 }

@@ -231,3 +231,22 @@ fn the_last_assignment_of_a_list_wins() {
         "2"
     );
 }
+
+#[test]
+fn a_word_that_grows_without_end_is_refused() {
+    let vars = [("a".to_owned(), "b".repeat(1 << 20))];
+    let expand = |word: &str| Expander::new('\\').expand(word, vars.as_slice());
+    assert_eq!(expand(&"$a".repeat(16)).unwrap().value.len(), 16 << 20);
+    let error = expand(&"$a".repeat(17)).unwrap_err();
+    assert!(error.reason.starts_with("longer than"), "{error}");
+}
+
+#[test]
+fn all_substitutions_of_a_word_share_their_steps() {
+    let vars = [("a".to_owned(), "a".repeat(2_000))];
+    let expand = |word: &str| Expander::new('\\').expand(word, vars.as_slice());
+    assert!(expand("${a//b*c/}").is_ok());
+    assert!(expand("${a//a*b/}").is_ok());
+    let error = expand(&"${a//a?*b/}".repeat(5_000)).unwrap_err();
+    assert!(error.reason.contains("too much work"), "{}", error.reason);
+}
