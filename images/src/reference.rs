@@ -92,12 +92,17 @@ impl Reference {
             (None, None) => Some("latest".to_owned()),
             (tag, _) => tag.map(str::to_owned),
         };
-        Ok(Reference {
+        let reference = Reference {
             domain,
             path,
             tag,
             digest,
-        })
+        };
+        // With its defaults it must not be longer either: it is shown so, and read again.
+        if reference.to_string().len() > MAX_REFERENCE {
+            return Err(ReferenceError::Format);
+        }
+        Ok(reference)
     }
 
     /// The namespace, `host[:port]`; `docker.io` for Docker Hub.
@@ -300,6 +305,15 @@ mod tests {
     use super::*;
 
     const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn a_reference_that_its_defaults_make_too_long_is_refused() {
+        let domain = |len: usize| format!("{}.io/a", "d".repeat(len - ".io/a".len()));
+        let fits = Reference::parse(&domain(MAX_REFERENCE - ":latest".len())).unwrap();
+        assert_eq!(Reference::parse(&fits.to_string()).unwrap(), fits);
+        let longer = Reference::parse(&domain(MAX_REFERENCE));
+        assert_eq!(longer, Err(ReferenceError::Format));
+    }
 
     #[test]
     fn familiar_names_get_their_canonical_form_and_api_host() {
