@@ -55,8 +55,8 @@ impl Case {
             std::fs::create_dir_all(path.parent().unwrap_or(dir)).expect("making a folder");
             file.write(&path);
         }
-        set_times(&main);
-        set_times(&dir.join("ctx2"));
+        set_times(&main, CONTEXT_TIME);
+        set_times(&dir.join("ctx2"), CONTEXT_TIME);
         main
     }
 }
@@ -77,17 +77,18 @@ impl File {
     }
 }
 
-fn set_times(path: &Path) {
+/// Gives `path` and all that is in it the mtime `seconds` after the epoch; nothing if it is missing.
+pub fn set_times(path: &Path, seconds: i64) {
     let Ok(metadata) = path.symlink_metadata() else {
         return;
     };
     if metadata.is_dir() {
         for entry in std::fs::read_dir(path).expect("reading a folder").flatten() {
-            set_times(&entry.path());
+            set_times(&entry.path(), seconds);
         }
     }
     let time = rustix::fs::Timespec {
-        tv_sec: CONTEXT_TIME,
+        tv_sec: seconds,
         tv_nsec: 0,
     };
     rustix::fs::utimensat(
