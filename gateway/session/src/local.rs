@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use crate::ssh::Agent;
 use crate::{MAX_SECRET_BYTES, Secret, Session, SessionError};
 
-/// Where a secret's value comes from.
+/// Where a secret's value comes from. Printing one never shows a value.
+#[derive(Debug)]
 pub enum SecretSource {
     File(PathBuf),
     /// Already read by the caller (an environment variable, a value given in a test).
