@@ -20,6 +20,7 @@ mod push;
 mod resolve;
 mod tls;
 mod transport;
+mod web;
 
 #[cfg(test)]
 mod testing;
@@ -39,6 +40,7 @@ pub use error::{Attempt, HostError, Kind, RegistryError, TransportError};
 pub use page::{error_json, error_page};
 pub use push::{BlobSource, Pushed, SourceFuture, SourceReader};
 pub use resolve::{PulledImageMeta, Resolved};
+pub use web::{WebLogin, WebRequest, WebResponse, shown_url};
 
 use crate::digest::Digest;
 use hosts::Hosts;
@@ -72,6 +74,19 @@ impl Registries {
                 credentials,
                 ..self.0.config.clone()
             },
+            hosts: self.0.hosts.clone(),
+            bad_blobs: self.0.bad_blobs.clone(),
+        }))
+    }
+
+    /// The same with one registry believed whatever its certificate is, and plain HTTP where it has none
+    /// (`registry.insecure` of the exporters).
+    pub fn with_insecure(&self, domain: &str) -> Self {
+        let mut config = self.0.config.clone();
+        let host = config.hosts.entry(domain.to_owned()).or_default();
+        (host.insecure, host.http) = (Some(true), Some(true));
+        Registries(Arc::new(Inner {
+            config,
             hosts: self.0.hosts.clone(),
             bad_blobs: self.0.bad_blobs.clone(),
         }))

@@ -42,6 +42,14 @@ pub type SourceFuture<'a> = Pin<Box<dyn Future<Output = io::Result<SourceReader>
 /// Where the bytes to push come from. A blob may be opened more than once.
 pub trait BlobSource: Send + Sync {
     fn open<'a>(&'a self, descriptor: &'a Descriptor) -> SourceFuture<'a>;
+
+    /// An image whose repository has the blob: one on the same registry need not be sent it again.
+    fn origin(&self, _descriptor: &Descriptor) -> Option<Reference> {
+        None
+    }
+
+    /// All blobs are there; manifests follow.
+    fn blobs_done(&self) {}
 }
 
 /// Blobs in memory.
@@ -121,6 +129,7 @@ impl Registries {
             .try_collect()
             .await
             .map_err(|(blob, error)| job.failure(error, &format!("blobs/{}", blob.digest)))?;
+        source.blobs_done();
         let last = plan.len().saturating_sub(1);
         for (at, planned) in plan.iter().enumerate() {
             // Children by digest; the root by its tag, when there is one.
@@ -217,6 +226,14 @@ impl From<HostError> for Trouble {
     }
 }
 
+/// What became of the wish to take a blob from another repository.
+enum Mounted {
+    Yes,
+    /// Refused, with an upload opened instead.
+    Session(Url),
+    No,
+}
+
 struct Upload<'a> {
     inner: &'a Inner,
     endpoint: &'a Endpoint,
@@ -263,9 +280,17 @@ impl Upload<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
+        let mut session = None;
+        if ask_first && let Some(origin) = self.source.origin(blob) {
+            match self.mount(blob, &origin).await? {
+                Mounted::Yes => return Ok(false),
+                Mounted::Session(url) => session = Some(url),
+                Mounted::No => {}
+            }
+        }
         let mut tries = 0;
         loop {
-            let error = match self.send_blob(blob).await {
+            let error = match self.send_blob(blob, session.take()).await {
                 Ok(()) => return Ok(true),
                 Err(Trouble::Host(error)) => error,
                 Err(trouble) => return Err(trouble),
@@ -285,14 +310,41 @@ impl Upload<'_> {
         }
     }
 
-    /// POST for a session, then the whole blob in one PUT.
-    async fn send_blob(&self, blob: &Descriptor) -> Result<(), Trouble> {
-        let url = self.endpoint.url(self.reference, "blobs/uploads/")?;
+    /// Asks the registry to take the blob from another of its repositories. Whatever it says against
+    /// that, the blob can still be sent.
+    async fn mount(&self, blob: &Descriptor, origin: &Reference) -> Result<Mounted, Trouble> {
+        let from = self.endpoint.repository(origin);
+        if origin.api_host() != self.reference.api_host() || origin.path() == self.reference.path()
+        {
+            return Ok(Mounted::No);
+        }
+        let mut url = self.endpoint.url(self.reference, "blobs/uploads/")?;
+        url.query_pairs_mut()
+            .append_pair("mount", &blob.digest.to_string())
+            .append_pair("from", &from);
         let mut request = Request::get(url, self.scope());
         request.method = Method::POST;
         request.body = Some(("application/octet-stream", Bytes::new()));
-        let session = self.inner.send(self.endpoint, &request).await?;
-        let mut target = upload_url(&session)?;
+        request.further_scope = Some(format!("repository:{from}:pull"));
+        match self.inner.send(self.endpoint, &request).await {
+            Ok(answer) if answer.response.status().as_u16() == 201 => Ok(Mounted::Yes),
+            Ok(answer) => Ok(upload_url(&answer).map_or(Mounted::No, Mounted::Session)),
+            Err(_) => Ok(Mounted::No),
+        }
+    }
+
+    /// POST for a session unless one is open, then the whole blob in one PUT.
+    async fn send_blob(&self, blob: &Descriptor, session: Option<Url>) -> Result<(), Trouble> {
+        let url = self.endpoint.url(self.reference, "blobs/uploads/")?;
+        let mut request = Request::get(url, self.scope());
+        let mut target = match session {
+            Some(target) => target,
+            None => {
+                request.method = Method::POST;
+                request.body = Some(("application/octet-stream", Bytes::new()));
+                upload_url(&self.inner.send(self.endpoint, &request).await?)?
+            }
+        };
         target
             .query_pairs_mut()
             .append_pair("digest", &blob.digest.to_string());

@@ -40,6 +40,8 @@ pub(crate) struct Request<'a> {
     pub(crate) from: u64,
     /// The scope a token must have.
     pub(crate) scope: String,
+    /// A second one, of another repository.
+    pub(crate) further_scope: Option<String>,
     /// Media type and body.
     pub(crate) body: Option<(&'a str, Bytes)>,
 }
@@ -52,6 +54,7 @@ impl<'a> Request<'a> {
             accept: &[],
             from: 0,
             scope,
+            further_scope: None,
             body: None,
         }
     }
@@ -85,6 +88,7 @@ impl Inner {
         let client = &endpoint.client;
         let mut request = request.clone();
         let mut scopes = BTreeSet::from([request.scope.clone()]);
+        scopes.extend(request.further_scope.clone());
         let (mut logins, mut pauses, mut repeats) = (0, 0, 0);
         loop {
             let authorization = self.authorization(client, &scopes).await?;

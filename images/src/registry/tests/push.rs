@@ -101,6 +101,54 @@ async fn a_blob_that_the_registry_only_claimed_to_have_is_sent_after_all() {
     assert_eq!(kept.blobs.lock().unwrap().len(), 2);
 }
 
+/// Blobs that another repository of the same registry has.
+struct Elsewhere(BTreeMap<Digest, bytes::Bytes>, Reference);
+
+impl crate::registry::BlobSource for Elsewhere {
+    fn open<'a>(&'a self, descriptor: &'a Descriptor) -> crate::registry::SourceFuture<'a> {
+        self.0.open(descriptor)
+    }
+
+    fn origin(&self, descriptor: &Descriptor) -> Option<Reference> {
+        crate::media::is_layer(&descriptor.media_type).then(|| self.1.clone())
+    }
+}
+
+#[tokio::test]
+async fn a_layer_of_another_repository_is_mounted_or_sent() {
+    for mounts in [true, false] {
+        let kept = Arc::new(Kept::default());
+        let answering = kept.clone();
+        let server = Server::plain(move |seen| {
+            let wish = format!("mount={}&from=base", digest(&sample().layer)).replace(':', "%3A");
+            match seen.path.split_once('?') {
+                Some((path, query)) if seen.method == "POST" => {
+                    assert_eq!((path, query), ("/v2/r/blobs/uploads/", wish.as_str()));
+                    match mounts {
+                        true => reply(201, ""),
+                        false => reply(202, "").with("location", "session-1?_state=a%3Db"),
+                    }
+                }
+                _ => answering.answer(seen),
+            }
+        })
+        .await;
+        let root = Descriptor::of(OCI_MANIFEST, &sample().manifest);
+        let base = Reference::parse(&format!("{}/base", server.host())).unwrap();
+        let pushed = Registries::new(config())
+            .push(&image(&server.host()), &root, &Elsewhere(source(), base))
+            .await
+            .unwrap();
+        let sent = kept
+            .blobs
+            .lock()
+            .unwrap()
+            .contains_key(&digest(&sample().layer));
+        assert_eq!(sent, !mounts);
+        assert_eq!(pushed.uploaded, if mounts { 1 } else { 2 });
+    }
+}
+
 #[tokio::test]
 async fn a_push_without_the_right_speaks_of_push() {
     let server =
