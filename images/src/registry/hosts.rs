@@ -204,6 +204,21 @@ impl Hosts {
         }
     }
 
+    /// The client of any host of the web, with that host's own settings if there are some.
+    pub(crate) fn web_client(
+        &self,
+        config: &RegistriesConfig,
+        url: &Url,
+    ) -> Result<Arc<HostClient>, HostError> {
+        let host = match (url.host_str(), url.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (Some(host), None) => host.to_owned(),
+            (None, _) => return Err(HostError::Config(format!("no host in {}", redacted(url)))),
+        };
+        let settings = config.hosts.get(&host).cloned().unwrap_or_default();
+        self.client(config, &host, &settings)
+    }
+
     fn client(
         &self,
         config: &RegistriesConfig,
