@@ -77,6 +77,10 @@ impl JobInner {
         self.solver.store()
     }
 
+    pub(crate) fn cancel(&self) -> &CancellationToken {
+        &self.cancel
+    }
+
     pub(crate) fn images(&self) -> MutexGuard<'_, HashMap<ImageKey, SharedWork<Arc<ImageMeta>>>> {
         locked(&self.images)
     }
@@ -153,6 +157,9 @@ impl JobInner {
         }
     }
 }
+
+/// The stream of log lines that are not a step's output.
+const STDERR: i64 = 2;
 
 impl Job {
     pub(crate) fn new(solver: Solver, options: JobOptions) -> Self {
@@ -268,6 +275,10 @@ impl Job {
         let resolved = job
             .until_cancelled(image::resolve(job, reference, &platform, mode))
             .await;
+        for notice in resolved.iter().flat_map(|meta| &meta.notices) {
+            let line = format!("{notice}\n").into_bytes();
+            job.reports.log(&digest, STDERR, line);
+        }
         running.finish(&resolved);
         resolved.map_err(|error| {
             let shown = image::canonical(reference);

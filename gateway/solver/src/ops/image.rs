@@ -34,6 +34,8 @@ pub struct ImageMeta {
     pub diff_ids: Vec<String>,
     /// Normalised, without a digest that was not asked for.
     pub reference: String,
+    /// What the registry made us do otherwise than usual: mirrors passed over, guessed types.
+    pub notices: Vec<String>,
 }
 
 /// Where an image is looked for first.
@@ -78,7 +80,7 @@ pub fn canonical(reference: &str) -> String {
 }
 
 /// A registry's failure: the reference client's line as the message, the rest as help.
-fn registry_error(error: &RegistryError) -> Error {
+pub fn registry_error(error: &RegistryError) -> Error {
     let code = match error.is_not_found() {
         true => Code::NotFound,
         false => Code::Unknown,
@@ -171,26 +173,31 @@ async fn fetch(
     reference: &Reference,
     platform: &Platform,
 ) -> Outcome<ImageMeta> {
-    let found = job
-        .solver()
-        .registries()
-        .image(reference, platform)
-        .await
-        .map_err(|error| registry_error(&error))?;
+    let registries = job.solver().registries();
+    let failed = |error: RegistryError| registry_error(&error);
+    let resolved = registries.resolve(reference).await.map_err(failed)?;
     let blobs = job.store().blobs();
-    for bytes in [
-        &found.root.bytes,
-        &found.manifest.bytes,
-        &found.config_bytes,
-    ] {
+    blobs.put(&resolved.root.bytes).map_err(internal)?;
+    // A tag that still names what is held needs nothing more from the network.
+    if let Some(mut meta) = stored(job, reference, &resolved.root.descriptor.digest, platform)? {
+        meta.notices = resolved.notices;
+        return Ok(meta);
+    }
+    let found = registries
+        .image_of(resolved, platform)
+        .await
+        .map_err(failed)?;
+    for bytes in [&found.manifest.bytes, &found.config_bytes] {
         blobs.put(bytes).map_err(internal)?;
     }
-    meta(
+    let mut meta = meta(
         reference,
         found.root.descriptor.digest.clone(),
         found.config_bytes.to_vec(),
         found.layers,
-    )
+    )?;
+    meta.notices = found.notices;
+    Ok(meta)
 }
 
 /// The image from manifests and config in the blob store; `None` when one is not there.
@@ -254,6 +261,7 @@ fn meta(
         layers,
         diff_ids: parsed.rootfs.diff_ids,
         reference: reference.to_string(),
+        notices: Vec::new(),
     })
 }
 
