@@ -178,7 +178,9 @@ impl Plain {
 
         self.current = Some(index);
         self.trace.updated.remove(&index);
-        if self.trace.vertices[index].is_completed() && !has_open_status {
+        let state = &self.trace.vertices[index];
+        // A failure may leave parts open that nobody will end.
+        if state.is_completed() && (!has_open_status || !state.vertex.error.is_empty()) {
             self.print_end(index, number);
         }
     }

@@ -75,6 +75,9 @@ impl Store {
         durability::recover(&root, &db, boot.trim())?;
         let unsynced = durability::is_behind(&db)?;
         let workspace = Workspace::open(&root.join("tmp"));
+        let unfinished = blobs.clone();
+        // What is not removed now is found again by the next start.
+        std::thread::spawn(move || unfinished.sweep());
         let store = Store(Arc::new(StoreInner {
             root,
             blobs,

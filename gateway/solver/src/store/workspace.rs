@@ -5,8 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+
+/// The file in a process's directory that it holds locked.
+const LOCK: &str = "lock";
+/// Younger directories without their final name are left alone.
+const STAGING_AGE: Duration = Duration::from_secs(60);
 
 /// Where this process works: a locked directory below `tmp/` while there is work, none otherwise.
 pub struct Workspace {
@@ -33,7 +39,7 @@ impl Locked {
         // Locked before it gets the name under which others look for abandoned ones.
         let staging = tmp.join(format!(".{}", super::new_id()));
         std::fs::create_dir(&staging)?;
-        let lock = File::create(staging.join("lock"))?;
+        let lock = File::create(staging.join(LOCK))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         std::fs::rename(&staging, &dir)?;
         Ok(Locked {
@@ -84,17 +90,36 @@ fn sweep(tmp: &Path) {
         return;
     };
     for entry in entries.flatten() {
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
-            // Between creation and rename, or killed there: empty, so never in the way.
+        let dir = entry.path();
+        let staging = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if staging && !is_old(&dir) {
+            // Its maker may be about to lock it.
             continue;
         }
-        let Ok(lock) = File::open(entry.path().join("lock")) else {
-            continue;
-        };
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let _ = std::fs::remove_dir_all(entry.path());
+        match File::open(dir.join(LOCK)) {
+            Ok(lock) => {
+                if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                    remove(&dir);
+                }
+            }
+            // Removed before by one who was killed over it, or is at it now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => remove(&dir),
+            Err(_) => {}
         }
     }
+}
+
+/// Nobody takes this long between making a directory and locking it.
+fn is_old(dir: &Path) -> bool {
+    let age = std::fs::symlink_metadata(dir)
+        .and_then(|metadata| metadata.modified())
+        .ok()
+        .and_then(|modified| modified.elapsed().ok());
+    age.is_some_and(|age| age > STAGING_AGE)
+}
+
+fn remove(dir: &Path) {
+    let _ = std::fs::remove_dir_all(dir);
 }
 
 /// A directory that is deleted when dropped.
@@ -138,10 +163,17 @@ mod tests {
         let dead = tmp.path().join("dead");
         std::fs::create_dir(&dead).unwrap();
         std::fs::write(dead.join("lock"), "").unwrap();
+        let half_removed = tmp.path().join("half");
+        std::fs::create_dir_all(half_removed.join("2/fs")).unwrap();
+        let young = tmp.path().join(".young");
+        std::fs::create_dir(&young).unwrap();
         let living = Workspace::open(tmp.path());
         let work = living.dir().unwrap();
         sweep(tmp.path());
         assert!(!dead.exists());
+        assert!(!half_removed.exists());
+        assert!(young.exists());
+        std::fs::remove_dir(&young).unwrap();
         assert!(work.path().is_dir());
         drop(work);
         assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 0);
