@@ -22,7 +22,7 @@ mod store;
 mod view;
 
 pub use error::SolverError;
-pub use export::{ExportResponse, Exporter, OutputTarget, SolvedRefs, SolvedResult};
+pub use export::{ExportResponse, Exporter, OutputTarget, SolvedRefs, SolvedResult, StoredImage};
 pub use job::{Job, JobOptions};
 pub use result::{ResultRef, RootFs, ScratchDir};
 pub use solver::{Solver, SolverOptions};

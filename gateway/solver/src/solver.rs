@@ -84,18 +84,6 @@ impl Solver {
         &self.0.options.default_platform
     }
 
-    /// The images in the store: name and digest of the manifest or index, by name.
-    ///
-    /// # Errors
-    /// When the store's metadata cannot be read.
-    pub fn images(&self) -> Result<Vec<(String, String)>, SolverError> {
-        let images = self.store().db().images()?;
-        Ok(images
-            .into_iter()
-            .map(|(name, record)| (name, record.digest))
-            .collect())
-    }
-
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use gateway_api::Error;
 use gateway_images::config::{LayerInfo, Timestamp};
-use gateway_images::layer::{Compression, DiffOptions, diff, write_layer};
+use gateway_images::layer::{Compression, DiffOptions, LayerBlob, diff, recompress, write_layer};
 use gateway_images::media::Descriptor;
 
 use super::ANY_FORM;
@@ -71,8 +71,8 @@ async fn ready_layer(
     })
 }
 
-/// The name of a form: everything that makes its bytes differ.
-fn form(options: &ImageOptions) -> String {
+/// The name of a form: everything that makes its bytes differ. Times in pulled layers stay.
+fn form(options: &ImageOptions, pulled: bool) -> String {
     let kind = match options.compression.compression {
         Compression::None => "tar",
         Compression::Gzip => "gzip",
@@ -82,7 +82,7 @@ fn form(options: &ImageOptions) -> String {
     if let Some(level) = options.compression.level {
         form.push_str(&format!("-{level}"));
     }
-    if let (true, Some(epoch)) = (options.rewrite_timestamp, options.epoch) {
+    if let (true, Some(epoch)) = (options.rewrite_timestamp && !pulled, options.epoch) {
         form.push_str(&format!("-epoch{epoch}"));
     }
     form
@@ -95,18 +95,21 @@ async fn variant(
     layer: &Layer,
     options: &ImageOptions,
 ) -> Outcome<VariantRecord> {
-    if let Some(lazy) = &layer.lazy
-        && !options.force
-    {
-        image::download(job, lazy).await?;
-        return Ok(VariantRecord {
+    if let Some(lazy) = &layer.lazy {
+        let pulled = VariantRecord {
             digest: lazy.descriptor.digest.to_string(),
             size: lazy.descriptor.size,
             media_type: lazy.descriptor.media_type.clone(),
             diff_id: lazy.diff_id.clone(),
-        });
+        };
+        if !must_recompress(&pulled, options) {
+            if !options.may_be_lazy() {
+                image::download(job, lazy).await?;
+            }
+            return Ok(pulled);
+        }
     }
-    let (store, form) = (job.store(), form(options));
+    let store = job.store();
     let known = |form: &str| -> Outcome<Option<VariantRecord>> {
         let variant = store.db().variant(&layer.id, form).map_err(internal)?;
         Ok(variant.filter(|variant| {
@@ -114,11 +117,19 @@ async fn variant(
             digest.is_ok_and(|digest| store.blobs().contains(&digest))
         }))
     };
-    if !options.force
-        && let Some(pulled) = known(ANY_FORM)?
-    {
-        return Ok(pulled);
-    }
+    let pulled = match &layer.lazy {
+        Some(_) => true,
+        None => {
+            let pulled = known(ANY_FORM)?;
+            if let Some(variant) = &pulled
+                && !must_recompress(variant, options)
+            {
+                return Ok(variant.clone());
+            }
+            pulled.is_some()
+        }
+    };
+    let form = form(options, pulled);
     if let Some(variant) = known(&form)? {
         return Ok(variant);
     }
@@ -131,7 +142,68 @@ async fn variant(
     if let Some(variant) = known(&form)? {
         return Ok(variant);
     }
+    if pulled {
+        return recompressed(job, layer, options, form).await;
+    }
     make(job, snapshot, index, layer, options, form).await
+}
+
+/// Pulled layers stay as they are unless another compression is forced on them.
+fn must_recompress(pulled: &VariantRecord, options: &ImageOptions) -> bool {
+    let kind = if pulled.media_type.ends_with("gzip") {
+        Compression::Gzip
+    } else if pulled.media_type.ends_with("zstd") {
+        Compression::Zstd
+    } else {
+        Compression::None
+    };
+    options.force && kind != options.compression.compression
+}
+
+/// A pulled layer in another compression: the same tar, so the same diffID.
+async fn recompressed(
+    job: &Arc<JobInner>,
+    layer: &Layer,
+    options: &ImageOptions,
+    form: String,
+) -> Outcome<VariantRecord> {
+    if let Some(lazy) = &layer.lazy {
+        image::download(job, lazy).await?;
+    }
+    let known = job.store().db().variant(&layer.id, ANY_FORM);
+    let (digest, diff_id) = match (&layer.lazy, known.map_err(internal)?) {
+        (Some(lazy), _) => (lazy.descriptor.digest.to_string(), lazy.diff_id.clone()),
+        (None, Some(pulled)) => (pulled.digest, pulled.diff_id),
+        (None, None) => return Err(Error::unknown(format!("layer {} is gone", layer.id))),
+    };
+    let digest = digest.parse().map_err(internal)?;
+    let (store, id, compression) = (job.store().clone(), layer.id.clone(), options.compression);
+    blocking(move || {
+        let blob = recompress(store.blobs(), &digest, &compression)
+            .map_err(|error| Error::unknown(format!("failed to recompress {digest}: {error}")))?;
+        if blob.diff_id.to_string() != diff_id {
+            return Err(Error::unknown(format!(
+                "layer {digest} holds {}, its image says {diff_id}",
+                blob.diff_id
+            )));
+        }
+        let variant = variant_record(blob);
+        store
+            .db()
+            .add_variant(&id, &form, &variant)
+            .map_err(internal)?;
+        Ok(variant)
+    })
+    .await
+}
+
+fn variant_record(blob: LayerBlob) -> VariantRecord {
+    VariantRecord {
+        digest: blob.descriptor.digest.to_string(),
+        size: blob.descriptor.size,
+        media_type: blob.descriptor.media_type,
+        diff_id: blob.diff_id.to_string(),
+    }
 }
 
 async fn make(
@@ -172,12 +244,7 @@ async fn make(
             diff(upper, &parents, &diff_options, out)
         })
         .map_err(|error| Error::unknown(format!("failed to make layer {}: {error}", layer.id)))?;
-        let variant = VariantRecord {
-            digest: blob.descriptor.digest.to_string(),
-            size: blob.descriptor.size,
-            media_type: blob.descriptor.media_type,
-            diff_id: blob.diff_id.to_string(),
-        };
+        let variant = variant_record(blob);
         if layer.local.is_none() {
             store
                 .db()

@@ -1,9 +1,12 @@
 //! Exporters: what becomes of a build's results. Values in, files and response attributes out.
 
+mod dest;
 mod files;
 mod image;
 mod layers;
 mod options;
+mod push;
+mod stored;
 mod target;
 
 use std::collections::BTreeMap;
@@ -22,6 +25,8 @@ use crate::report;
 use crate::result::ResultRef;
 use crate::store::{Snapshot, new_id};
 use options::ImageOptions;
+use push::Push;
+pub use stored::StoredImage;
 
 /// The results of a build, by platform where there are several.
 #[derive(Clone, Default)]
@@ -48,6 +53,8 @@ pub enum OutputTarget {
     File(PathBuf),
     Dir(PathBuf),
     Stdout,
+    /// The standard input of a program, started when there is something to write: its name and arguments.
+    Program(Vec<String>),
 }
 
 /// One output of a build. `attrs` are the exporter attributes of the reference; unknown ones are ignored.
@@ -92,7 +99,20 @@ pub struct ExportResponse {
 /// The form of a layer's blob as it was pulled.
 pub(crate) const ANY_FORM: &str = "any";
 
-/// Does the work of all results and hands them to the exporters, which run at once.
+/// What an exporter did, and what is left for when all have done their part.
+struct Exported {
+    attrs: BTreeMap<String, String>,
+    push: Option<Push>,
+}
+
+impl Exported {
+    fn here(attrs: BTreeMap<String, String>) -> Self {
+        Exported { attrs, push: None }
+    }
+}
+
+/// Does the work of all results and hands them to the exporters, which run at once. Registries come last:
+/// what was pushed cannot be taken back when another output fails.
 pub(crate) async fn export(
     job: &Job,
     result: SolvedResult,
@@ -109,18 +129,25 @@ pub(crate) async fn export(
             response.attrs.insert(key.clone(), text);
         }
     }
-    for attrs in outcomes {
-        response.attrs.extend(attrs);
+    let pushes = outcomes.iter().filter_map(|(vertex, exported)| {
+        let push = exported.push.as_ref()?;
+        Some(async move {
+            let inner = job.inner();
+            let running = inner.reports.start(vertex);
+            let outcome = inner.until_cancelled(push.run(inner, vertex)).await;
+            running.finish(&outcome);
+            outcome
+        })
+    });
+    try_join_all(pushes).await?;
+    for (_, exported) in outcomes {
+        response.attrs.extend(exported.attrs);
     }
     Ok(response)
 }
 
 /// One exporter under a vertex of its own.
-async fn run(
-    job: &Job,
-    solved: &Solved,
-    exporter: &Exporter,
-) -> Result<BTreeMap<String, String>, Error> {
+async fn run(job: &Job, solved: &Solved, exporter: &Exporter) -> Result<(String, Exported), Error> {
     let inner = job.inner();
     let name = match exporter {
         Exporter::ImageStore { .. } => "exporting to image",
@@ -151,22 +178,28 @@ async fn run(
                     true => target::Form::Tar(Variant::Oci),
                     false => target::Form::Layout,
                 };
-                target::archive(inner, &vertex, solved, &options, form, dest).await
+                target::archive(inner, &vertex, solved, &options, form, dest)
+                    .await
+                    .map(Exported::here)
             }
             Exporter::Docker { dest, names, attrs } => {
                 let options = ImageOptions::parse(attrs, names, &solved.metadata, false)?;
                 let form = target::Form::Tar(Variant::Docker);
-                target::archive(inner, &vertex, solved, &options, form, dest).await
+                target::archive(inner, &vertex, solved, &options, form, dest)
+                    .await
+                    .map(Exported::here)
             }
-            Exporter::Tar { dest, attrs } => files::tar(inner, &vertex, solved, attrs, dest).await,
-            Exporter::Local { dest, attrs } => {
-                files::local(inner, &vertex, solved, attrs, dest).await
-            }
+            Exporter::Tar { dest, attrs } => files::tar(inner, &vertex, solved, attrs, dest)
+                .await
+                .map(Exported::here),
+            Exporter::Local { dest, attrs } => files::local(inner, &vertex, solved, attrs, dest)
+                .await
+                .map(Exported::here),
         }
     };
     let outcome = inner.until_cancelled(work).await;
     running.finish(&outcome);
-    outcome
+    outcome.map(|exported| (vertex, exported))
 }
 
 /// The results with their work done.

@@ -12,6 +12,8 @@ use gateway_images::reference::Reference;
 #[derive(Debug, Clone)]
 pub struct ImageOptions {
     pub names: Vec<Reference>,
+    /// The same as they were given.
+    pub given_names: Vec<String>,
     pub family: Family,
     pub compression: CompressOptions,
     /// Also layers that exist in another form.
@@ -24,6 +26,13 @@ pub struct ImageOptions {
     pub push: bool,
     /// There without the tag.
     pub push_by_digest: bool,
+    /// To a registry whose certificate nobody vouches for, or without one.
+    pub insecure: bool,
+    /// Also under a name with the digest.
+    pub canonical_name: bool,
+    /// `PREFIX@DIGEST` as a name; for images without another one only, if so wanted.
+    pub dangling_prefix: Option<String>,
+    pub dangling_empty_only: bool,
     /// Under its names in the store's list.
     pub store: bool,
 }
@@ -45,7 +54,8 @@ pub struct Annotation {
     pub value: String,
 }
 
-fn flag(attrs: &BTreeMap<String, String>, key: &str) -> Result<Option<bool>, Error> {
+/// A truth value as Go reads them.
+pub fn flag(attrs: &BTreeMap<String, String>, key: &str) -> Result<Option<bool>, Error> {
     match attrs.get(key).map(String::as_str) {
         None => Ok(None),
         Some("" | "true" | "1" | "t" | "T" | "TRUE" | "True") => Ok(Some(true)),
@@ -78,8 +88,10 @@ impl ImageOptions {
                 "unable to export zstd layers with \"oci-mediatypes=false\"",
             ));
         }
+        let (given_names, names) = parse_names(attrs, names, result)?.into_iter().unzip();
         Ok(ImageOptions {
-            names: parse_names(attrs, names, result)?,
+            names,
+            given_names,
             family,
             compression,
             force: flag(attrs, "force-compression")?.unwrap_or(false),
@@ -88,8 +100,18 @@ impl ImageOptions {
             annotations,
             push: flag(attrs, "push")?.unwrap_or(false),
             push_by_digest: flag(attrs, "push-by-digest")?.unwrap_or(false),
+            insecure: flag(attrs, "registry.insecure")?.unwrap_or(false),
+            canonical_name: flag(attrs, "name-canonical")?.unwrap_or(false),
+            dangling_prefix: attrs.get("dangling-name-prefix").cloned(),
+            // The reference's spelling.
+            dangling_empty_only: flag(attrs, "danging-name-empty-only")?.unwrap_or(false),
             store: flag(attrs, "store")?.unwrap_or(true),
         })
+    }
+
+    /// Layers of base images may stay where they are: only a registry gets the image.
+    pub fn may_be_lazy(&self) -> bool {
+        self.push && !self.store
     }
 
     /// Annotations of a place, for a platform.
@@ -107,7 +129,7 @@ fn parse_names(
     attrs: &BTreeMap<String, String>,
     names: &[String],
     result: &BTreeMap<String, Vec<u8>>,
-) -> Result<Vec<Reference>, Error> {
+) -> Result<Vec<(String, Reference)>, Error> {
     let mut texts: Vec<String> = names.to_vec();
     if texts.is_empty()
         && let Some(list) = attrs.get("name")
@@ -129,6 +151,7 @@ fn parse_names(
         .filter(|text| !text.is_empty())
         .map(|text| {
             Reference::parse(text)
+                .map(|name| (text.to_owned(), name))
                 .map_err(|error| Error::invalid(format!("failed to parse {text}: {error}")))
         })
         .collect()
@@ -166,7 +189,8 @@ fn compression(
     Ok(options)
 }
 
-fn epoch(
+/// Seconds of `source-date-epoch`: the exporter's attribute, else what the frontend says.
+pub fn epoch(
     attrs: &BTreeMap<String, String>,
     result: &BTreeMap<String, Vec<u8>>,
 ) -> Result<Option<i64>, Error> {

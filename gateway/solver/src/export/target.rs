@@ -1,7 +1,8 @@
 //! Where images go: the store's own list, archives, layouts.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,11 +10,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gateway_api::Error;
 use gateway_images::archive::{ANNOTATION_CREATED, Variant, write_archive, write_layout};
+use gateway_images::media::Descriptor;
 use gateway_images::reference::Reference;
+use gateway_images::store::BlobStore;
 
+use super::dest::{Written, write_to};
 use super::image::{Made, make};
 use super::options::ImageOptions;
-use super::{OutputTarget, Solved};
+use super::push::Push;
+use super::{Exported, OutputTarget, Solved};
 use crate::job::JobInner;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
@@ -31,13 +36,13 @@ pub async fn image_store(
     vertex: &str,
     solved: &Solved,
     options: &ImageOptions,
-) -> Outcome<BTreeMap<String, String>> {
+) -> Outcome<Exported> {
     let made = make(job, vertex, solved, options).await?;
     let now = time::OffsetDateTime::now_utc().unix_timestamp();
-    if options.push && options.names.is_empty() {
-        return Err(Error::unknown("tag is needed when pushing to registry"));
-    }
-    let kept: &[_] = if options.store { &options.names } else { &[] };
+    let kept = match options.store {
+        true => kept_names(&made, options)?,
+        false => Vec::new(),
+    };
     for name in kept {
         let status = job.reports.status(vertex, format!("naming to {name}"), "");
         let record = ImageRecord {
@@ -51,41 +56,34 @@ pub async fn image_store(
             .map_err(internal)?;
         status.done();
     }
-    if options.push {
-        for name in &options.names {
-            push(job, vertex, name, &made, options.push_by_digest).await?;
-        }
-    }
-    response(&made, options)
+    let push = match options.push {
+        true => Some(Push::new(solved, &made, options)?),
+        false => None,
+    };
+    let attrs = response(&made, &options.given_names)?;
+    Ok(Exported { attrs, push })
 }
 
-async fn push(
-    job: &Arc<JobInner>,
-    vertex: &str,
-    name: &Reference,
-    made: &Made,
-    by_digest: bool,
-) -> Outcome<()> {
+/// The given names and those that go by the digest.
+fn kept_names(made: &Made, options: &ImageOptions) -> Outcome<Vec<Reference>> {
     let digest = &made.top.digest;
-    let target = match by_digest {
-        true => Reference::parse(&format!("{}@{digest}", name.name())).map_err(internal)?,
-        false => name.clone(),
-    };
-    let layers = job.reports.status(vertex, "pushing layers", "");
-    let manifest = format!("pushing manifest for {name}@{digest}");
-    let pushed = job
-        .solver()
-        .registries()
-        .push(&target, &made.top, job.store().blobs())
-        .await
-        .map_err(|error| Error::unknown(format!("failed to push {name}: {error}")))?;
-    layers.done();
-    job.reports.status(vertex, manifest, "").done();
-    for notice in pushed.notices {
-        job.reports
-            .log(vertex, 2, format!("{notice}\n").into_bytes());
+    let mut names = options.names.clone();
+    if options.canonical_name {
+        let canonical = options
+            .names
+            .iter()
+            .map(|name| name.with_digest(digest.clone()));
+        names.extend(canonical);
     }
-    Ok(())
+    if let Some(prefix) = &options.dangling_prefix
+        && (options.names.is_empty() || !options.dangling_empty_only)
+    {
+        let text = format!("{prefix}@{digest}");
+        let name = Reference::parse(&text)
+            .map_err(|error| Error::invalid(format!("failed to parse {text}: {error}")))?;
+        names.push(name);
+    }
+    Ok(names)
 }
 
 pub async fn archive(
@@ -110,66 +108,59 @@ pub async fn archive(
     }
     let status = job.reports.status(vertex, "sending tarball", "");
     let (store, top, names) = (job.store().clone(), made.top.clone(), options.names.clone());
-    let dest = dest.clone();
-    blocking(move || match (form, &dest) {
-        (Form::Layout, OutputTarget::Dir(dir) | OutputTarget::File(dir)) => {
-            write_layout(store.blobs(), &top, &names, dir).map_err(internal)
-        }
-        (Form::Layout, OutputTarget::Stdout) => Err(Error::invalid(
-            "a layout directory cannot be written to the standard output",
-        )),
-        (Form::Tar(variant), dest) => write_to(dest, |out| {
+    let (dest, cancel) = (dest.clone(), job.cancel().clone());
+    let written = blocking(move || match form {
+        Form::Layout => layout(store.blobs(), &top, &names, &dest),
+        Form::Tar(variant) => write_to(&dest, &cancel, |out| {
             write_archive(store.blobs(), &top, &names, variant, out).map_err(internal)
         }),
     })
     .await?;
     status.done();
-    response(&made, options)
-}
-
-/// Writes a stream to its target; a file appears by one rename when it is complete.
-pub fn write_to(
-    dest: &OutputTarget,
-    write: impl FnOnce(&mut dyn Write) -> Outcome<()>,
-) -> Outcome<()> {
-    match dest {
-        OutputTarget::Stdout => write(&mut std::io::stdout().lock()),
-        OutputTarget::Dir(dir) => Err(Error::invalid(format!(
-            "{} is a directory, a file is needed",
-            dir.display()
-        ))),
-        OutputTarget::File(path) => {
-            let failed = |error: &dyn std::fmt::Display| {
-                Error::unknown(format!("cannot write {}: {error}", path.display()))
-            };
-            let is_special = std::fs::metadata(path).is_ok_and(|m| !m.is_file());
-            if is_special {
-                // A pipe or device is written to as it is.
-                let mut file = std::fs::File::options()
-                    .write(true)
-                    .open(path)
-                    .map_err(|error| failed(&error))?;
-                return write(&mut file);
-            }
-            let parent = match path.parent() {
-                Some(parent) if parent != Path::new("") => parent,
-                _ => Path::new("."),
-            };
-            let file = tempfile::Builder::new()
-                .prefix(".gateway-")
-                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-                .tempfile_in(parent)
-                .map_err(|error| failed(&error))?;
-            let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
-            write(&mut out)?;
-            let file = out.into_inner().map_err(|error| failed(&error))?;
-            file.persist(path).map_err(|error| failed(&error.error))?;
-            Ok(())
-        }
+    if !written.said.is_empty() {
+        job.reports.log(vertex, 1, written.said);
     }
+    let names: Vec<String> = options.names.iter().map(ToString::to_string).collect();
+    response(&made, &names)
 }
 
-fn response(made: &Made, options: &ImageOptions) -> Outcome<BTreeMap<String, String>> {
+/// A layout directory: a new one appears when it is complete, one that is there gets its new index last.
+fn layout(
+    blobs: &BlobStore,
+    top: &Descriptor,
+    names: &[Reference],
+    dest: &OutputTarget,
+) -> Outcome<Written> {
+    let (OutputTarget::Dir(dir) | OutputTarget::File(dir)) = dest else {
+        return Err(Error::invalid(
+            "a layout directory cannot be written to a stream",
+        ));
+    };
+    let failed =
+        |error: io::Error| Error::unknown(format!("cannot write {}: {error}", dir.display()));
+    if dir.exists() {
+        write_layout(blobs, top, names, dir).map_err(internal)?;
+        return Ok(Written::default());
+    }
+    let parent = match dir.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(parent).map_err(failed)?;
+    let unfinished = tempfile::Builder::new()
+        .prefix(".gateway-")
+        .permissions(PermissionsExt::from_mode(0o777))
+        .tempdir_in(parent)
+        .map_err(failed)?;
+    write_layout(blobs, top, names, unfinished.path()).map_err(internal)?;
+    std::fs::rename(unfinished.path(), dir).map_err(failed)?;
+    // It has another name now and nothing is to be removed.
+    let _ = unfinished.keep();
+    Ok(Written::default())
+}
+
+/// What the client is told; `names` as the exporter gives them.
+fn response(made: &Made, names: &[String]) -> Outcome<BTreeMap<String, String>> {
     let mut attrs = BTreeMap::new();
     attrs.insert(
         "containerimage.digest".to_owned(),
@@ -186,8 +177,7 @@ fn response(made: &Made, options: &ImageOptions) -> Outcome<BTreeMap<String, Str
         "containerimage.descriptor".to_owned(),
         STANDARD.encode(descriptor),
     );
-    if !options.names.is_empty() {
-        let names: Vec<String> = options.names.iter().map(ToString::to_string).collect();
+    if !names.is_empty() {
         attrs.insert("image.name".to_owned(), names.join(","));
     }
     Ok(attrs)

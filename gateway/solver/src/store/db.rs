@@ -326,10 +326,11 @@ impl Db {
         })
     }
 
-    pub fn images(&self) -> Result<Vec<(String, ImageRecord)>> {
+    /// By name; with each the time it was named, seconds since the epoch.
+    pub fn images(&self) -> Result<Vec<(String, ImageRecord, i64)>> {
         self.run(|connection| {
             let mut query = connection.prepare_cached(
-                "SELECT name, digest, media_type, size FROM images ORDER BY name",
+                "SELECT name, digest, media_type, size, created_at FROM images ORDER BY name",
             )?;
             let rows = query.query_map([], |row| {
                 Ok((
@@ -339,6 +340,7 @@ impl Db {
                         media_type: row.get(2)?,
                         size: row.get::<_, i64>(3)?.unsigned_abs(),
                     },
+                    row.get(4)?,
                 ))
             })?;
             rows.collect()

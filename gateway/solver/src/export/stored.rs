@@ -1,0 +1,135 @@
+//! The images of the store, for those who have no build: listed, written to archives, pushed.
+
+use std::collections::BTreeSet;
+
+use gateway_api::{Code, Error};
+use gateway_images::archive::{Variant, blobs_below, write_archive};
+use gateway_images::digest::Digest;
+use gateway_images::media::Descriptor;
+use gateway_images::reference::Reference;
+use tokio_util::sync::CancellationToken;
+
+use super::dest::write_to;
+use super::{OutputTarget, push};
+use crate::Solver;
+use crate::shared::{Outcome, blocking};
+use crate::solve::internal;
+use crate::store::ImageRecord;
+
+/// A named image of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredImage {
+    /// In full: `docker.io/library/app:latest`.
+    pub name: String,
+    /// Of the manifest or index.
+    pub digest: String,
+    pub media_type: String,
+    /// Bytes of all blobs, those shared with other images too; `None` when some are gone.
+    pub size: Option<u64>,
+    /// When it got its name, seconds since the epoch.
+    pub created: i64,
+}
+
+fn parse(name: &str) -> Outcome<Reference> {
+    Reference::parse(name)
+        .map_err(|error| Error::invalid(format!("failed to parse {name}: {error}")))
+}
+
+fn descriptor(record: &ImageRecord) -> Outcome<Descriptor> {
+    let digest: Digest = record.digest.parse().map_err(internal)?;
+    Ok(Descriptor::new(
+        record.media_type.clone(),
+        digest,
+        record.size,
+    ))
+}
+
+impl Solver {
+    /// The images in the store, by name.
+    ///
+    /// # Errors
+    /// When the store's metadata cannot be read.
+    pub fn images(&self) -> Result<Vec<StoredImage>, Error> {
+        let images = self.store().db().images().map_err(internal)?;
+        let stored = |(name, record, created): (String, ImageRecord, i64)| {
+            let below = descriptor(&record)
+                .ok()
+                .and_then(|top| blobs_below(self.store().blobs(), &top).ok());
+            StoredImage {
+                name,
+                size: below.and_then(|blobs| self.size_of(&blobs)),
+                digest: record.digest,
+                media_type: record.media_type,
+                created,
+            }
+        };
+        Ok(images.into_iter().map(stored).collect())
+    }
+
+    fn size_of(&self, blobs: &[Descriptor]) -> Option<u64> {
+        let mut seen = BTreeSet::new();
+        let mut bytes = 0_u64;
+        for blob in blobs.iter().filter(|blob| seen.insert(&blob.digest)) {
+            let size = self.store().blobs().size(&blob.digest).ok().flatten()?;
+            bytes = bytes.saturating_add(size);
+        }
+        Some(bytes)
+    }
+
+    fn named(&self, name: &str) -> Outcome<(Reference, Descriptor)> {
+        let reference = parse(name)?;
+        let record = self
+            .store()
+            .db()
+            .image(&reference.to_string())
+            .map_err(internal)?
+            .ok_or_else(|| {
+                Error::new(
+                    Code::NotFound,
+                    format!("there is no image {reference} in the store"),
+                )
+            })?;
+        Ok((reference, descriptor(&record)?))
+    }
+
+    /// Writes an image of the store as an archive.
+    ///
+    /// # Errors
+    /// When there is no such image or the target cannot be written; then nothing is left there.
+    pub async fn save_image(
+        &self,
+        name: &str,
+        variant: Variant,
+        dest: OutputTarget,
+        cancel: CancellationToken,
+    ) -> Result<(), Error> {
+        let (reference, top) = self.named(name)?;
+        let store = self.store().clone();
+        blocking(move || {
+            let written = write_to(&dest, &cancel, |out| {
+                write_archive(store.blobs(), &top, &[reference], variant, out).map_err(internal)
+            });
+            written.map(drop)
+        })
+        .await
+    }
+
+    /// Pushes an image of the store to where `target` says, else to where its name says.
+    /// Gives what the registry holds now and what it had to say.
+    ///
+    /// # Errors
+    /// When there is no such image or the registry does not take it.
+    pub async fn push_image(
+        &self,
+        name: &str,
+        target: Option<&str>,
+    ) -> Result<(String, Vec<String>), Error> {
+        let (reference, top) = self.named(name)?;
+        let target = match target {
+            Some(target) => parse(target)?,
+            None => reference,
+        };
+        let notices = push::stored(self.registries(), self.store().blobs(), &top, &target).await?;
+        Ok((target.with_digest(top.digest).to_string(), notices))
+    }
+}
