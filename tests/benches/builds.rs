@@ -1,0 +1,351 @@
+//! Whole builds, timed as processes: CPU seconds of everything that was started, and wall seconds.
+//! Each workload runs in turn with a peer, when one is given, and the ratio is printed.
+//!
+//!   cargo build --release -p gateway
+//!   GATEWAY=target/release/gateway cargo bench -p gateway-tests
+//!
+//! With a BuildKit beside it (its daemon is started and ended here, its CPU is read from /proc):
+//!
+//!   BUILDKITD=/path/buildkitd BUILDCTL=/path/buildctl GATEWAY=... cargo bench -p gateway-tests
+//!
+//! `RUNS=9` sets the counted runs of each workload, `ONLY=no-op` chooses one.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gateway_tests::registry::Registry;
+
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    cpu: f64,
+    wall: f64,
+}
+
+/// One kind of build.
+struct Workload {
+    name: &'static str,
+    /// What is in the context.
+    prepare: fn(&Path),
+    /// Every run builds anew; else the first, uncounted run fills the cache.
+    no_cache: bool,
+    /// Changes the context before each run.
+    touch: Option<fn(&Path, usize)>,
+}
+
+const WORKLOADS: [Workload; 6] = [
+    Workload {
+        name: "no-op: small build, unchanged",
+        prepare: |dir| {
+            write(dir, "a.txt", "a");
+            write(
+                dir,
+                "Dockerfile",
+                "FROM busybox\nCOPY a.txt /\nRUN echo one > /one\nRUN echo two > /two\n",
+            );
+        },
+        no_cache: false,
+        touch: None,
+    },
+    Workload {
+        name: "run: 40 steps",
+        prepare: |dir| {
+            let steps: String = (0..40).map(|i| format!("RUN true {i}\n")).collect();
+            write(dir, "Dockerfile", &format!("FROM busybox\n{steps}"));
+        },
+        no_cache: true,
+        touch: None,
+    },
+    Workload {
+        name: "parallel: 64 stages, each sleeping 0.2 s",
+        prepare: |dir| {
+            let stages: String = (0..64)
+                .map(|i| format!("FROM busybox AS s{i}\nRUN sleep 0.2; echo {i} > /f{i}\n"))
+                .collect();
+            let copies: String = (0..64)
+                .map(|i| format!("COPY --from=s{i} /f{i} /\n"))
+                .collect();
+            write(
+                dir,
+                "Dockerfile",
+                &format!("{stages}FROM busybox\n{copies}"),
+            );
+        },
+        no_cache: true,
+        touch: None,
+    },
+    Workload {
+        name: "context: 10,000 files, unchanged",
+        prepare: many_files,
+        no_cache: false,
+        touch: None,
+    },
+    Workload {
+        name: "context: 10,000 files, one edited",
+        prepare: many_files,
+        no_cache: false,
+        touch: Some(|dir, run| write(dir, "d3/f7", &format!("edit {run}"))),
+    },
+    Workload {
+        name: "warm: 1,000 instructions in 300 stages",
+        prepare: |dir| {
+            let stages: String = (0..300)
+                .map(|i| format!("FROM busybox AS s{i}\nENV A={i}\nLABEL l={i}\n"))
+                .collect();
+            write(
+                dir,
+                "Dockerfile",
+                &format!("{stages}FROM busybox\nENV B=1\n"),
+            );
+        },
+        no_cache: false,
+        touch: None,
+    },
+];
+
+fn many_files(dir: &Path) {
+    for d in 0..100 {
+        for f in 0..100 {
+            write(
+                dir,
+                &format!("d{d}/f{f}"),
+                &format!("{d} {f}\n").repeat(100),
+            );
+        }
+    }
+    write(dir, "Dockerfile", "FROM busybox\nCOPY . /ctx/\n");
+    write(dir, ".dockerignore", "Dockerfile\n");
+}
+
+fn write(dir: &Path, name: &str, text: &str) {
+    let path = dir.join(name);
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("making a folder");
+    std::fs::write(path, text).expect("writing a file");
+}
+
+/// Runs a command and everything it leaves behind to the end.
+fn timed(command: &mut Command) -> Cost {
+    let before = children_cpu();
+    let start = Instant::now();
+    let output = command.output().expect("running the command");
+    let wall = start.elapsed().as_secs_f64();
+    assert!(
+        output.status.success(),
+        "{:?}\n{}",
+        command,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // What the command did not wait for was handed to us.
+    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+    Cost {
+        cpu: children_cpu() - before,
+        wall,
+    }
+}
+
+/// CPU seconds of all children that ended and were waited for: utime and stime of /proc/self/stat.
+fn children_cpu() -> f64 {
+    let fields = stat("/proc/self/stat");
+    ticks(&fields[13..15])
+}
+
+/// CPU seconds of a process and of its children that ended.
+fn process_cpu(pid: u32) -> f64 {
+    let fields = stat(&format!("/proc/{pid}/stat"));
+    ticks(&fields[11..15])
+}
+
+/// Fields after the command's name, so that index 11 is `utime`.
+fn stat(path: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(path).expect("a process's figures");
+    let (_, rest) = text.rsplit_once(')').expect("the command's name");
+    rest.split_whitespace().map(str::to_owned).collect()
+}
+
+fn ticks(fields: &[String]) -> f64 {
+    // Linux counts these in hundredths of a second on every architecture.
+    let ticks: u64 = fields
+        .iter()
+        .map(|field| field.parse::<u64>().expect("a number"))
+        .sum();
+    ticks as f64 / 100.0
+}
+
+struct Ours {
+    binary: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Ours {
+    fn build(&self, context: &Path, no_cache: bool) -> Cost {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["build", "--quiet", "--root"])
+            .arg(self.dir.path().join("store"))
+            .arg("--config")
+            .arg(self.dir.path().join("config.toml"));
+        if no_cache {
+            command.arg("--no-cache");
+        }
+        timed(command.arg(context))
+    }
+}
+
+struct Peer {
+    daemon: Child,
+    buildctl: PathBuf,
+    address: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Peer {
+    fn start(registry: &Registry) -> Option<Peer> {
+        let buildkitd = std::env::var_os("BUILDKITD")?;
+        let buildctl = PathBuf::from(std::env::var_os("BUILDCTL")?);
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let config = dir.path().join("buildkitd.toml");
+        std::fs::write(&config, registry.as_docker_hub()).expect("writing configuration");
+        let address = format!("unix://{}/buildkitd.sock", dir.path().display());
+        let log = std::fs::File::create(dir.path().join("log")).expect("a log");
+        let daemon = Command::new(buildkitd)
+            .args(["--addr", &address, "--oci-worker-net=host", "--root"])
+            .arg(dir.path().join("root"))
+            .arg("--config")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("starting buildkitd");
+        let peer = Peer {
+            daemon,
+            buildctl,
+            address,
+            _dir: dir,
+        };
+        for _ in 0..100 {
+            let ready = peer
+                .ctl()
+                .args(["debug", "workers"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            if ready.is_ok_and(|status| status.success()) {
+                return Some(peer);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("buildkitd does not answer");
+    }
+
+    fn ctl(&self) -> Command {
+        let mut command = Command::new(&self.buildctl);
+        command.args(["--addr", &self.address]);
+        command
+    }
+
+    fn build(&self, context: &Path, no_cache: bool) -> Cost {
+        let before = process_cpu(self.daemon.id());
+        let mut command = self.ctl();
+        command.args(["build", "--progress=plain", "--frontend", "dockerfile.v0"]);
+        for name in ["context", "dockerfile"] {
+            command
+                .arg("--local")
+                .arg(format!("{name}={}", context.display()));
+        }
+        if no_cache {
+            command.arg("--no-cache");
+        }
+        command.args(["--output", "type=image,name=bench"]);
+        let mut cost = timed(&mut command);
+        cost.cpu += process_cpu(self.daemon.id()) - before;
+        cost
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = Command::new("kill")
+            .arg(self.daemon.id().to_string())
+            .status();
+        let _ = self.daemon.wait();
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    // So that processes left behind by a build are counted too.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .expect("becoming the reaper of descendants");
+    let runs: usize = std::env::var("RUNS")
+        .ok()
+        .and_then(|runs| runs.parse().ok())
+        .unwrap_or(5);
+    let only = std::env::var("ONLY").ok();
+    let binary = std::env::var_os("GATEWAY")
+        .map(PathBuf::from)
+        .map(|path| path.canonicalize().expect("the binary named by GATEWAY"));
+    let Some(binary) = binary else {
+        println!("GATEWAY is not set: name the release binary (see the head of this file)");
+        return;
+    };
+    let registry = Registry::with_base_images();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(dir.path().join("config.toml"), registry.as_docker_hub())
+        .expect("writing configuration");
+    let ours = Ours { binary, dir };
+    let peer = Peer::start(&registry);
+    println!(
+        "{:<44} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7}",
+        "median of each", "cpu s", "wall s", "peer cpu", "peer wall", "cpu x", "wall x"
+    );
+    for workload in WORKLOADS {
+        if only
+            .as_ref()
+            .is_some_and(|only| !workload.name.contains(only.as_str()))
+        {
+            continue;
+        }
+        let context = tempfile::tempdir().expect("a temporary folder");
+        (workload.prepare)(context.path());
+        let mut costs: [Vec<Cost>; 2] = [Vec::new(), Vec::new()];
+        for run in 0..=runs {
+            if let Some(touch) = workload.touch {
+                touch(context.path(), run);
+            }
+            let mut record = |which: usize, cost: Cost| {
+                // The first one warms up: pulls the base image, fills the cache.
+                if run > 0 {
+                    costs[which].push(cost);
+                }
+            };
+            record(0, ours.build(context.path(), workload.no_cache));
+            if let Some(peer) = &peer {
+                record(1, peer.build(context.path(), workload.no_cache));
+            }
+        }
+        let of = |which: usize, part: fn(&Cost) -> f64| {
+            (!costs[which].is_empty()).then(|| median(costs[which].iter().map(part).collect()))
+        };
+        let (cpu, wall) = (of(0, |c| c.cpu), of(0, |c| c.wall));
+        let (peer_cpu, peer_wall) = (of(1, |c| c.cpu), of(1, |c| c.wall));
+        let number = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
+        let ratio = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) if b > 0.0 => format!("{:.2}", a / b),
+            _ => "-".to_owned(),
+        };
+        println!(
+            "{:<44} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7}",
+            workload.name,
+            number(cpu),
+            number(wall),
+            number(peer_cpu),
+            number(peer_wall),
+            ratio(cpu, peer_cpu),
+            ratio(wall, peer_wall)
+        );
+    }
+}
