@@ -17,6 +17,14 @@ pub enum SolverError {
         found: i64,
         known: i64,
     },
+    #[error(
+        "store {root}: its files carry the ids of another user (uid map {theirs}; here {ours}); use another store"
+    )]
+    OtherIds {
+        root: PathBuf,
+        theirs: String,
+        ours: String,
+    },
     #[error("store {root}: metadata: {source}")]
     Metadata {
         root: PathBuf,

@@ -15,6 +15,9 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen,
 };
 
+/// `OVL_MAX_STACK` of Linux.
+const MOST_LOWERS: usize = 500;
+
 /// An open view; the tree stays as long as this.
 pub struct View {
     path: PathBuf,
@@ -45,6 +48,12 @@ impl View {
     }
 
     fn overlay(lowers: &[PathBuf], changes: Option<(&Path, &Path)>) -> io::Result<View> {
+        if lowers.len() > MOST_LOWERS {
+            return Err(io::Error::other(format!(
+                "{} layers, more than the {MOST_LOWERS} that the kernel puts over each other",
+                lowers.len()
+            )));
+        }
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let context = &context;
         let _held = set_lowers(context, lowers)?;

@@ -18,6 +18,7 @@
 mod db;
 mod durability;
 mod file_hashes;
+mod id_map;
 mod lock;
 mod schema;
 mod snapshot;
@@ -71,6 +72,8 @@ impl Store {
             message: error.to_string(),
         })?;
         let db = Db::open(&root)?;
+        let uid_map = std::fs::read_to_string("/proc/self/uid_map").map_err(io)?;
+        id_map::check(&root, &db, &uid_map)?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(io)?;
         durability::recover(&root, &db, boot.trim())?;
         let unsynced = durability::is_behind(&db)?;
