@@ -124,7 +124,8 @@ impl Registry {
         self.dir.path().join("ca.crt")
     }
 
-    fn certificate_dir(&self) -> PathBuf {
+    /// The certificate as skopeo's `--cert-dir` wants it.
+    pub fn certificate_dir(&self) -> PathBuf {
         let dir = self.dir.path().join("certs");
         std::fs::create_dir_all(&dir).expect("a folder for the certificate");
         std::fs::copy(self.ca(), dir.join("ca.crt")).expect("copying the certificate");

@@ -17,6 +17,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Build(Box<Build>),
+    Images(crate::images::List),
+    Save(crate::images::Save),
+    Push(crate::images::Push),
 }
 
 /// Build an image from a context directory.
@@ -25,6 +28,7 @@ pub enum Command {
 Examples:
   gateway build .                                        build ./Dockerfile into the image store
   gateway build -t me/app --output type=oci,dest=app.tar .   write an OCI archive
+  gateway build -t registry.example/me/app --push .      push it
   gateway build --build-arg VERSION=1.2 --target test .  a stage, with an argument
   gateway build --secret id=npm,src=$HOME/.npmrc .       a secret for RUN --mount=type=secret,id=npm")]
 pub struct Build {
@@ -40,9 +44,22 @@ pub struct Build {
     #[arg(short, long = "tag", value_name = "NAME")]
     pub tags: Vec<String>,
 
-    /// Where the result goes: type=image, type=oci,dest=FILE, type=docker,dest=FILE (may be repeated)
+    /// Where the result goes: type=image, type=registry, type=oci,dest=FILE, type=docker,dest=FILE,
+    /// type=local,dest=DIR, type=tar,dest=FILE, type=cacheonly (may be repeated)
     #[arg(short, long = "output", value_name = "TYPE,KEY=VALUE")]
     pub outputs: Vec<String>,
+
+    /// Push the image to the registries that its names say
+    #[arg(long)]
+    pub push: bool,
+
+    /// Give the image to docker or podman
+    #[arg(long)]
+    pub load: bool,
+
+    /// Annotation of the image; TYPE is manifest, index, manifest-descriptor or index-descriptor
+    #[arg(long = "annotation", value_name = "[TYPE:]KEY=VALUE")]
+    pub annotations: Vec<String>,
 
     /// Argument of the build file, KEY=VALUE, or KEY to take it from the environment
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]

@@ -70,6 +70,9 @@ pub enum CliError {
     /// The build itself.
     #[error("{}", .0.message)]
     Build(Box<gateway_api::Error>),
+    /// Something with an image of the store.
+    #[error("{}", .0.message)]
+    Image(Box<gateway_api::Error>),
     #[error("interrupted")]
     Interrupted,
 }
@@ -95,6 +98,13 @@ impl CliError {
             CliError::Build(error) => {
                 let mut page = crate::excerpt::excerpts(error);
                 page += &format!("error: failed to solve: {}\n", error.message);
+                for help in error.help() {
+                    page.push_str(&help);
+                }
+                page
+            }
+            CliError::Image(error) => {
+                let mut page = format!("error: {}\n", error.message);
                 for help in error.help() {
                     page.push_str(&help);
                 }

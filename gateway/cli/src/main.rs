@@ -7,6 +7,7 @@ mod build;
 mod config;
 mod error;
 mod excerpt;
+mod images;
 mod progress;
 
 use std::io::Write;
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
 fn run(cli: &args::Cli) -> Result<(), error::CliError> {
     match &cli.command {
         args::Command::Build(args) => build::run(args),
+        args::Command::Images(args) => images::list(args),
+        args::Command::Save(args) => images::save(args),
+        args::Command::Push(args) => images::push(args),
     }
 }
 

@@ -39,8 +39,9 @@ async fn build(args: &Build) -> Result<(), CliError> {
     let env: Environment = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let exporters = output::exporters(&args.outputs, &args.tags)?;
+    let mut exporters = output::exporters(args, &env)?;
     let inputs = request::inputs(args, &env, session_id())?;
+    output::set_epoch(&mut exporters, &inputs.opts);
     let settings = config::settings(args.config.as_deref(), &env)?;
     for warning in &settings.warnings {
         eprintln!("warning: {warning}");
@@ -100,7 +101,7 @@ fn dockerfile_frontend() -> gateway_api::FrontendFn {
 }
 
 /// The first signal cancels the build and lets it clean up; a second one ends at once.
-async fn cancel_on_signal(cancel: CancellationToken) {
+pub async fn cancel_on_signal(cancel: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) = (
         signal(SignalKind::interrupt()),

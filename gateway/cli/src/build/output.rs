@@ -7,23 +7,134 @@ use std::path::PathBuf;
 use gateway_solver::{Exporter, OutputTarget};
 
 use super::csv;
+use super::secrets::Environment;
+use crate::args::Build;
 use crate::error::UsageError;
 
-/// One exporter for each `--output`; without any, the image store.
-pub fn exporters(outputs: &[String], tags: &[String]) -> Result<Vec<Exporter>, UsageError> {
-    if outputs.is_empty() {
-        return Ok(vec![Exporter::ImageStore {
-            names: tags.to_vec(),
-            attrs: BTreeMap::new(),
-        }]);
+/// Types of `--annotation`; what has none is for manifests.
+const ANNOTATION_TYPES: [&str; 4] = [
+    "manifest",
+    "index",
+    "manifest-descriptor",
+    "index-descriptor",
+];
+/// Programs that take an image from `--load`, in this order.
+const LOADERS: [&str; 2] = ["docker", "podman"];
+
+/// One exporter for each `--output`, `--push` and `--load`; without any, the image store.
+pub fn exporters(args: &Build, env: &Environment) -> Result<Vec<Exporter>, UsageError> {
+    let mut exporters = Vec::new();
+    for output in &args.outputs {
+        exporters.extend(exporter(output, &args.tags)?);
     }
-    outputs
-        .iter()
-        .map(|output| exporter(output, tags))
-        .collect()
+    if args.push {
+        let mut pushes = false;
+        for exporter in &mut exporters {
+            if let Exporter::ImageStore { attrs, .. } = exporter {
+                attrs.insert("push".into(), "true".into());
+                pushes = true;
+            }
+        }
+        if !pushes {
+            exporters.extend(exporter("type=registry", &args.tags)?);
+        }
+    }
+    if args.load {
+        exporters.push(Exporter::Docker {
+            dest: OutputTarget::Program(vec![loader(env)?, "load".into()]),
+            names: args.tags.clone(),
+            attrs: BTreeMap::new(),
+        });
+    }
+    if exporters.is_empty() && args.outputs.is_empty() {
+        exporters.extend(exporter("type=image", &args.tags)?);
+    }
+    for (key, value) in annotations(&args.annotations)? {
+        for attrs in exporters.iter_mut().filter_map(image_attrs) {
+            attrs.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    Ok(exporters)
 }
 
-fn exporter(text: &str, tags: &[String]) -> Result<Exporter, UsageError> {
+/// The time that the frontend was given is also the exporters', unless they have one of their own.
+pub fn set_epoch(exporters: &mut [Exporter], opts: &BTreeMap<String, String>) {
+    let Some(epoch) = opts
+        .get("build-arg:SOURCE_DATE_EPOCH")
+        // The frontend knows more forms than a number and says itself what it made of them.
+        .filter(|text| text.parse::<i64>().is_ok())
+    else {
+        return;
+    };
+    for exporter in exporters {
+        let attrs = match exporter {
+            Exporter::ImageStore { attrs, .. }
+            | Exporter::Oci { attrs, .. }
+            | Exporter::Docker { attrs, .. }
+            | Exporter::Tar { attrs, .. }
+            | Exporter::Local { attrs, .. } => attrs,
+        };
+        attrs
+            .entry("source-date-epoch".into())
+            .or_insert_with(|| epoch.clone());
+    }
+}
+
+fn image_attrs(exporter: &mut Exporter) -> Option<&mut BTreeMap<String, String>> {
+    match exporter {
+        Exporter::ImageStore { attrs, .. }
+        | Exporter::Oci { attrs, .. }
+        | Exporter::Docker { attrs, .. } => Some(attrs),
+        Exporter::Tar { .. } | Exporter::Local { .. } => None,
+    }
+}
+
+/// `[TYPE[PLATFORM]:]KEY=VALUE` as attributes of image exporters: `annotation-TYPE[PLATFORM].KEY`.
+fn annotations(texts: &[String]) -> Result<Vec<(String, String)>, UsageError> {
+    let mut found = Vec::new();
+    for text in texts {
+        let wrong = |problem: &str| UsageError::new("--annotation", text, problem.to_owned());
+        let (name, value) = text
+            .split_once('=')
+            .ok_or_else(|| wrong("write KEY=VALUE or TYPE:KEY=VALUE"))?;
+        let (places, key) = name.split_once(':').unwrap_or(("manifest", name));
+        if key.is_empty() {
+            return Err(wrong("no key"));
+        }
+        for place in places.split(',') {
+            let kind = place.split('[').next().unwrap_or_default();
+            if !ANNOTATION_TYPES.contains(&kind) || place.contains('[') != place.ends_with(']') {
+                return Err(wrong(&format!(
+                    "unknown type {place:?}: {} are known, with [PLATFORM] behind if for one only",
+                    ANNOTATION_TYPES.join(", ")
+                )));
+            }
+            found.push((format!("annotation-{place}.{key}"), value.to_owned()));
+        }
+    }
+    Ok(found)
+}
+
+/// The program that loads images here.
+fn loader(env: &Environment) -> Result<String, UsageError> {
+    let path = env.get("PATH").map_or("", String::as_str);
+    LOADERS
+        .iter()
+        .flat_map(|name| std::env::split_paths(path).map(move |dir| dir.join(name)))
+        .find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok())
+        .map(|file| file.to_string_lossy().into_owned())
+        .ok_or_else(|| {
+            UsageError::new(
+                "--load",
+                LOADERS.join(" or "),
+                "not found in PATH: write an archive with --output type=docker,dest=FILE instead"
+                    .into(),
+            )
+        })
+}
+
+/// `type=cacheonly` is none: the build runs for its cache.
+fn exporter(text: &str, tags: &[String]) -> Result<Option<Exporter>, UsageError> {
     let wrong = |problem: String| UsageError::new("--output", text, problem);
     let mut attrs: BTreeMap<String, String> = BTreeMap::new();
     if text == "-" {
@@ -59,59 +170,145 @@ fn exporter(text: &str, tags: &[String]) -> Result<Exporter, UsageError> {
             .map(PathBuf::from)
             .ok_or_else(|| wrong("needs a directory: dest=DIR".into()))
     };
-    match kind.as_str() {
-        "image" | "moby" => Ok(Exporter::ImageStore { names, attrs }),
-        "oci" if attrs.get("tar").is_some_and(|tar| tar == "false") => Ok(Exporter::Oci {
+    let exporter = match kind.as_str() {
+        "cacheonly" => return Ok(None),
+        "image" | "moby" => Exporter::ImageStore { names, attrs },
+        "registry" => {
+            for (key, value) in [("push", "true"), ("store", "false")] {
+                attrs.entry(key.into()).or_insert_with(|| value.into());
+            }
+            Exporter::ImageStore { names, attrs }
+        }
+        "oci" if attrs.get("tar").is_some_and(|tar| tar == "false") => Exporter::Oci {
             dest: OutputTarget::Dir(directory()?),
             tar: false,
             names,
             attrs,
-        }),
-        "oci" => Ok(Exporter::Oci {
+        },
+        "oci" => Exporter::Oci {
             dest: target()?,
             tar: true,
             names,
             attrs,
-        }),
-        "docker" => Ok(Exporter::Docker {
+        },
+        "docker" => Exporter::Docker {
             dest: target()?,
             names,
             attrs,
-        }),
-        "tar" => Ok(Exporter::Tar {
+        },
+        "tar" => Exporter::Tar {
             dest: target()?,
             attrs,
-        }),
-        "local" => Ok(Exporter::Local {
+        },
+        "local" => Exporter::Local {
             dest: directory()?,
             attrs,
-        }),
-        other => Err(wrong(format!(
-            "unknown type {other:?}: image, oci, docker, tar and local are known"
-        ))),
-    }
+        },
+        other => {
+            return Err(wrong(format!(
+                "unknown type {other:?}: image, registry, oci, docker, tar, local and cacheonly are known"
+            )));
+        }
+    };
+    Ok(Some(exporter))
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    fn parsed(flags: &[&str]) -> Result<Vec<Exporter>, UsageError> {
+        let words = ["gateway", "build"].iter().chain(flags).chain(&["."]);
+        let cli = crate::args::Cli::try_parse_from(words).unwrap();
+        let crate::args::Command::Build(build) = cli.command else {
+            panic!("a build");
+        };
+        exporters(&build, &Environment::new())
+    }
+
+    fn attrs(exporter: &mut Exporter) -> BTreeMap<String, String> {
+        image_attrs(exporter).unwrap().clone()
+    }
 
     #[test]
     fn no_output_means_the_image_store() {
-        let tags = vec!["me/app".to_owned()];
-        match exporters(&[], &tags).unwrap().as_slice() {
-            [Exporter::ImageStore { names, .. }] => assert_eq!(*names, tags),
+        match parsed(&["-t", "me/app"]).unwrap().as_slice() {
+            [Exporter::ImageStore { names, attrs }] => {
+                assert_eq!(*names, ["me/app"]);
+                assert!(attrs.is_empty());
+            }
             _ => panic!("one image store exporter"),
+        }
+        assert!(parsed(&["-o", "type=cacheonly"]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn push_adds_a_registry_or_pushes_the_image_that_is_made_anyway() {
+        let mut alone = parsed(&["--push", "-o", "out"]).unwrap();
+        assert_eq!(alone.len(), 2);
+        assert_eq!(attrs(&mut alone[1])["store"], "false");
+        let mut image = parsed(&["--push", "-o", "type=image"]).unwrap();
+        assert_eq!(image.len(), 1);
+        assert_eq!(attrs(&mut image[0])["push"], "true");
+    }
+
+    #[test]
+    fn annotations_are_attributes_of_every_image() {
+        let flags = [
+            "--annotation",
+            "manifest,index[linux/amd64]:k=v=1",
+            "--annotation",
+            "l=w",
+        ];
+        let mut exporters =
+            parsed(&[&flags[..], &["-o", "out", "-o", "type=image"]].concat()).unwrap();
+        let expected = [
+            ("annotation-index[linux/amd64].k", "v=1"),
+            ("annotation-manifest.k", "v=1"),
+            ("annotation-manifest.l", "w"),
+        ];
+        let expected: BTreeMap<_, _> = expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        assert_eq!(attrs(&mut exporters[1]), expected);
+        for wrong in ["k", "=v", "layer:k=v", "manifest[linux:k=v"] {
+            let error = parsed(&["--annotation", wrong]).unwrap_err();
+            assert!(error.to_string().contains(wrong), "{error}");
         }
     }
 
     #[test]
+    fn loading_needs_a_program_that_loads() {
+        let error = parsed(&["--load"]).unwrap_err();
+        assert!(
+            error.to_string().contains("type=docker,dest=FILE"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_number_of_seconds_is_the_time_of_every_output() {
+        let mut exporters =
+            parsed(&["-o", "type=image", "-o", "type=image,source-date-epoch=5"]).unwrap();
+        let opts = |value: &str| {
+            BTreeMap::from([("build-arg:SOURCE_DATE_EPOCH".to_owned(), value.to_owned())])
+        };
+        set_epoch(&mut exporters, &opts("context"));
+        assert!(attrs(&mut exporters[0]).is_empty());
+        set_epoch(&mut exporters, &opts("7"));
+        assert_eq!(attrs(&mut exporters[0])["source-date-epoch"], "7");
+        assert_eq!(attrs(&mut exporters[1])["source-date-epoch"], "5");
+    }
+
+    #[test]
     fn an_archive_is_named_by_its_own_name_or_the_tags() {
-        let outputs = vec!["type=oci,dest=a.tar,name=other,compression=zstd".to_owned()];
-        match exporters(&outputs, &["me/app".to_owned()])
-            .unwrap()
-            .as_slice()
-        {
+        let flags = [
+            "-t",
+            "me/app",
+            "-o",
+            "type=oci,dest=a.tar,name=other,compression=zstd",
+        ];
+        match parsed(&flags).unwrap().as_slice() {
             [
                 Exporter::Oci {
                     dest: OutputTarget::File(path),
@@ -130,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_bare_path_is_a_directory() {
-        match exporters(&["out".to_owned()], &[]).unwrap().as_slice() {
+        match parsed(&["-o", "out"]).unwrap().as_slice() {
             [Exporter::Local { dest, .. }] => assert_eq!(dest, &PathBuf::from("out")),
             _ => panic!("one directory"),
         }
@@ -138,7 +335,7 @@ mod tests {
 
     #[test]
     fn an_unknown_type_is_refused_by_name() {
-        let error = exporters(&["type=floppy,dest=a".to_owned()], &[]).unwrap_err();
+        let error = parsed(&["-o", "type=floppy,dest=a"]).unwrap_err();
         assert!(error.to_string().contains("floppy"), "{error}");
     }
 }

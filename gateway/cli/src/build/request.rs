@@ -128,6 +128,11 @@ fn build_args(
             }
         }
     }
+    // By agreement of all builders: https://reproducible-builds.org/specs/source-date-epoch/
+    if let Some(epoch) = env.get("SOURCE_DATE_EPOCH").filter(|text| !text.is_empty()) {
+        opts.entry("build-arg:SOURCE_DATE_EPOCH".into())
+            .or_insert_with(|| epoch.clone());
+    }
     Ok(())
 }
 
@@ -226,6 +231,7 @@ mod tests {
         let words = ["gateway", "build"].iter().chain(line);
         match crate::args::Cli::try_parse_from(words).unwrap().command {
             crate::args::Command::Build(build) => *build,
+            _ => panic!("a build"),
         }
     }
 

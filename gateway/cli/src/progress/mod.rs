@@ -1,7 +1,7 @@
 //! Progress on the terminal: one task takes the engine's events and writes what a renderer makes of
 //! them to stderr. Renderers are pure: events in, bytes out.
 
-mod bytes;
+pub mod bytes;
 mod plain;
 mod trace;
 

@@ -1,0 +1,231 @@
+//! `gateway images`, `gateway save`, `gateway push`: what the image store holds and where it can go.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use gateway_api::Error;
+use gateway_images::archive::Variant;
+use gateway_solver::{OutputTarget, Solver, SolverOptions, StoredImage};
+use tokio_util::sync::CancellationToken;
+
+use crate::build::cancel_on_signal;
+use crate::build::secrets::Environment;
+use crate::config;
+use crate::error::{CliError, UsageError};
+use crate::progress::bytes::format_bytes;
+
+/// Which store, and how its registries are reached.
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    /// Image store and cache [default: /var/lib/gateway, or ~/.local/share/gateway for users]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// Configuration with the [registry."HOST"] tables of buildkitd.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// List the images in the store.
+#[derive(Debug, Args)]
+pub struct List {
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Write an image of the store as an archive.
+#[derive(Debug, Args)]
+pub struct Save {
+    /// Name of the image, as listed or in short
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    /// Archive to write, - for stdout
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+
+    /// Form of the archive; docker is for `docker load`, one platform only
+    #[arg(long, value_name = "FORM", default_value = "oci")]
+    format: Form,
+
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Form {
+    Oci,
+    Docker,
+}
+
+/// Push an image of the store to a registry.
+#[derive(Debug, Args)]
+pub struct Push {
+    /// Name of the image, as listed or in short
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    /// Where to push it [default: where its name says]
+    #[arg(value_name = "REF")]
+    target: Option<String>,
+
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+pub fn list(args: &List) -> Result<(), CliError> {
+    with_store(&args.store, async |solver, _| {
+        let table = table(&solver.images().map_err(failed)?);
+        // Nobody reading stdout is no failure.
+        let _ = std::io::stdout().write_all(table.as_bytes());
+        Ok(())
+    })
+}
+
+pub fn save(args: &Save) -> Result<(), CliError> {
+    let to_stdout = args.output == Path::new("-");
+    if to_stdout && std::io::stdout().is_terminal() {
+        let problem = "refusing to write an archive to the terminal: name a file";
+        return Err(UsageError::new("--output", "-", problem.into()).into());
+    }
+    let dest = match to_stdout {
+        true => OutputTarget::Stdout,
+        false => OutputTarget::File(args.output.clone()),
+    };
+    let variant = match args.format {
+        Form::Oci => Variant::Oci,
+        Form::Docker => Variant::Docker,
+    };
+    with_store(&args.store, async |solver, cancel| {
+        solver
+            .save_image(&args.name, variant, dest, cancel)
+            .await
+            .map_err(failed)
+    })
+}
+
+pub fn push(args: &Push) -> Result<(), CliError> {
+    with_store(&args.store, async |solver, _| {
+        let (pushed, notices) = solver
+            .push_image(&args.name, args.target.as_deref())
+            .await
+            .map_err(failed)?;
+        for notice in notices {
+            eprintln!("{notice}");
+        }
+        // Nobody reading stdout is no failure of the push.
+        let _ = writeln!(std::io::stdout(), "{pushed}");
+        Ok(())
+    })
+}
+
+fn failed(error: Error) -> CliError {
+    CliError::Image(Box::new(error))
+}
+
+/// Opens the store and does something with it, until done or interrupted.
+fn with_store<T>(
+    args: &StoreArgs,
+    work: impl AsyncFnOnce(Solver, CancellationToken) -> Result<T, CliError>,
+) -> Result<T, CliError> {
+    let env: Environment = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let settings = config::settings(args.config.as_deref(), &env)?;
+    for warning in &settings.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let is_root = rustix::process::geteuid().is_root() && !crate::is_rootless();
+    let root = config::store_root(args.root.as_deref(), &env, is_root)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    let outcome = runtime.block_on(async {
+        let solver = Solver::open(SolverOptions {
+            root,
+            registries: settings.registries,
+            launcher: gateway_sandbox::LauncherOptions::default(),
+            max_parallelism: 0,
+            default_platform: gateway_llb::platform::host(),
+        })
+        .await?;
+        let cancel = CancellationToken::new();
+        tokio::spawn(cancel_on_signal(cancel.clone()));
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(CliError::Interrupted),
+            outcome = work(solver, cancel.clone()) => outcome,
+        }
+    });
+    // A write that is under way notices the signal and takes its file with it.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    outcome
+}
+
+fn table(images: &[StoredImage]) -> String {
+    let width = images
+        .iter()
+        .map(|image| image.name.len())
+        .max()
+        .unwrap_or(0)
+        .max("NAME".len());
+    let mut table = format!(
+        "{:width$}  {:71}  {:>10}  CREATED (UTC)\n",
+        "NAME", "DIGEST", "SIZE"
+    );
+    for image in images {
+        let size = match image.size {
+            Some(bytes) => format_bytes(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            None => "incomplete".to_owned(),
+        };
+        table += &format!(
+            "{:width$}  {:71}  {size:>10}  {}\n",
+            image.name,
+            image.digest,
+            time_text(image.created)
+        );
+    }
+    table
+}
+
+fn time_text(seconds: i64) -> String {
+    match time::OffsetDateTime::from_unix_timestamp(seconds) {
+        Ok(t) => format!(
+            "{}-{:02}-{:02} {:02}:{:02}:{:02}",
+            t.year(),
+            u8::from(t.month()),
+            t.day(),
+            t.hour(),
+            t.minute(),
+            t.second()
+        ),
+        Err(_) => seconds.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_listed_as_a_table() {
+        let image = |name: &str, size, created| StoredImage {
+            name: name.into(),
+            digest: format!("sha256:{}", "ab".repeat(32)),
+            media_type: String::new(),
+            size,
+            created,
+        };
+        let images = [
+            image("docker.io/me/app:1", Some(12_345_678), 1_700_000_000),
+            image("registry.example/x:2", None, 0),
+        ];
+        insta::assert_snapshot!(table(&images), @r"
+        NAME                  DIGEST                                                                         SIZE  CREATED (UTC)
+        docker.io/me/app:1    sha256:abababababababababababababababababababababababababababababababab     12.35MB  2023-11-14 22:13:20
+        registry.example/x:2  sha256:abababababababababababababababababababababababababababababababab  incomplete  1970-01-01 00:00:00
+        ");
+    }
+}
