@@ -85,6 +85,10 @@ pub struct Build {
     #[arg(long)]
     pub no_cache: bool,
 
+    /// Look for results of steps in a cache as well: type=local,src=DIR (may be repeated)
+    #[arg(long = "cache-from", value_name = "TYPE,KEY=VALUE")]
+    pub cache_from: Vec<String>,
+
     /// Ask the registry for every image, even one that is known
     #[arg(long)]
     pub pull: bool,

@@ -8,6 +8,7 @@ mod content;
 mod error;
 mod export;
 pub mod fs;
+mod import;
 mod job;
 mod key;
 mod live;
@@ -23,6 +24,7 @@ mod view;
 
 pub use error::SolverError;
 pub use export::{ExportResponse, Exporter, OutputTarget, SolvedRefs, SolvedResult, StoredImage};
+pub use import::CacheImport;
 pub use job::{Job, JobOptions};
 pub use result::{ResultRef, RootFs, ScratchDir};
 pub use solver::{Solver, SolverOptions};

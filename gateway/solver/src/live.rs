@@ -29,6 +29,7 @@ pub struct LiveVertex {
 pub struct States {
     pub key: Option<SharedWork<Arc<VertexKey>>>,
     pub known: BTreeMap<i64, SharedWork<Arc<Known>>>,
+    pub found: BTreeMap<i64, SharedWork<Arc<Known>>>,
     pub done: BTreeMap<i64, SharedWork<Arc<Done>>>,
     pub outputs: Option<SharedWork<Arc<Vec<Snapshot>>>>,
     pub content: BTreeMap<usize, SharedWork<Arc<String>>>,
@@ -41,7 +42,8 @@ pub enum VertexKey {
     Op(OpKey),
 }
 
-/// An output before any work: the keys that its definition leads to, and what is stored under them.
+/// An output before any work: the keys that lead to it, and what is stored under them.
+#[derive(Clone)]
 pub struct Known {
     pub keys: Vec<String>,
     pub hit: Option<Snapshot>,

@@ -1,14 +1,15 @@
 //! How a result comes about: keys first, then content, then work.
 //!
 //! For an output of a vertex: do its definition keys lead to a stored result? Then nothing below
-//! is evaluated. Else the content of those inputs is hashed that may count by content. Only then
-//! the op runs, when all inputs are there, and what it made is stored under every key that leads
+//! is evaluated. Else: do they together with the content of files that are here already? Else the
+//! content of those inputs is made and hashed that may count by content. Only then the op runs, when all inputs are there, and what it made is stored under every key that leads
 //! to it. Each of these is one shared work per vertex, on a task of its own.
 
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use gateway_api::{Code, Error};
+use gateway_llb::pb;
 
 use crate::content::{self, Place};
 use crate::job::JobInner;
@@ -21,6 +22,15 @@ use crate::store::{Candidate, Layer, Snapshot, new_id};
 /// Keys of things that no other build has: never looked up, never stored.
 fn is_private(key: &str) -> bool {
     key.starts_with("random:")
+}
+
+/// What may be done to find a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    /// Hash what is here: local files and results of earlier builds.
+    Look,
+    /// Also run steps whose output counts by content.
+    Run,
 }
 
 fn public(keys: &[String], selector: Option<&String>) -> Vec<Candidate> {
@@ -121,7 +131,7 @@ impl JobInner {
         output: i64,
         candidates: &[Vec<Candidate>],
     ) -> Outcome<Vec<String>> {
-        let op = format!("{digest}@{output}");
+        let op = root_key(digest, output);
         self.store().db().targets(&op, candidates).map_err(internal)
     }
 
@@ -191,50 +201,105 @@ impl JobInner {
                 })
             }
             VertexKey::Op(key) => {
-                let by_content = self.find_by_content(vertex, output, &known, key).await?;
-                if let Some(done) = by_content {
+                let mut found = self.found(vertex, output).await?;
+                let by_content = key.deps.iter().any(|dep| dep.content.is_some());
+                if found.hit.is_none() && by_content && !vertex.metadata.ignore_cache {
+                    let effort = Effort::Run;
+                    let all = self.find_by_content(vertex, output, &known, key, effort);
+                    found = Arc::new(all.await?);
+                }
+                if let Some(snapshot) = found.hit.clone() {
                     self.reports.cached(&vertex.digest);
-                    return Ok(done);
+                    return Ok(Done {
+                        keys: found.keys.clone(),
+                        snapshot,
+                    });
                 }
                 self.run(vertex, output, &known, key).await
             }
         }
     }
 
-    /// Looks for a stored result by the content of inputs whose own keys lead nowhere.
+    /// What can be found of an output without running anything.
+    fn found(self: &Arc<Self>, vertex: &Arc<LiveVertex>, output: i64) -> SharedWork<Arc<Known>> {
+        let mut states = vertex.states();
+        if let Some(work) = states.found.get(&output) {
+            return work.clone();
+        }
+        let (job, owner) = (self.clone(), vertex.clone());
+        let work = spawn_shared(async move {
+            let found = job.find_without_running(&owner, output);
+            job.until_cancelled(found).await
+        });
+        states.found.insert(output, work.clone());
+        work
+    }
+
+    async fn find_without_running(
+        self: &Arc<Self>,
+        vertex: &Arc<LiveVertex>,
+        output: i64,
+    ) -> Outcome<Arc<Known>> {
+        let known = self.known(vertex, output).await?;
+        match &*self.vertex_key(vertex).await? {
+            VertexKey::Op(key)
+                if known.hit.is_none()
+                    && !vertex.inputs.is_empty()
+                    && !vertex.metadata.ignore_cache =>
+            {
+                self.find_by_content(vertex, output, &known, key, Effort::Look)
+                    .await
+                    .map(Arc::new)
+            }
+            _ => Ok(known),
+        }
+    }
+
+    /// Whether hashing the content of an input needs no step to run.
+    fn is_here(&self, input: &LiveVertex, found: &Known) -> bool {
+        let local = matches!(
+            &input.op.op,
+            Some(pb::op::Op::Source(source)) if source.identifier.starts_with("local://")
+        );
+        local || found.hit.is_some()
+    }
+
+    /// Looks for a key, and what is stored under it, also by the content of inputs whose own keys
+    /// lead nowhere.
     async fn find_by_content(
         self: &Arc<Self>,
         vertex: &Arc<LiveVertex>,
         output: i64,
         known: &Known,
         key: &crate::key::OpKey,
-    ) -> Outcome<Option<Done>> {
-        if vertex.metadata.ignore_cache || !key.deps.iter().any(|dep| dep.content.is_some()) {
-            return Ok(None);
-        }
-        let inputs = self.known_inputs(vertex).await?;
+        effort: Effort,
+    ) -> Outcome<Known> {
+        let inputs = self.found_inputs(vertex).await?;
         let mut candidates = Vec::new();
         let mut wanted = Vec::new();
+        // Inputs whose keys lead somewhere, though perhaps not to the same place.
+        let mut leading = Vec::new();
         for (index, (input, dep)) in inputs.iter().zip(&key.deps).enumerate() {
             let own = public(&input.keys, dep.selector.as_ref());
-            let leads = self.leads(&key.digest, output, index, &own)?;
-            if !leads {
-                if dep.content.is_none() {
+            let hashable = dep.content.is_some()
+                && (effort == Effort::Run || self.is_here(&self.input(vertex, index)?.0, input));
+            if !self.leads(&key.digest, output, index, &own)? {
+                if !hashable {
                     // No record can match any more.
-                    return Ok(None);
+                    return Ok(known.clone());
                 }
                 wanted.push(index);
+            } else if hashable {
+                leading.push(index);
             }
             candidates.push(own);
         }
         if wanted.is_empty() {
-            wanted = (0..key.deps.len())
-                .filter(|index| {
-                    key.deps
-                        .get(*index)
-                        .is_some_and(|dep| dep.content.is_some())
-                })
-                .collect();
+            let keys = self.targets(&key.digest, output, &candidates)?;
+            if let Some(snapshot) = self.stored(&keys)? {
+                return self.remember(key, output, &candidates, keys, snapshot);
+            }
+            wanted = leading;
         }
         let digests = try_join_all(
             wanted
@@ -248,24 +313,41 @@ impl JobInner {
             }
         }
         let keys = self.targets(&key.digest, output, &candidates)?;
-        let Some(snapshot) = self.stored(&keys)? else {
-            return Ok(None);
-        };
-        // The next build finds it by its definition.
-        let op = format!("{}@{output}", key.digest);
+        match self.stored(&keys)? {
+            Some(snapshot) => self.remember(key, output, &candidates, keys, snapshot),
+            None => Ok(Known { keys, hit: None }),
+        }
+    }
+
+    /// The next build finds a result by its definition.
+    fn remember(
+        &self,
+        key: &crate::key::OpKey,
+        output: i64,
+        candidates: &[Vec<Candidate>],
+        keys: Vec<String>,
+        snapshot: Snapshot,
+    ) -> Outcome<Known> {
+        let op = root_key(&key.digest, output);
         for target in &keys {
             self.store()
                 .db()
-                .save(&op, &candidates, target, None)
+                .save(&op, candidates, target, None)
                 .map_err(internal)?;
         }
-        let mut all = known.keys.clone();
-        all.extend(keys);
-        all.dedup();
-        Ok(Some(Done {
-            keys: all,
-            snapshot,
-        }))
+        Ok(Known {
+            keys,
+            hit: Some(snapshot),
+        })
+    }
+
+    async fn found_inputs(self: &Arc<Self>, vertex: &Arc<LiveVertex>) -> Outcome<Vec<Arc<Known>>> {
+        let mut works = Vec::with_capacity(vertex.inputs.len());
+        for index in 0..vertex.inputs.len() {
+            let (input, output) = self.input(vertex, index)?;
+            works.push(self.found(&input, output));
+        }
+        try_join_all(works).await
     }
 
     /// Whether any record of the op has this input.
@@ -273,7 +355,7 @@ impl JobInner {
         if own.is_empty() {
             return Ok(false);
         }
-        let op = format!("{digest}@{output}");
+        let op = root_key(digest, output);
         self.store()
             .db()
             .input_leads(&op, index, own)
@@ -366,7 +448,7 @@ impl JobInner {
             keys.push(format!("{kind}:{}{}", new_id(), new_id()));
         }
         if shareable && !snapshot.is_local() {
-            let op = format!("{}@{output}", key.digest);
+            let op = root_key(&key.digest, output);
             let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
             let now = i64::try_from(now).unwrap_or(i64::MAX);
             if let Some(target) = keys.first() {

@@ -17,7 +17,7 @@ use gateway_api::progress::Progress;
 use gateway_api::{Code, Error, FrontendFn, Gateway, Invocation, Worker};
 use gateway_llb::pb;
 use gateway_session::Session;
-use gateway_solver::{Exporter, Job, JobOptions, Solver};
+use gateway_solver::{CacheImport, Exporter, Job, JobOptions, Solver};
 use tokio_util::sync::CancellationToken;
 
 use crate::host::FrontendLimits;
@@ -55,6 +55,8 @@ pub struct BuildRequest {
     /// Of `network.host`, `security.insecure`, `device`.
     pub entitlements: BTreeSet<String>,
     pub exporters: Vec<Exporter>,
+    /// Caches to look in besides the store.
+    pub cache_imports: Vec<CacheImport>,
     pub cancel: CancellationToken,
 }
 
@@ -112,6 +114,10 @@ impl Engine {
             depth: 0,
         };
         self.prefer_builtin(&mut call);
+        // Before anything is solved: a step that began does not look again.
+        for import in &request.cache_imports {
+            job.import_cache(import).await;
+        }
         let solved = self.call(&job, call).await?;
         let metadata = solved.metadata.clone();
         let exported = job

@@ -94,6 +94,7 @@ impl Rig {
         let statuses = self.statuses.clone();
         engine
             .build(BuildRequest {
+                cache_imports: Vec::new(),
                 frontend: frontend.to_owned(),
                 opts: opts
                     .iter()

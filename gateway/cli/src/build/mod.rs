@@ -1,5 +1,6 @@
 //! `gateway build`.
 
+mod cache;
 mod csv;
 mod output;
 mod request;
@@ -40,6 +41,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let mut exporters = output::exporters(args, &env)?;
+    let cache_imports = cache::imports(&args.cache_from)?;
     let inputs = request::inputs(args, &env, session_id())?;
     output::set_epoch(&mut exporters, &inputs.opts);
     let settings = config::settings(args.config.as_deref(), &env)?;
@@ -84,6 +86,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
             progress: display.progress(),
             entitlements: inputs.entitlements,
             exporters,
+            cache_imports,
             cancel: cancel.clone(),
         })
         .await;

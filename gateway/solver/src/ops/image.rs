@@ -1,5 +1,7 @@
 //! Images as sources: resolved when keyed, their layers fetched when first needed.
 
+use std::io::Read;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -384,6 +386,7 @@ pub fn snapshot(
                 descriptor: descriptor.clone(),
                 diff_id: diff_id.clone(),
                 reference: meta.reference.clone(),
+                file: None,
                 base: base.clone(),
                 vertex: vertex.to_owned(),
             })),
@@ -584,6 +587,12 @@ pub async fn download(job: &Arc<JobInner>, lazy: &LazyBlob) -> Outcome<()> {
     let mut status = job
         .reports
         .status(&lazy.vertex, descriptor.digest.to_string(), "");
+    if let Some(file) = lazy.file.clone() {
+        copy_in(job, file, descriptor).await?;
+        status.update(descriptor.size, descriptor.size);
+        status.done();
+        return Ok(());
+    }
     let reference = parse(&lazy.reference)?;
     let shown = Mutex::new((status.clone(), Instant::now()));
     let progress = |bytes| {
@@ -603,6 +612,25 @@ pub async fn download(job: &Arc<JobInner>, lazy: &LazyBlob) -> Outcome<()> {
     status.update(descriptor.size, descriptor.size);
     status.done();
     Ok(())
+}
+
+/// Copies a blob from a file; other bytes than the descriptor's are refused.
+async fn copy_in(job: &Arc<JobInner>, file: PathBuf, descriptor: &Descriptor) -> Outcome<()> {
+    let (job, descriptor) = (job.clone(), descriptor.clone());
+    blocking(move || {
+        let failed =
+            |error: String| Error::unknown(format!("failed to copy {}: {error}", file.display()));
+        let source = std::fs::File::open(&file).map_err(|error| failed(error.to_string()))?;
+        // One byte more than expected is enough to refuse it.
+        let mut source = source.take(descriptor.size.saturating_add(1));
+        let mut writer = job.store().blobs().writer().map_err(internal)?;
+        std::io::copy(&mut source, &mut writer).map_err(|error| failed(error.to_string()))?;
+        writer
+            .commit_as(&descriptor.digest, descriptor.size)
+            .map_err(|error| failed(error.to_string()))
+            .map(drop)
+    })
+    .await
 }
 
 /// As observed with BuildKit.

@@ -96,7 +96,7 @@ impl Db {
         })
     }
 
-    /// The keys of op `op` (digest and output) that every input leads to by one of its candidates.
+    /// The keys of op `op` (the root key of its digest and output) that every input leads to by one of its candidates.
     pub fn targets(&self, op: &str, inputs: &[Vec<Candidate>]) -> Result<Vec<String>> {
         self.run(|connection| {
             let mut query = connection.prepare_cached(

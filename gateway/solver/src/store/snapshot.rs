@@ -63,6 +63,8 @@ pub struct LazyBlob {
     pub base: Vec<String>,
     /// The image it belongs to.
     pub reference: String,
+    /// A file that has its bytes, for a blob that no registry has.
+    pub file: Option<PathBuf>,
     /// The vertex that shows its transfer.
     pub vertex: String,
 }
