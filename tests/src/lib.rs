@@ -9,5 +9,7 @@ pub mod case;
 pub mod expect;
 pub mod image;
 pub mod program;
+pub mod raw_frontend;
 pub mod registry;
+pub mod remains;
 pub mod tls;

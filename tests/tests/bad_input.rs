@@ -2,13 +2,13 @@
 //! behind.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gateway_tests::base_images::{Layout, Tar};
 use gateway_tests::program::{Home, run, stderr};
 use gateway_tests::registry::{Registry, free_port};
+use gateway_tests::remains::nothing_left_behind;
 use serde_json::json;
 
 /// Configuration on top of the registry's: frontends that say nothing are given up soon.
@@ -48,54 +48,6 @@ fn fails(home: &Home, dockerfile: &str) -> Failure {
         code: output.status.code(),
         text: stderr(&output),
     }
-}
-
-/// No mount, process or half-written file of this store.
-fn nothing_left_behind(store: &Path) {
-    let store = store.to_string_lossy().into_owned();
-    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("the mounts");
-    assert!(!mounts.contains(&store), "left mounted:\n{mounts}");
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        let left = processes_of(&store);
-        if left.is_empty() {
-            break;
-        }
-        assert!(Instant::now() < deadline, "still running: {left:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    for dir in ["tmp", "ingest", "blobs/ingest"] {
-        let Ok(entries) = std::fs::read_dir(Path::new(&store).join(dir)) else {
-            continue;
-        };
-        let names: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-        assert!(names.is_empty(), "left in {dir}: {names:?}");
-    }
-}
-
-/// Command lines of processes that hold on to this store.
-fn processes_of(store: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
-        let is_pid = entry
-            .file_name()
-            .to_string_lossy()
-            .bytes()
-            .all(|b| b.is_ascii_digit());
-        let read = |name: &str| {
-            std::fs::read(entry.path().join(name))
-                .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
-                .unwrap_or_default()
-        };
-        if !is_pid || entry.file_name().to_string_lossy() == std::process::id().to_string() {
-            continue;
-        }
-        let (command, mounts) = (read("cmdline"), read("mounts"));
-        if command.contains(store) || mounts.contains(store) {
-            found.push(command);
-        }
-    }
-    found
 }
 
 fn contains_all(failure: &Failure, wanted: &[&str]) {

@@ -5,9 +5,13 @@
 //!
 //! The behaviour is the first argument, or the option `build-arg:MODE`, or `current`.
 
+#[path = "raw_frontend/hostile.rs"]
+mod hostile;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::process::exit;
+use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -50,6 +54,9 @@ fn main() {
             connection.write(&[0xff; 4096]);
             sleep(Duration::from_secs(3600));
         }
+        // The helper image of 2018 frontends for their COPY.
+        "copy-helper" => Age::new(true, false, false).build(Ending::CopyHelper),
+        other if hostile::run(other) => {}
         other => {
             eprintln!("unknown mode {other}");
             exit(64);
@@ -78,6 +85,7 @@ enum Ending {
     Unknown,
     Linger,
     Close,
+    CopyHelper,
     None(i32),
 }
 
@@ -122,7 +130,8 @@ impl Age {
                 exit(code);
             }
             Ending::Final => {
-                let exporter = r#"{"containerimage.config":"e30="}"#;
+                // The config below in base64.
+                let exporter = r#"{"containerimage.config":"eyJhcmNoaXRlY3R1cmUiOiJhbWQ2NCIsIm9zIjoibGludXgiLCJjb25maWciOnt9LCJyb290ZnMiOnsidHlwZSI6ImxheWVycyIsImRpZmZfaWRzIjpudWxsfX0="}"#;
                 let solve = self.solve("context", Some(exporter));
                 assert!(host.call("Solve", &solve).is_some());
             }
@@ -171,6 +180,11 @@ impl Age {
                 sleep(Duration::from_millis(300));
                 exit(0);
             }
+            Ending::CopyHelper => {
+                let answer = host.call("Solve", &self.copy_helper()).expect("Solve");
+                let copied = self.reference(&answer);
+                assert!(host.call("Return", &self.returned(&copied)).is_some());
+            }
             Ending::None(code) => exit(code),
         }
     }
@@ -208,6 +222,61 @@ impl Age {
         message
     }
 
+    /// `COPY hello.txt copied.txt` into an empty root, as the frontend of 2018 has it done.
+    fn copy_helper(&self) -> Vec<u8> {
+        let image = "docker-image://docker.io/docker/dockerfile-copy:v0.1.9@sha256:e8f159d3f00786604b93c675ee2783f8dc194bb565e61ca5788f6a6e9d304061";
+        let session = std::env::var("BUILDKIT_SESSION_ID").unwrap_or_default();
+        let (mut helper, mut context) = (Vec::new(), Vec::new());
+        field(&mut helper, 1, image.as_bytes());
+        field(&mut helper, 2, &entry("image.recordtype", b"internal"));
+        field(&mut context, 1, b"local://context");
+        field(&mut context, 2, &entry("local.session", session.as_bytes()));
+        let op = |source: &[u8]| {
+            let mut op = Vec::new();
+            field(&mut op, 3, source);
+            op
+        };
+        let (helper, context) = (op(&helper), op(&context));
+        let digest = |op: &[u8]| format!("sha256:{}", hex(&sha256(op)));
+        let input = |digest: String| {
+            let mut input = Vec::new();
+            field(&mut input, 1, digest.as_bytes());
+            input
+        };
+        let mut copy = Vec::new();
+        field(&mut copy, 1, &input(digest(&helper)));
+        field(&mut copy, 1, &input(digest(&context)));
+        let (mut exec, mut meta) = (Vec::new(), Vec::new());
+        for arg in ["copy", "/src-0/hello.txt", "copied.txt"] {
+            field(&mut meta, 1, arg.as_bytes());
+        }
+        field(&mut meta, 3, b"/dest");
+        field(&mut exec, 1, &meta);
+        // (input or -1, where, output or -1, read-only)
+        for (from, dest, to, readonly) in [
+            (0i64, "/", -1i64, true),
+            (-1, "/dest", 0, false),
+            (1, "/src-0", -1, true),
+        ] {
+            let mut mount = Vec::new();
+            number(&mut mount, 1, from as u64);
+            field(&mut mount, 3, dest.as_bytes());
+            number(&mut mount, 4, to as u64);
+            number(&mut mount, 5, u64::from(readonly));
+            field(&mut exec, 2, &mount);
+        }
+        field(&mut copy, 2, &exec);
+        let mut output = Vec::new();
+        field(&mut output, 1, &input(digest(&copy)));
+        let (mut definition, mut message) = (Vec::new(), Vec::new());
+        for op in [helper, context, copy, output] {
+            field(&mut definition, 1, &op);
+        }
+        field(&mut message, 1, &definition);
+        number(&mut message, 5, 1);
+        message
+    }
+
     fn reference(&self, answer: &[u8]) -> String {
         let result = get(answer, 3).expect("a result");
         let id = match self.array_ref {
@@ -232,6 +301,20 @@ impl Age {
         field(&mut message, 1, &result);
         message
     }
+}
+
+/// The part of an op that runs something in the root of its first input.
+fn exec_on_root(args: &[&str]) -> Vec<u8> {
+    let (mut meta, mut mount, mut exec, mut op) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for arg in args {
+        field(&mut meta, 1, arg.as_bytes());
+    }
+    field(&mut meta, 3, b"/");
+    field(&mut mount, 3, b"/");
+    field(&mut exec, 1, &meta);
+    field(&mut exec, 2, &mount);
+    field(&mut op, 2, &exec);
+    op
 }
 
 /// The surroundings of this process, a line each.
@@ -364,6 +447,10 @@ struct Connection {
     next_stream: u32,
     /// Bodies so far, and whether the stream has ended.
     streams: BTreeMap<u32, (Vec<u8>, bool)>,
+    /// What may be sent on a stream; 0 is the connection.
+    windows: BTreeMap<u32, i64>,
+    /// The first window of a stream.
+    first_window: i64,
 }
 
 impl Connection {
@@ -374,6 +461,8 @@ impl Connection {
             empty_authority,
             next_stream: 1,
             streams: BTreeMap::new(),
+            windows: [(0, 65_535)].into(),
+            first_window: 65_535,
         };
         let mut start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         // Windows so large that no update is ever needed.
@@ -397,7 +486,28 @@ impl Connection {
         self.receive(stream)
     }
 
+    fn room(&self, stream: u32) -> i64 {
+        let of_stream = self.windows.get(&stream).copied().unwrap_or_default();
+        self.windows[&0].min(of_stream + self.first_window)
+    }
+
+    fn used(&mut self, stream: u32, bytes: i64) {
+        *self.windows.entry(0).or_default() -= bytes;
+        *self.windows.entry(stream).or_default() -= bytes;
+    }
+
     fn send(&mut self, method: &str, message: &[u8]) -> u32 {
+        let stream = self.start(method);
+        let mut body = vec![0];
+        body.extend((message.len() as u32).to_be_bytes());
+        body.extend(message);
+        self.used(stream, body.len() as i64);
+        self.write(&frame(DATA, END_STREAM, stream, &body));
+        stream
+    }
+
+    /// Sends the head of a call.
+    fn start(&mut self, method: &str) -> u32 {
         let stream = self.next_stream;
         self.next_stream += 2;
         let path = format!("/moby.buildkit.v1.frontend.LLBBridge/{method}");
@@ -416,13 +526,8 @@ impl Connection {
         block.extend(b"te");
         block.push(8);
         block.extend(b"trailers");
-        let mut body = vec![0];
-        body.extend((message.len() as u32).to_be_bytes());
-        body.extend(message);
-        let mut bytes = frame(HEADERS, END_HEADERS, stream, &block);
-        bytes.extend(frame(DATA, END_STREAM, stream, &body));
         self.streams.insert(stream, Default::default());
-        self.write(&bytes);
+        self.write(&frame(HEADERS, END_HEADERS, stream, &block));
         stream
     }
 
@@ -446,7 +551,21 @@ impl Connection {
         self.input.read_exact(&mut payload).expect("a whole frame");
         let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
         match kind {
-            SETTINGS if flags & ACK == 0 => self.write(&frame(SETTINGS, ACK, 0, &[])),
+            SETTINGS if flags & ACK == 0 => {
+                for setting in payload.chunks_exact(6) {
+                    if setting[..2] == [0, 4] {
+                        let value = [setting[2], setting[3], setting[4], setting[5]];
+                        self.first_window = i64::from(u32::from_be_bytes(value));
+                    }
+                }
+                self.write(&frame(SETTINGS, ACK, 0, &[]));
+            }
+            WINDOW_UPDATE => {
+                if let &[a, b, c, d] = payload.as_slice() {
+                    let more = i64::from(u32::from_be_bytes([a & 0x7f, b, c, d]));
+                    *self.windows.entry(stream).or_default() += more;
+                }
+            }
             PING if flags & ACK == 0 => self.write(&frame(PING, ACK, 0, &payload)),
             DATA | HEADERS => {
                 if let Some((body, ended)) = self.streams.get_mut(&stream) {
@@ -454,6 +573,12 @@ impl Connection {
                         body.extend(payload);
                     }
                     *ended |= flags & END_STREAM != 0;
+                }
+            }
+            // The host did not need the rest of the request.
+            RST_STREAM if payload == [0; 4] => {
+                if let Some((_, ended)) = self.streams.get_mut(&stream) {
+                    *ended = true;
                 }
             }
             RST_STREAM | GOAWAY => {
@@ -497,8 +622,11 @@ fn fraction(n: u64, power: u32) -> u32 {
 }
 
 fn sha256(message: &[u8]) -> [u8; 32] {
-    let k: Vec<u32> = primes().take(64).map(|p| fraction(p, 3)).collect();
-    let mut h: Vec<u32> = primes().take(8).map(|p| fraction(p, 2)).collect();
+    static K: OnceLock<Vec<u32>> = OnceLock::new();
+    static H: OnceLock<Vec<u32>> = OnceLock::new();
+    let k = K.get_or_init(|| primes().take(64).map(|p| fraction(p, 3)).collect());
+    let first = H.get_or_init(|| primes().take(8).map(|p| fraction(p, 2)).collect());
+    let mut h = first.clone();
     let mut padded = message.to_vec();
     padded.push(0x80);
     while padded.len() % 64 != 56 {

@@ -108,6 +108,12 @@ pub fn settings(config: Option<&Path>, env: &Environment) -> Result<Settings, Cl
 /// Longest time that may be set for a frontend's start, in seconds.
 const LONGEST_START: i64 = 24 * 60 * 60;
 
+/// Longest timeout other than none, in seconds: a month.
+const LONGEST_TIMEOUT: i64 = 31 * 24 * 60 * 60;
+
+/// Below this not even the start of a process succeeds, and its failure would not tell why.
+const LEAST_MEMORY: u64 = 16 << 20;
+
 /// The `[frontend."..."]` tables. They guard what may run, so whatever is not understood is an error.
 fn frontend_settings(text: &str) -> Result<(FrontendPolicy, FrontendLimits), String> {
     let mut policy = FrontendPolicy::default();
@@ -151,6 +157,28 @@ fn frontend_settings(text: &str) -> Result<(FrontendPolicy, FrontendLimits), Str
                         .ok_or_else(|| wrong("a number of seconds"))?;
                     limits.start_timeout = std::time::Duration::from_secs(seconds.unsigned_abs());
                 }
+                ("gateway.v0", "timeout") => {
+                    let seconds = value
+                        .as_integer()
+                        .filter(|seconds| (0..=LONGEST_TIMEOUT).contains(seconds))
+                        .ok_or_else(|| wrong("a number of seconds, 0 for no limit"))?;
+                    let limit = std::time::Duration::from_secs(seconds.unsigned_abs());
+                    limits.timeout = Some(limit).filter(|limit| !limit.is_zero());
+                }
+                ("gateway.v0", "maxMemory") => {
+                    limits.memory_bytes = value
+                        .as_integer()
+                        .and_then(|bytes| u64::try_from(bytes).ok())
+                        .filter(|bytes| *bytes >= LEAST_MEMORY)
+                        .ok_or_else(|| wrong("a number of bytes, 16 MiB or more"))?;
+                }
+                ("gateway.v0", "maxProcesses") => {
+                    limits.processes = value
+                        .as_integer()
+                        .and_then(|count| u64::try_from(count).ok())
+                        .filter(|count| *count > 0)
+                        .ok_or_else(|| wrong("a number of processes"))?;
+                }
                 ("gateway.v0" | "dockerfile.v0", _) => {
                     return Err(format!("frontend.{name:?}: unknown key {key}"));
                 }
@@ -191,12 +219,15 @@ mod tests {
     #[test]
     fn frontend_tables_set_policy_and_limits() {
         let (policy, limits) = frontend_settings(
-            "[frontend.\"gateway.v0\"]\nenabled = false\nallowedRepositories = [\"docker/dockerfile\"]\nstartTimeout = 2\n",
+            "[frontend.\"gateway.v0\"]\nenabled = false\nallowedRepositories = [\"docker/dockerfile\"]\nstartTimeout = 2\ntimeout = 0\nmaxMemory = 16777216\nmaxProcesses = 9\n",
         )
         .unwrap();
         assert!(!policy.gateway_enabled);
         assert_eq!(policy.allowed_repositories, ["docker/dockerfile"]);
         assert_eq!(limits.start_timeout.as_secs(), 2);
+        assert_eq!(limits.timeout, None);
+        assert_eq!(limits.memory_bytes, 16 << 20);
+        assert_eq!(limits.processes, 9);
     }
 
     #[test]
@@ -206,6 +237,10 @@ mod tests {
             "[frontend.\"gateway.v0\"]\nenabled = \"no\"\n",
             "[frontend.\"gateway.v1\"]\nenabled = false\n",
             "[frontend.\"gateway.v0\"]\nstartTimeout = -1\n",
+            "[frontend.\"gateway.v0\"]\ntimeout = -1\n",
+            "[frontend.\"gateway.v0\"]\nmaxMemory = \"1g\"\n",
+            "[frontend.\"gateway.v0\"]\nmaxMemory = 1\n",
+            "[frontend.\"gateway.v0\"]\nmaxProcesses = 0\n",
         ] {
             assert!(frontend_settings(text).is_err(), "{text}");
         }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use gateway_api::{Detail, Error, SourceLocation};
 use gateway_llb::pb;
 
+use crate::job::{Job, JobInner};
 use crate::store::{Snapshot, WorkDir};
 
 /// A lazy result. Cheap to clone; none of its work is done until first use.
@@ -25,6 +26,26 @@ impl std::fmt::Debug for ResultRef {
 }
 
 impl ResultRef {
+    /// Whether there is work that can be done; does none of it.
+    ///
+    /// # Errors
+    /// The definition cannot be read, or asks for what this build may not do.
+    pub fn check(&self, job: &Job) -> Result<(), Error> {
+        self.loaded(job.inner()).map(drop)
+    }
+
+    /// Terminal vertex and output in the live graph.
+    pub(crate) fn loaded(&self, job: &JobInner) -> Result<(String, i64), Error> {
+        let loaded = self.0.loaded.get_or_init(|| {
+            let loaded = job
+                .graph
+                .load(&self.0.definition, &job.options.entitlements)?;
+            job.reports.announce(loaded.announced);
+            Ok(loaded.result)
+        });
+        loaded.clone()
+    }
+
     /// The definition it came from, so that it can be an input of new LLB.
     pub fn definition(&self) -> &pb::Definition {
         &self.0.definition

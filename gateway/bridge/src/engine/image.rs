@@ -77,7 +77,15 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
     );
     let returned = hosted.await?;
     drop(rootfs);
-    gateway.resolve(returned)
+    let solved = gateway.resolve(returned)?;
+    // Its work is still to come, but a definition that cannot even be read is this frontend's fault.
+    for result in solved.results() {
+        result.check(job).map_err(|mut error| {
+            error.message = format!("frontend {source}: {}", error.message);
+            error
+        })?;
+    }
+    Ok(solved)
 }
 
 /// Finds the image: a named context of its name, or its registry. Always for the host's platform,

@@ -70,6 +70,7 @@ enum Killed {
     ConnectionBroke,
     /// Had returned, or could not any more, and did not exit.
     Lingered,
+    TimedOut,
 }
 
 /// Serves the frontend until it has ended.
@@ -89,7 +90,7 @@ where
     let mut child = process.child;
     let outcome = Arc::new(Outcome::default());
     let observed = Arc::new(Observed::default());
-    let service = BridgeService::new(call.gateway.clone(), outcome.clone());
+    let service = BridgeService::new(call.gateway.clone(), outcome.clone(), call.limits);
     let connection = serve(process.stdout, process.stdin, service, observed.clone());
     let mut connection = Connection {
         future: Some(Box::pin(connection)),
@@ -113,6 +114,7 @@ where
             outcome.wait().await;
             sleep(grace).await;
         });
+        let mut timeout = call.limits.timeout.map(|limit| Box::pin(sleep(limit)));
         let mut kill_wait = None;
         // Only ever one reason: the first.
         let mut kill = |child: &C, why: Killed| {
@@ -128,6 +130,7 @@ where
                 () = call.cancel.cancelled(), if !dying => Killed::Canceled,
                 () = &mut spoke, if !dying => Killed::NeverSpoke,
                 () = &mut returned, if !dying => Killed::Lingered,
+                () = wait_for(&mut timeout), if !dying => Killed::TimedOut,
                 () = &mut stderr, if stderr_open => {
                     stderr_open = false;
                     continue;
@@ -174,7 +177,7 @@ where
         spoke: observed.spoke_http2(),
         stray: observed.fault(),
         tail: &tail,
-        start_timeout: call.limits.start_timeout,
+        limits: call.limits,
     }
     .decide()
 }
@@ -221,7 +224,7 @@ struct Verdict<'a> {
     /// What it wrote instead of HTTP/2.
     stray: Option<String>,
     tail: &'a str,
-    start_timeout: Duration,
+    limits: &'a FrontendLimits,
 }
 
 impl Verdict<'_> {
@@ -243,6 +246,10 @@ impl Verdict<'_> {
                 let mut text = format!("exit code: {}", exit.code);
                 if exit.oom_killed {
                     text.push_str(" (killed: out of memory)");
+                    text.push_str(&format!(
+                        "; frontends may take {} MiB (maxMemory of frontend.\"gateway.v0\")",
+                        self.limits.memory_bytes >> 20
+                    ));
                 }
                 // A fault before the preface is only that it ended, unless it wrote something else.
                 let fault = match self.spoke {
@@ -263,7 +270,11 @@ impl Verdict<'_> {
         let text = match (&self.killed, &self.fault) {
             (Some(Killed::NeverSpoke), _) => format!(
                 "it did not start to speak the frontend protocol on stdout within {} seconds; is this image a BuildKit frontend?",
-                self.start_timeout.as_secs()
+                self.limits.start_timeout.as_secs()
+            ),
+            (Some(Killed::TimedOut), _) => format!(
+                "it did not end within {} seconds (the configured timeout of frontends)",
+                self.limits.timeout.unwrap_or_default().as_secs()
             ),
             (None, _) if !self.spoke && self.stray.is_none() => {
                 "no result for incomplete build: it never spoke the frontend protocol on stdout; is this image a BuildKit frontend?".to_owned()

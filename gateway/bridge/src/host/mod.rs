@@ -20,6 +20,18 @@ pub struct FrontendLimits {
     pub scratch_bytes: u64,
     /// Frontends that call frontends.
     pub depth: usize,
+    /// From the start of the process to its end, with everything it waits for. None: for ever.
+    pub timeout: Option<Duration>,
+    /// Memory of all its processes together, files it writes included, in bytes. Enforced by a
+    /// control group; where none can be made, for the data of each process.
+    pub memory_bytes: u64,
+    /// Processes and threads. Enforced by a control group; where none can be made, for an ordinary
+    /// user's.
+    pub processes: u64,
+    /// Refs of one call; each is kept until the call ends.
+    pub refs: usize,
+    /// Definitions of one call's Solve requests, in bytes: the refs keep them.
+    pub definition_bytes: usize,
 }
 
 impl Default for FrontendLimits {
@@ -31,6 +43,17 @@ impl Default for FrontendLimits {
             scratch_bytes: 1 << 30,
             // The Dockerfile frontend forwards once, named contexts of others a few times more.
             depth: 10,
+            // It may wait for builds of hours, but nobody waits a day for what hangs.
+            timeout: Some(Duration::from_secs(24 * 60 * 60)),
+            // The Dockerfile frontend takes 50 MB; runtimes with a heap of their own take ten times
+            // that.
+            memory_bytes: 2 << 30,
+            // Go takes tens of threads, others a hundred.
+            processes: 1024,
+            // The largest builds seen solve a few hundred times.
+            refs: 10_000,
+            // Definitions of a thousand steps take below 1 MB.
+            definition_bytes: 256 << 20,
         }
     }
 }

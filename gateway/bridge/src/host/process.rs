@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use gateway_api::{Code, Detail, Error};
 use gateway_llb::pb;
 use gateway_sandbox::{
-    Launcher, Mount, MountKind, Network, Profile, Root, Running, SandboxSpec, SecretBytes, Stdio,
+    Launcher, Mount, MountKind, Network, Profile, Resources, Root, Running, SandboxSpec,
+    SecretBytes, Stdio, Ulimit,
 };
 use prost::Message;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -121,8 +122,48 @@ fn specification(process: &FrontendProcess<'_>, limits: &FrontendLimits) -> Sand
             true => Profile::FrontendStrict,
             false => Profile::FrontendCompat,
         },
+        resources: Resources {
+            memory: i64::try_from(limits.memory_bytes).ok(),
+            pids: Some(limits.processes),
+            ..Resources::default()
+        },
+        resources_optional: true,
+        ulimits: ulimits(limits),
         ..SandboxSpec::new(root, args)
     }
+}
+
+/// Without a control group an ordinary user's processes are counted together, those of steps that
+/// run at the same time included.
+const SHARED_COUNT_FACTOR: u64 = 4;
+
+/// Data counts what is asked for, not what is used, and a control group's end is the clearer one.
+const DATA_FACTOR: u64 = 2;
+
+/// What still limits a frontend where no control group can be made. Never above what this process
+/// has: only the privileged may raise a limit.
+fn ulimits(limits: &FrontendLimits) -> Vec<Ulimit> {
+    use rustix::process::{Resource, getrlimit};
+    let at_most = |name: &str, resource, value: u64| {
+        let ours = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        let value = i64::try_from(value.min(ours)).unwrap_or(-1);
+        Ulimit {
+            name: name.to_owned(),
+            soft: value,
+            hard: value,
+        }
+    };
+    let processes = limits.processes.saturating_mul(SHARED_COUNT_FACTOR);
+    vec![
+        at_most(
+            "data",
+            Resource::Data,
+            limits.memory_bytes.saturating_mul(DATA_FACTOR),
+        ),
+        at_most("nproc", Resource::Nproc, processes),
+        // A core file would be written into the throwaway root, and may hold secrets.
+        at_most("core", Resource::Core, 0),
+    ]
 }
 
 /// The default entry point may stand where the own image's definition goes. Frontends can do

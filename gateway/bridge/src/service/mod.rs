@@ -24,6 +24,7 @@ use gateway_proto::limits;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::host::FrontendLimits;
 pub use health::HealthService;
 pub use outcome::Outcome;
 use refs::RefTable;
@@ -44,10 +45,11 @@ pub struct BridgeService {
 
 impl BridgeService {
     /// `outcome` receives what the frontend returns.
-    pub fn new(gateway: Arc<dyn Gateway>, outcome: Arc<Outcome>) -> Self {
+    /// Of `limits` those of refs and definitions count here.
+    pub fn new(gateway: Arc<dyn Gateway>, outcome: Arc<Outcome>, limits: &FrontendLimits) -> Self {
         BridgeService {
             gateway,
-            refs: RefTable::default(),
+            refs: RefTable::new(limits.refs, limits.definition_bytes),
             outcome,
         }
     }
@@ -58,6 +60,8 @@ impl BridgeService {
             array_ref: call.allow_result_array_ref,
         };
         let last = call.r#final.then(|| call.exporter_attr.clone());
+        self.refs
+            .charge(call.definition.as_ref().map_or(0, Message::encoded_len))?;
         let call = request::solve_from_wire(call);
         if call.definition.is_some() && !call.frontend.is_empty() {
             return Err(Error::unknown(
@@ -72,7 +76,7 @@ impl BridgeService {
         } else {
             self.gateway.solve(call).await?
         };
-        self.refs.add(&solved);
+        self.refs.add(&solved)?;
         if let Some(attributes) = last {
             self.finish_inline(solved.clone(), &attributes)?;
         }

@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod fault;
+mod meter;
 pub mod reader;
 pub mod serve;
 mod writer;

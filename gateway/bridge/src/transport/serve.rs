@@ -17,13 +17,18 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt, service_fn};
 
 use super::fault::Observed;
+use super::meter::Meter;
 use super::reader::FrontendReader;
 use super::writer::FrontendWriter;
 use crate::service::{BridgeService, HealthService};
 
 /// Streams at once. Frontends of 2018 start three calls per stage at the same time; what is beyond
 /// waits in the client.
-const MAX_CONCURRENT_STREAMS: u32 = 1000;
+const MAX_CONCURRENT_STREAMS: u32 = 250;
+
+/// Headers of a request: a few hundred bytes in every client seen. Large ones are only ours, with
+/// details of errors.
+const MAX_REQUEST_HEADERS_BYTES: u32 = 1 << 20;
 
 /// Runs the connection until it ends. Handlers that still run then are dropped.
 ///
@@ -46,7 +51,7 @@ where
     );
     let handlers = Handlers::default();
     let connection = http2::Builder::new(handlers.clone())
-        .max_header_list_size(limits::MAX_HEADER_LIST_BYTES)
+        .max_header_list_size(MAX_REQUEST_HEADERS_BYTES)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
@@ -88,9 +93,15 @@ fn routes(
         .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
     let health = HealthServer::new(HealthService);
+    let meter = Meter::default();
     service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let (bridge, health) = (bridge.clone(), health.clone());
+        let (bridge, health, meter) = (bridge.clone(), health.clone(), meter.clone());
         async move {
+            let streams = request.uri().path().ends_with("/ExecProcess");
+            let request = request.map(|body| match streams {
+                true => Meter::pass(body),
+                false => meter.measure(body),
+            });
             let path = request.uri().path();
             if path.starts_with("/grpc.health.v1.Health/") {
                 return health.oneshot(request).await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gateway_api::caps::CapSet;
 use gateway_api::*;
+use gateway_bridge::FrontendLimits;
 use gateway_bridge::service::{BridgeService, Outcome};
 use gateway_bridge::transport::{Observed, serve};
 use gateway_frontend::{Environment, RunError};
@@ -24,7 +25,7 @@ where
     F: Future<Output = Result<BuildResult, Error>> + Send + 'static,
 {
     let outcome = Arc::new(Outcome::default());
-    let service = BridgeService::new(mock, outcome.clone());
+    let service = BridgeService::new(mock, outcome.clone(), &FrontendLimits::default());
     let (host, child) = tokio::io::duplex(64 * 1024);
     let (read, write) = tokio::io::split(host);
     let server = tokio::spawn(serve(read, write, service, Arc::new(Observed::default())));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gateway_api::{BuildResult, Refs};
+use gateway_bridge::FrontendLimits;
 use gateway_bridge::service::{BridgeService, Outcome};
 use gateway_bridge::transport::{Observed, serve};
 use gateway_proto::frontend::llb_bridge_client::LlbBridgeClient;
@@ -37,7 +38,7 @@ fn channel(
 
 fn start(mock: Mock) -> (DuplexStream, Arc<Outcome>) {
     let outcome = Arc::new(Outcome::default());
-    let service = BridgeService::new(Arc::new(mock), outcome.clone());
+    let service = BridgeService::new(Arc::new(mock), outcome.clone(), &FrontendLimits::default());
     let (host, child) = tokio::io::duplex(64 * 1024);
     let (read, write) = tokio::io::split(host);
     tokio::spawn(serve(read, write, service, Arc::new(Observed::default())));

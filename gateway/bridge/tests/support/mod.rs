@@ -9,9 +9,15 @@ pub fn raw_frontend() -> &'static Path {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/raw_frontend.rs");
         let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("raw_frontend_static");
         let made = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
-        if made(&program) < made(Path::new(source)) {
+        let part = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/examples/raw_frontend/hostile.rs"
+        );
+        if made(&program) < made(Path::new(source)).max(made(Path::new(part))) {
             // Built aside and renamed: tests may run as several processes.
-            let aside = program.with_extension(std::process::id().to_string());
+            let own = program.with_extension(std::process::id().to_string());
+            std::fs::create_dir_all(&own).unwrap();
+            let aside = own.join("raw_frontend");
             let status = std::process::Command::new("rustc")
                 .args([
                     "--edition",
@@ -27,6 +33,7 @@ pub fn raw_frontend() -> &'static Path {
                 .unwrap();
             assert!(status.success());
             std::fs::rename(aside, &program).unwrap();
+            std::fs::remove_dir_all(own).unwrap();
         }
         program
     })
