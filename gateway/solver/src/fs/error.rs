@@ -5,7 +5,7 @@ use std::fmt;
 
 use rustix::io::Errno;
 
-use super::pattern::PatternError;
+use super::syntax::PatternError;
 
 /// What went wrong in a file operation.
 #[derive(Debug, thiserror::Error)]

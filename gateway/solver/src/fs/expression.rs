@@ -1,12 +1,12 @@
-//! The small regular language behind ignore patterns, run in time linear in the path.
+//! The small regular language behind ignore patterns.
 //!
 //! The reference matcher rewrites a pattern into a regular expression character by
 //! character, classes included, and lets Go's engine judge. Its corner cases (`a**b`, `[?]`,
 //! a `^` in the middle) follow from that rewriting, so the same two steps are taken here: the
-//! pattern becomes expression text, and the text becomes states that are stepped together.
+//! pattern becomes expression text, and the text becomes the steps of an automaton.
 
-use super::glob::next_char;
-use super::pattern::PatternError;
+use super::automaton::{Automaton, Set, Step};
+use super::syntax::PatternError;
 
 /// How a pattern is compared, decided while it is rewritten.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub(super) enum Form {
     /// A leading `**` and literal text: everything that ends with the text.
     Suffix,
     /// The general case.
-    Expression(Expression),
+    Expression(Automaton),
     /// Accepted by the syntax check, refused when it is first used.
     Broken,
 }
@@ -84,171 +84,53 @@ pub(super) fn compile(pattern: &str) -> Form {
         return form;
     }
     text.push('$');
-    match Expression::parse(&text) {
-        Ok(expression) => Form::Expression(expression),
+    match parse(&text) {
+        Ok(automaton) => Form::Expression(automaton),
         Err(_) => Form::Broken,
     }
 }
 
-/// A compiled expression: states in a row, each with the step that leaves it.
-#[derive(Debug, Clone)]
-pub(super) struct Expression {
-    steps: Vec<Step>,
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    /// Consume one character of the set.
-    One(Set),
-    /// Consume any number of characters of the set.
-    Many(Set),
-    /// `(.*/)?`: nothing, or anything that ends with a slash.
-    Directories,
-    /// Only at the start of the path.
-    Start,
-}
-
-#[derive(Debug, Clone)]
-enum Set {
-    Char(u32),
-    Ranges {
-        negated: bool,
-        ranges: Vec<(u32, u32)>,
-    },
-    /// Everything but a line feed, as `.` is understood.
-    Any,
-}
-
-impl Set {
-    fn has(&self, c: u32) -> bool {
-        match self {
-            Self::Char(own) => *own == c,
-            Self::Ranges { negated, ranges } => {
-                ranges.iter().any(|(lo, hi)| (*lo..=*hi).contains(&c)) != *negated
-            }
-            Self::Any => c != u32::from('\n'),
+/// Reads expression text.
+fn parse(text: &str) -> Result<Automaton, PatternError> {
+    let body = text
+        .strip_prefix('^')
+        .and_then(|t| t.strip_suffix('$'))
+        .ok_or(PatternError::Syntax)?;
+    let mut steps = Vec::new();
+    let mut rest = body;
+    while let Some(c) = rest.chars().next() {
+        if let Some(after) = rest.strip_prefix("(.*/)?") {
+            steps.push(Step::Directories);
+            rest = after;
+            continue;
         }
-    }
-}
-
-impl Expression {
-    fn parse(text: &str) -> Result<Self, PatternError> {
-        let body = text
-            .strip_prefix('^')
-            .and_then(|t| t.strip_suffix('$'))
-            .ok_or(PatternError::Syntax)?;
-        let mut steps = Vec::new();
-        let mut rest = body;
-        while let Some(c) = rest.chars().next() {
-            if let Some(after) = rest.strip_prefix("(.*/)?") {
-                steps.push(Step::Directories);
+        let after = &rest[c.len_utf8()..];
+        let (set, after) = match c {
+            '^' => {
+                steps.push(Step::Start);
                 rest = after;
                 continue;
             }
-            let after = &rest[c.len_utf8()..];
-            let (set, after) = match c {
-                '^' => {
-                    steps.push(Step::Start);
-                    rest = after;
-                    continue;
-                }
-                '.' => (Set::Any, after),
-                '[' => class(after)?,
-                '\\' => escape(after)?,
-                // A quantifier with nothing before it.
-                '*' => return Err(PatternError::Syntax),
-                c => (Set::Char(c as u32), after),
-            };
+            '.' => (Set::Any, after),
+            '[' => class(after)?,
+            '\\' => escape(after)?,
+            // A quantifier with nothing before it.
+            '*' => return Err(PatternError::Syntax),
+            c => (Set::Char(c as u32), after),
+        };
+        rest = after;
+        if let Some(after) = rest.strip_prefix('*') {
+            steps.push(Step::Many(set));
             rest = after;
-            if let Some(after) = rest.strip_prefix('*') {
-                steps.push(Step::Many(set));
-                rest = after;
-                // A second quantifier is refused by Go's engine.
-                if rest.starts_with('*') {
-                    return Err(PatternError::Syntax);
-                }
-            } else {
-                steps.push(Step::One(set));
+            // A second quantifier is refused by Go's engine.
+            if rest.starts_with('*') {
+                return Err(PatternError::Syntax);
             }
-        }
-        Ok(Self { steps })
-    }
-
-    /// Whether the whole path matches.
-    pub(super) fn matches(&self, path: &[u8]) -> bool {
-        let mut now = States::new(self.steps.len());
-        let mut next = States::new(self.steps.len());
-        self.enter(&mut now, 0, true);
-        let mut rest = path;
-        while let Some((c, len)) = next_char(rest) {
-            rest = &rest[len..];
-            next.clear();
-            for (i, step) in self.steps.iter().enumerate() {
-                let (at, inside) = (now.at[i], now.inside[i]);
-                if !at && !inside {
-                    continue;
-                }
-                match step {
-                    Step::One(set) if set.has(c) => self.enter(&mut next, i + 1, false),
-                    Step::Many(set) if set.has(c) => self.enter(&mut next, i, false),
-                    Step::Directories if c != u32::from('\n') => {
-                        next.inside[i] = true;
-                        next.live = true;
-                        if c == u32::from('/') {
-                            self.enter(&mut next, i + 1, false);
-                        }
-                    }
-                    _ => {}
-                }
-            }
-            if !next.live {
-                return false;
-            }
-            std::mem::swap(&mut now, &mut next);
-        }
-        now.at[self.steps.len()]
-    }
-
-    /// Enters a state, and those behind it that need no character.
-    fn enter(&self, states: &mut States, from: usize, start: bool) {
-        let mut i = from;
-        loop {
-            if states.at[i] {
-                return;
-            }
-            states.at[i] = true;
-            states.live = true;
-            match self.steps.get(i) {
-                Some(Step::Many(_) | Step::Directories) => i += 1,
-                Some(Step::Start) if start => i += 1,
-                _ => return,
-            }
+        } else {
+            steps.push(Step::One(set));
         }
     }
-}
-
-/// The states that the characters read so far can have led to.
-struct States {
-    at: Vec<bool>,
-    /// Within the consumed part of a `Directories` step.
-    inside: Vec<bool>,
-    live: bool,
-}
-
-impl States {
-    fn new(steps: usize) -> Self {
-        Self {
-            at: vec![false; steps + 1],
-            inside: vec![false; steps + 1],
-            live: false,
-        }
-    }
-
-    fn clear(&mut self) {
-        self.at.fill(false);
-        self.inside.fill(false);
-        self.live = false;
-    }
+    Ok(Automaton::new(steps))
 }
 
 /// An escape outside of a class. Letters and digits have meanings of their own.

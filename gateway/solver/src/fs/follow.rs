@@ -7,6 +7,7 @@ use super::error::FsError;
 use super::glob::{Glob, has_wildcard};
 use super::gopath;
 use super::root::{Root, read_dir};
+use super::syntax::PatternError;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::os::fd::AsFd;
@@ -92,8 +93,10 @@ impl Follower<'_> {
         if !has_wildcard(name) {
             return Ok(self.target(path)?.into_iter().collect());
         }
-        let Ok(glob) = Glob::new(name) else {
-            return Ok(Vec::new());
+        let glob = match Glob::new(name) {
+            Ok(glob) => glob,
+            Err(PatternError::Syntax) => return Ok(Vec::new()),
+            Err(over_limit) => return Err(over_limit.into()),
         };
         let parent = gopath::dir(path);
         let fd = match self.root.open_dir(&parent) {
@@ -104,7 +107,7 @@ impl Follower<'_> {
         let names = read_dir(fd.as_fd()).map_err(|errno| FsError::path("open", &parent, errno))?;
         let mut out = Vec::new();
         for (name, kind) in names {
-            if kind == FileType::Symlink && glob.matches(&name) {
+            if kind == FileType::Symlink && glob.matches(&name)? {
                 out.extend(self.target(&gopath::join(&parent, &name))?);
             }
         }

@@ -4,7 +4,7 @@
 //! Go never reconsiders an earlier `*` once the piece after it has matched. That is kept:
 //! it is observable with classes that match a slash, and it bounds the time.
 
-use super::pattern::PatternError;
+use super::syntax::{PatternError, check_path, check_pattern, next_char};
 
 /// A compiled pattern.
 #[derive(Debug, Clone)]
@@ -31,8 +31,12 @@ enum Atom {
 }
 
 impl Glob {
-    /// Reads a pattern. The only error is Go's `syntax error in pattern`.
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// Go's `syntax error in pattern`; a pattern that is too long.
     pub fn new(pattern: &[u8]) -> Result<Self, PatternError> {
+        check_pattern(pattern)?;
         let mut pieces = Vec::new();
         let mut piece = Piece {
             star: false,
@@ -73,8 +77,17 @@ impl Glob {
         Ok(Self { pieces })
     }
 
-    /// Whether the whole of `name` matches.
-    pub fn matches(&self, name: &[u8]) -> bool {
+    /// Whether the whole of `name` matches. Takes at most as many steps as the lengths of
+    /// name and pattern multiplied, which their limits bound.
+    ///
+    /// # Errors
+    /// A name longer than any path.
+    pub fn matches(&self, name: &[u8]) -> Result<bool, PatternError> {
+        check_path(name)?;
+        Ok(self.matches_bounded(name))
+    }
+
+    fn matches_bounded(&self, name: &[u8]) -> bool {
         let mut name = name;
         for (i, piece) in self.pieces.iter().enumerate() {
             let last = i + 1 == self.pieces.len();
@@ -172,23 +185,6 @@ fn class_char(rest: &[u8]) -> Result<(u32, &[u8]), PatternError> {
     Ok((char, rest))
 }
 
-/// The first character and its length; a byte that is no UTF-8 counts as U+FFFD, alone.
-pub(crate) fn next_char(bytes: &[u8]) -> Option<(u32, usize)> {
-    let first = *bytes.first()?;
-    if first < 0x80 {
-        return Some((u32::from(first), 1));
-    }
-    let window = &bytes[..bytes.len().min(4)];
-    let valid = match std::str::from_utf8(window) {
-        Ok(text) => text,
-        Err(error) => std::str::from_utf8(&window[..error.valid_up_to()]).unwrap_or(""),
-    };
-    Some(match valid.chars().next() {
-        Some(c) => (c as u32, c.len_utf8()),
-        None => (char::REPLACEMENT_CHARACTER as u32, 1),
-    })
-}
-
 /// Whether a path element has an unescaped wildcard.
 pub fn has_wildcard(name: &[u8]) -> bool {
     let mut bytes = name.iter();
@@ -223,6 +219,7 @@ pub fn split_wildcard(path: &[u8]) -> (Vec<u8>, Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::syntax::{MAX_PATH_BYTES, MAX_PATTERN_BYTES};
     use super::*;
     use proptest::prelude::*;
 
@@ -262,7 +259,7 @@ mod tests {
             ("", "a", false),
         ] {
             let glob = Glob::new(pattern.as_bytes()).expect(pattern);
-            assert_eq!(glob.matches(name.as_bytes()), want, "{pattern} {name}");
+            assert_eq!(glob.matches(name.as_bytes()), Ok(want), "{pattern} {name}");
         }
     }
 
@@ -278,7 +275,33 @@ mod tests {
     #[test]
     fn a_star_is_not_reconsidered() {
         let glob = Glob::new(b"*[^x]*b").expect("valid");
-        assert!(!glob.matches(b"a/b"));
+        assert_eq!(glob.matches(b"a/b"), Ok(false));
+    }
+
+    #[test]
+    fn patterns_and_names_longer_than_any_path_are_refused() {
+        let long = vec![b'*'; MAX_PATTERN_BYTES + 1];
+        let error = Glob::new(&long).expect_err("too long");
+        assert_eq!(error, PatternError::PatternTooLong(MAX_PATTERN_BYTES + 1));
+        let glob = Glob::new(&long[1..]).expect("just short enough");
+        assert_eq!(glob.matches(&[b'a'; MAX_PATH_BYTES]), Ok(true));
+        let error = glob
+            .matches(&[b'a'; MAX_PATH_BYTES + 1])
+            .expect_err("too long");
+        assert_eq!(error, PatternError::PathTooLong(MAX_PATH_BYTES + 1));
+    }
+
+    #[test]
+    fn the_slowest_patterns_and_names_end_soon() {
+        let name = [b'a'; MAX_PATH_BYTES];
+        let many = b"*a".repeat(MAX_PATTERN_BYTES / 2);
+        let late = [b"*".as_slice(), &b"?".repeat(2000), b"b"].concat();
+        let started = std::time::Instant::now();
+        for (pattern, want) in [(many, true), (late, false)] {
+            let glob = Glob::new(&pattern).expect("valid");
+            assert_eq!(glob.matches(&name), Ok(want));
+        }
+        assert!(started.elapsed().as_secs() < 10);
     }
 
     #[test]
@@ -296,14 +319,14 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(pattern: Vec<u8>, name: Vec<u8>) {
             if let Ok(glob) = Glob::new(&pattern) {
-                glob.matches(&name);
+                let _ = glob.matches(&name);
             }
         }
 
         #[test]
         fn a_name_matches_itself_escaped(name in "[a-z*?\\[\\]\\\\/.]{0,12}") {
             let escaped: Vec<u8> = name.bytes().flat_map(|b| [b'\\', b]).collect();
-            prop_assert!(Glob::new(&escaped).expect("escapes are valid").matches(name.as_bytes()));
+            prop_assert!(Glob::new(&escaped).expect("escapes are valid").matches(name.as_bytes()).expect("short"));
         }
     }
 }

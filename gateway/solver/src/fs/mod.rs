@@ -5,6 +5,7 @@
 //! of it blocks, and nothing here knows of vertices, jobs or caches.
 
 pub mod actions;
+mod automaton;
 pub mod chmod;
 mod content;
 pub mod copy;
@@ -20,6 +21,7 @@ pub mod owner;
 pub mod pattern;
 pub mod read;
 pub mod root;
+pub mod syntax;
 pub mod unpack;
 pub mod walk;
 pub mod wildcard;

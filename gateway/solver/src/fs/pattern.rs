@@ -9,20 +9,7 @@
 use super::expression::{self, Form};
 use super::glob::Glob;
 use super::gopath;
-
-/// Why a pattern cannot be used. The texts are those that users know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PatternError {
-    /// An unclosed class, a dangling escape.
-    #[error("syntax error in pattern")]
-    Syntax,
-    /// A `!` with nothing behind it.
-    #[error("illegal exclusion pattern: \"!\"")]
-    LoneExclusion,
-    /// Results of a parent that belong to another matcher.
-    #[error("wrong number of values in parentMatched")]
-    ForeignParent,
-}
+use super::syntax::{MAX_LIST_BYTES, MAX_PATTERNS, PatternError, check_path, check_pattern};
 
 /// Characters that make more of a pattern than a plain path.
 const SPECIAL: [char; 6] = ['*', '[', ']', '?', '^', '\\'];
@@ -58,16 +45,24 @@ impl Pattern {
         stem.starts_with(directory) && stem.get(directory.len()).is_none_or(|b| *b == b'/')
     }
 
-    fn matches(&self, path: &[u8]) -> Result<bool, PatternError> {
+    /// Whether the rule matches a path or, if asked, one of its parents.
+    fn matches(&self, path: &[u8], or_parents: bool) -> Result<bool, PatternError> {
         let text = self.text.as_bytes();
         Ok(match &self.form {
-            Form::Exact => path == text,
+            Form::Exact => match path.strip_prefix(text) {
+                Some([]) => true,
+                Some([b'/', ..]) => or_parents,
+                _ => false,
+            },
+            // What starts a parent starts the path.
             Form::Prefix => path.starts_with(text.strip_suffix(b"**").unwrap_or(text)),
             Form::Suffix => {
                 let suffix = text.strip_prefix(b"**").unwrap_or(text);
-                path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path)
+                let hit =
+                    |path: &[u8]| path.ends_with(suffix) || suffix.strip_prefix(b"/") == Some(path);
+                hit(path) || (or_parents && parents(path).any(hit))
             }
-            Form::Expression(expression) => expression.matches(path),
+            Form::Expression(expression) => expression.matches(path, or_parents),
             Form::Broken => return Err(PatternError::Syntax),
         })
     }
@@ -90,13 +85,24 @@ pub struct PatternMatcher {
 
 impl PatternMatcher {
     /// Reads a list. Blank patterns are skipped.
+    ///
+    /// # Errors
+    /// A pattern that cannot be read; more or longer patterns than are read.
     pub fn new<S: AsRef<str>>(list: &[S]) -> Result<Self, PatternError> {
+        let bytes = list.iter().map(|pattern| pattern.as_ref().len()).sum();
+        if bytes > MAX_LIST_BYTES {
+            return Err(PatternError::ListTooLong(bytes));
+        }
+        if list.len() > MAX_PATTERNS {
+            return Err(PatternError::TooManyPatterns(list.len()));
+        }
         let mut patterns = Vec::with_capacity(list.len());
         for pattern in list {
             let pattern = pattern.as_ref().trim();
             if pattern.is_empty() {
                 continue;
             }
+            check_pattern(pattern.as_bytes())?;
             let text = String::from_utf8(gopath::clean(pattern.as_bytes()))
                 .map_err(|_| PatternError::Syntax)?;
             let (text, exclusion) = match text.strip_prefix('!') {
@@ -149,6 +155,7 @@ impl PatternMatcher {
         path: &[u8],
         parent: &MatchInfo,
     ) -> Result<(bool, MatchInfo), PatternError> {
+        check_path(path)?;
         let known = !parent.matched.is_empty();
         if known && parent.matched.len() != self.patterns.len() {
             return Err(PatternError::ForeignParent);
@@ -164,10 +171,7 @@ impl PatternMatcher {
                 if pattern.exclusion != matched {
                     continue;
                 }
-                hit = pattern.matches(path)?;
-                if !hit && !known {
-                    hit = parents(path).any(|parent| pattern.matches(parent) == Ok(true));
-                }
+                hit = pattern.matches(path, !known)?;
             }
             info.matched[i] = hit;
             if hit {
@@ -209,6 +213,7 @@ fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::syntax::{MAX_PATH_BYTES, MAX_PATTERN_BYTES};
     use super::*;
     use proptest::prelude::*;
 
@@ -298,6 +303,57 @@ mod tests {
         assert!(!matches(&[&pattern], &path));
     }
 
+    /// Patterns of each kind that is slow in a matcher which tries one way after
+    /// the other, against paths as long and as deep as they can be.
+    #[test]
+    fn hostile_lists_end_soon() {
+        const LIST: usize = 8 * 1024;
+        let deep = "a/".repeat(MAX_PATH_BYTES / 2 - 1) + "b";
+        let flat = "a".repeat(MAX_PATH_BYTES);
+        let wide = "é".repeat(MAX_PATH_BYTES / 2);
+        let started = std::time::Instant::now();
+        for (unit, length) in [
+            ("**/", 4095),
+            ("**/*c", 5),
+            ("**/a/", 4095),
+            ("*a", 4094),
+            ("*?", 4094),
+            ("[*", 4094),
+            ("é*", 4093),
+        ] {
+            let mut pattern = unit.repeat(length / unit.len());
+            if unit == "[*" {
+                pattern.push(']');
+            }
+            pattern.push_str(if length > 5 { "c" } else { "" });
+            pattern.truncate(MAX_PATTERN_BYTES);
+            let list = vec![pattern; (LIST / length).min(500)];
+            let matcher = PatternMatcher::new(&list).expect("valid");
+            for path in [&deep, &flat, &wide] {
+                assert_eq!(matcher.matches(path.as_bytes()), Ok(false), "{unit}");
+            }
+        }
+        assert!(started.elapsed().as_secs() < 20);
+    }
+
+    #[test]
+    fn more_than_the_limits_is_refused_by_name() {
+        let error = |list: &[String]| PatternMatcher::new(list).expect_err("over a limit");
+        let long = "a".repeat(MAX_PATTERN_BYTES + 1);
+        assert_eq!(error(&[long]), PatternError::PatternTooLong(4097));
+        let many = vec!["a".to_owned(); MAX_PATTERNS + 1];
+        assert_eq!(error(&many), PatternError::TooManyPatterns(10_001));
+        let large = vec!["a".repeat(4000); 251];
+        assert_eq!(error(&large), PatternError::ListTooLong(1_004_000));
+        assert_eq!(
+            error(&large).to_string(),
+            "list of patterns of 1004000 bytes: at most 1000000 are read"
+        );
+        let matcher = PatternMatcher::new(&["a"]).expect("valid");
+        let path = [b'a'; MAX_PATH_BYTES + 1];
+        assert_eq!(matcher.matches(&path), Err(PatternError::PathTooLong(4097)));
+    }
+
     proptest! {
         #[test]
         fn any_pattern_and_path_are_read_without_panic(
@@ -328,6 +384,18 @@ mod tests {
                 }
             }
             prop_assert_eq!(last, full);
+        }
+
+        #[test]
+        fn parents_are_matched_as_if_each_were_asked(
+            pattern in "[ab*?/é]{1,8}",
+            path in "[abé]{1,2}(/[abé]{1,2}){0,3}",
+        ) {
+            let Ok(matcher) = PatternMatcher::new(&[pattern]) else { return Ok(()) };
+            let Some(rule) = matcher.patterns().first() else { return Ok(()) };
+            let path = path.as_bytes();
+            let each = parents(path).chain([path]).any(|p| rule.matches(p, false) == Ok(true));
+            prop_assert_eq!(rule.matches(path, true) == Ok(true), each);
         }
 
         #[test]

@@ -8,25 +8,36 @@ use std::io::{BufReader, Read, Seek};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
+use gateway_images::layer::{Entry, Kind, Limits, TarError, TarReader};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use tar::EntryType;
 
 use super::error::{FsError, lossy};
 use super::gopath;
-use super::meta::{Xattrs, XattrsOf};
+use super::meta::XattrsOf;
 use super::root::{self, Owner, Root};
+use super::syntax::MAX_PATH_BYTES;
 
-/// Prefix of extended attributes among a header's records.
-const XATTR_RECORD: &str = "SCHILY.xattr.";
 /// Memory that unpacking xz may ask for, in KiB: the strongest preset (`xz -9`) needs 65 MiB.
 const XZ_MEMORY_KIB: u32 = 256 * 1024;
 /// Permission bits of directories that an archive implies but does not list.
 const IMPLIED_MODE: u32 = 0o755;
 
 /// Unpacks the source into the directory `dest` if it is an archive with something in it;
-/// `false` if it is not, and nothing was done.
+/// `false` if it is not, and nothing was done. An archive may hold what a layer may.
 pub fn unpack(
+    from: &Root,
+    source: &[u8],
+    to: &Root,
+    dest: &[u8],
+    owner: Option<Owner>,
+    time: Option<i128>,
+) -> Result<bool, FsError> {
+    unpack_within(Limits::default(), from, source, to, dest, owner, time)
+}
+
+fn unpack_within(
+    limits: Limits,
     from: &Root,
     source: &[u8],
     to: &Root,
@@ -48,33 +59,71 @@ pub fn unpack(
     }
     let dest = to.resolve(dest)?;
     to.mkdir_all(&dest, IMPLIED_MODE, owner, time)?;
-    let failed = |error: std::io::Error| FsError::Archive {
-        path: lossy(&source),
-        reason: error.to_string(),
+    let failed = |error: TarError| match error {
+        // Not the archive's fault: it is well formed.
+        TarError::UnknownType(_) => FsError::Invalid(error.to_string()),
+        error => FsError::Archive {
+            path: lossy(&source),
+            reason: error.to_string(),
+        },
     };
-    file.rewind().map_err(failed)?;
+    file.rewind().map_err(|error| failed(error.into()))?;
     let mut extraction = Extraction {
         root: to.below(&dest)?,
         owner,
         directories: Vec::new(),
     };
-    let mut archive = tar::Archive::new(decompress(file).map_err(failed)?);
-    for entry in archive.entries().map_err(failed)? {
-        extraction.entry(entry.map_err(failed)?, &failed)?;
+    let reader = decompress(file).map_err(|error| failed(error.into()))?;
+    let mut archive = TarReader::new(Bounded {
+        reader,
+        left: limits.bytes,
+        limit: limits.bytes,
+    });
+    let mut entries = 0;
+    while let Some(entry) = archive.next_entry().map_err(failed)? {
+        entries += 1;
+        if entries > limits.entries {
+            let error = format!("more than the limit of {} entries", limits.entries);
+            return Err(failed(std::io::Error::other(error).into()));
+        }
+        extraction.entry(entry, &mut archive, &failed)?;
     }
     extraction.finish()?;
     Ok(true)
 }
 
-/// Whether a first header can be read.
+/// Whether a first header can be read. One of a kind that is not unpacked is a header, too:
+/// the archive is refused then, not copied.
 fn is_archive(file: &mut File) -> bool {
     let Ok(reader) = file.try_clone().and_then(decompress) else {
         return false;
     };
-    let mut archive = tar::Archive::new(reader);
-    archive
-        .entries()
-        .is_ok_and(|mut entries| matches!(entries.next(), Some(Ok(_))))
+    matches!(
+        TarReader::new(reader).next_entry(),
+        Ok(Some(_)) | Err(TarError::Sparse | TarError::UnknownType(_))
+    )
+}
+
+/// Ends with an error where more bytes come than an archive may hold: some kilobytes that are
+/// compressed well must not fill the disk.
+struct Bounded<R> {
+    reader: R,
+    left: u64,
+    limit: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        match self.left.checked_sub(read as u64) {
+            Some(left) => self.left = left,
+            None => {
+                let text = format!("more than the limit of {} bytes", self.limit);
+                return Err(std::io::Error::other(text));
+            }
+        }
+        Ok(read)
+    }
 }
 
 /// A reader of the plain bytes, by the magic number at the start.
@@ -113,20 +162,21 @@ struct Extraction {
 }
 
 impl Extraction {
-    fn entry<R: Read>(
+    fn entry(
         &mut self,
-        mut entry: tar::Entry<'_, R>,
-        failed: &dyn Fn(std::io::Error) -> FsError,
+        entry: Entry,
+        content: &mut impl Read,
+        failed: &dyn Fn(TarError) -> FsError,
     ) -> Result<(), FsError> {
-        let mut kind = entry.header().entry_type();
-        if kind == EntryType::XGlobalHeader {
-            return Ok(());
+        if entry.name.len() > MAX_PATH_BYTES || entry.link.len() > MAX_PATH_BYTES {
+            return Err(failed(TarError::Header("name longer than any path")));
         }
+        let mut kind = entry.kind;
         // Archives older than directory entries write a final slash.
-        if kind == EntryType::Regular && entry.path_bytes().ends_with(b"/") {
-            kind = EntryType::Directory;
+        if kind == Kind::File && entry.name.ends_with(b"/") {
+            kind = Kind::Directory;
         }
-        let name = gopath::clean(&entry.path_bytes());
+        let name = gopath::clean(&entry.name);
         if name == b".." || name.starts_with(b"../") {
             let text = format!("\"{}\" is outside of the destination", lossy(&name));
             return Err(FsError::Invalid(text));
@@ -139,9 +189,9 @@ impl Extraction {
         let parent = self.root.resolve(&gopath::dir(&name))?;
         self.root.mkdir_all(&parent, IMPLIED_MODE, None, None)?;
         let path = gopath::join(&parent, gopath::base(&name));
-        let header = Header::read(&mut entry, self.owner).map_err(failed)?;
+        let metadata = Metadata::of(&entry, self.owner);
 
-        let is_dir = kind == EntryType::Directory;
+        let is_dir = kind == Kind::Directory;
         let existing = self.root.lstat_if_exists(&path)?;
         if existing.is_some_and(|meta| !(meta.is_dir() && is_dir)) {
             self.root
@@ -150,55 +200,50 @@ impl Extraction {
                 .map_err(|errno| FsError::path("unlinkat", &path, errno))?;
         }
         match kind {
-            EntryType::Directory => {
+            Kind::Directory => {
                 if existing.is_none_or(|meta| !meta.is_dir()) {
-                    self.root
-                        .mkdir_all(&path, header.mode & 0o777, None, None)?;
+                    self.root.mkdir_all(&path, entry.mode & 0o777, None, None)?;
                 }
-                self.directories.push((path.clone(), header.time));
+                self.directories.push((path.clone(), metadata.time));
             }
-            EntryType::Symlink => self.symlink(&entry, &path)?,
-            EntryType::Link => self.hard_link(&entry, &path)?,
-            EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                if !self.device(kind, &entry, &path)? {
+            Kind::Symlink => self.symlink(&entry, &path)?,
+            Kind::HardLink => self.hard_link(&entry, &path)?,
+            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
+                if !self.device(&entry, &path)? {
                     return Ok(());
                 }
             }
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            Kind::File => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
                 let fd = self
                     .root
                     .open_resolved(&path, flags, Mode::from_raw_mode(0o600))
                     .map_err(|errno| FsError::path("open", &path, errno))?;
-                std::io::copy(&mut entry, &mut File::from(fd)).map_err(failed)?;
-            }
-            other => {
-                let text = format!("unhandled tar header type {}", other.as_byte());
-                return Err(FsError::Invalid(text));
+                std::io::copy(content, &mut File::from(fd))
+                    .map_err(|error| failed(error.into()))?;
             }
         }
-        self.metadata(&path, &header)
+        self.metadata(&path, &entry, &metadata)
     }
 
-    fn symlink<R: Read>(&self, entry: &tar::Entry<'_, R>, path: &[u8]) -> Result<(), FsError> {
-        let target = entry.link_name_bytes().unwrap_or_default();
+    fn symlink(&self, entry: &Entry, path: &[u8]) -> Result<(), FsError> {
+        let target = &entry.link;
         self.root
             .open_parent(path)
             .and_then(|(dir, name)| {
-                let target = OsStr::from_bytes(&target);
+                let target = OsStr::from_bytes(target);
                 rustix::fs::symlinkat(target, &dir, OsStr::from_bytes(name))
             })
             .map_err(|errno| FsError::Link {
                 op: "symlink",
-                old: lossy(&target),
+                old: lossy(target),
                 new: lossy(path),
                 errno,
             })
     }
 
-    fn hard_link<R: Read>(&self, entry: &tar::Entry<'_, R>, path: &[u8]) -> Result<(), FsError> {
-        let first = entry.link_name_bytes().unwrap_or_default();
-        let resolved = self.root.resolve_parent(&first)?;
+    fn hard_link(&self, entry: &Entry, path: &[u8]) -> Result<(), FsError> {
+        let resolved = self.root.resolve_parent(&entry.link)?;
         let linked = || {
             let (old_dir, old) = self.root.open_parent(&resolved)?;
             let (dir, name) = self.root.open_parent(path)?;
@@ -215,19 +260,11 @@ impl Extraction {
 
     /// Makes a device file; `false` where that is nobody's right, in a user namespace: the
     /// archive's other files are still wanted.
-    fn device<R: Read>(
-        &self,
-        kind: EntryType,
-        entry: &tar::Entry<'_, R>,
-        path: &[u8],
-    ) -> Result<bool, FsError> {
-        let number = |field: std::io::Result<Option<u32>>| field.ok().flatten().unwrap_or(0);
-        let header = entry.header();
-        let device =
-            rustix::fs::makedev(number(header.device_major()), number(header.device_minor()));
-        let kind = match kind {
-            EntryType::Char => FileType::CharacterDevice,
-            EntryType::Block => FileType::BlockDevice,
+    fn device(&self, entry: &Entry, path: &[u8]) -> Result<bool, FsError> {
+        let device = rustix::fs::makedev(entry.device.0, entry.device.1);
+        let kind = match entry.kind {
+            Kind::CharDevice => FileType::CharacterDevice,
+            Kind::BlockDevice => FileType::BlockDevice,
             _ => FileType::Fifo,
         };
         let made = self.root.open_parent(path).and_then(|(dir, name)| {
@@ -241,21 +278,21 @@ impl Extraction {
         }
     }
 
-    fn metadata(&self, path: &[u8], header: &Header) -> Result<(), FsError> {
+    fn metadata(&self, path: &[u8], entry: &Entry, metadata: &Metadata) -> Result<(), FsError> {
         let (dir, name) = self
             .root
             .open_parent(path)
             .map_err(|errno| FsError::path("open", path, errno))?;
-        root::chown(dir.as_fd(), name, header.owner)
+        root::chown(dir.as_fd(), name, metadata.owner)
             .map_err(|errno| FsError::path("lchown", path, errno))?;
-        XattrsOf::Path(&self.root.host_path(path)).set(&header.xattrs);
+        XattrsOf::Path(&self.root.host_path(path)).set(&entry.xattrs);
         // A hard link can be one to a symbolic link.
         if !self.root.lstat(path)?.is_symlink() {
-            let mode = Mode::from_raw_mode(header.mode & 0o7777);
+            let mode = Mode::from_raw_mode(entry.mode & 0o7777);
             rustix::fs::chmodat(&dir, OsStr::from_bytes(name), mode, AtFlags::empty())
                 .map_err(|errno| FsError::path("chmod", path, errno))?;
         }
-        root::set_times(dir.as_fd(), name, header.time, header.time)
+        root::set_times(dir.as_fd(), name, metadata.time, metadata.time)
             .map_err(|errno| root::utime_error(path, errno))
     }
 
@@ -275,85 +312,108 @@ impl Extraction {
     }
 }
 
-/// What a header and its records say of a file's metadata.
-struct Header {
-    mode: u32,
+/// Whose an unpacked file is, and of when.
+struct Metadata {
     owner: Owner,
     /// Nanoseconds.
     time: i128,
-    xattrs: Xattrs,
 }
 
-impl Header {
-    fn read<R: Read>(entry: &mut tar::Entry<'_, R>, owner: Option<Owner>) -> std::io::Result<Self> {
-        let mut xattrs = Xattrs::new();
-        let mut time = None;
-        for record in entry.pax_extensions()?.into_iter().flatten() {
-            let record = record?;
-            match record.key() {
-                Ok("mtime") => time = record.value().ok().and_then(nanoseconds),
-                Ok(key) => {
-                    if let Some(name) = key.strip_prefix(XATTR_RECORD) {
-                        xattrs.insert(name.as_bytes().to_vec(), record.value_bytes().to_vec());
-                    }
-                }
-                Err(_) => {}
-            }
+impl Metadata {
+    fn of(entry: &Entry, owner: Option<Owner>) -> Self {
+        let (seconds, nanoseconds) = entry.mtime;
+        Self {
+            owner: owner.unwrap_or(Owner {
+                uid: entry.uid,
+                gid: entry.gid,
+            }),
+            time: i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds),
         }
-        let header = entry.header();
-        let id = |value: u64| u32::try_from(value).unwrap_or(0);
-        let owner = match owner {
-            Some(owner) => owner,
-            None => Owner {
-                uid: id(header.uid()?),
-                gid: id(header.gid()?),
-            },
-        };
-        let time = match time {
-            Some(time) => time,
-            None => i128::from(header.mtime()?) * 1_000_000_000,
-        };
-        Ok(Self {
-            mode: header.mode()?,
-            owner,
-            time,
-            xattrs,
-        })
     }
-}
-
-/// A time in a record: seconds with a fraction.
-fn nanoseconds(text: &str) -> Option<i128> {
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let negative = seconds.starts_with('-');
-    let whole: i64 = seconds.parse().ok()?;
-    let mut digits: String = fraction.chars().take(9).collect();
-    if !digits.chars().all(|c| c.is_ascii_digit()) {
-        return None;
-    }
-    while digits.len() < 9 {
-        digits.push('0');
-    }
-    let fraction: i128 = digits.parse().ok()?;
-    let sign = if negative { -1 } else { 1 };
-    Some(i128::from(whole) * 1_000_000_000 + sign * fraction)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use gateway_images::layer::{END, Header, padding};
+
     use super::*;
 
-    #[test]
-    fn times_of_records_have_fractions() {
-        for (text, want) in [
-            ("1.5", Some(1_500_000_000)),
-            ("7", Some(7_000_000_000)),
-            ("-0.25", Some(-250_000_000)),
-            ("1.1234567891", Some(1_123_456_789)),
-            ("x", None),
-            ("1.x", None),
-        ] {
-            assert_eq!(nanoseconds(text), want, "{text}");
+    fn file(name: &str, content: &[u8]) -> Vec<u8> {
+        let mut header = Header::new(Kind::File, name);
+        header.mode = 0o644;
+        header.size = content.len() as u64;
+        [&header.encode(), content, padding(header.size)].concat()
+    }
+
+    fn unpacked(archive: &[u8], limits: Limits, dest: &Path) -> Result<bool, String> {
+        let source = tempfile::tempdir().expect("a directory");
+        std::fs::write(source.path().join("a.tar"), archive).expect("written");
+        let (from, to) = (Root::open(source.path()), Root::open(dest));
+        let (from, to) = (from.expect("opens"), to.expect("opens"));
+        let uid = rustix::process::getuid().as_raw();
+        let gid = rustix::process::getgid().as_raw();
+        let me = Some(Owner { uid, gid });
+        unpack_within(limits, &from, b"/a.tar", &to, b"/", me, None).map_err(|e| e.to_string())
+    }
+
+    /// A header whose type or size is another one, its sum made right again.
+    fn forged(mut block: Vec<u8>, kind: u8, size: Option<&[u8; 11]>) -> Vec<u8> {
+        block[156] = kind;
+        if let Some(size) = size {
+            block[124..135].copy_from_slice(size);
         }
+        block[148..156].copy_from_slice(b"        ");
+        let sum: u32 = block[..512].iter().map(|b| u32::from(*b)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        block
+    }
+
+    #[test]
+    fn an_archive_ends_at_its_limits() {
+        let archive = [file("a", b"one"), file("b", b"two"), END.to_vec()].concat();
+        let dest = tempfile::tempdir().expect("a directory");
+        let unpacked = |bytes, entries| unpacked(&archive, Limits { bytes, entries }, dest.path());
+        assert_eq!(unpacked(archive.len() as u64, 2), Ok(true));
+        let text = "failed to unpack /a.tar: read layer: more than the limit of ";
+        let error = unpacked(archive.len() as u64, 1).expect_err("two entries");
+        assert_eq!(error, format!("{text}1 entries"));
+        let error = unpacked(1500, 2).expect_err("more bytes");
+        assert_eq!(error, format!("{text}1500 bytes"));
+    }
+
+    #[test]
+    fn sparse_files_are_refused_and_write_nothing() {
+        let sparse = forged(file("zeros", b""), b'S', Some(b"77777777777"));
+        let dest = tempfile::tempdir().expect("a directory");
+        let error = unpacked(&sparse, Limits::default(), dest.path()).expect_err("sparse");
+        assert_eq!(
+            error,
+            "failed to unpack /a.tar: sparse tar entries are not supported"
+        );
+        assert_eq!(std::fs::read_dir(dest.path()).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn an_extension_header_that_claims_gigabytes_is_not_read() {
+        let long = forged(file("x", b""), b'x', Some(b"77777777777"));
+        let archive = [file("a", b"one"), long.clone()].concat();
+        let dest = tempfile::tempdir().expect("a directory");
+        let error = unpacked(&archive, Limits::default(), dest.path()).expect_err("too long");
+        assert_eq!(
+            error,
+            "failed to unpack /a.tar: tar extension header of 8589934591 bytes is over the limit of 1048576"
+        );
+        // As the first entry it makes the file no archive, as in the reference.
+        assert_eq!(unpacked(&long, Limits::default(), dest.path()), Ok(false));
+    }
+
+    #[test]
+    fn an_entry_of_unknown_kind_is_refused_by_its_number() {
+        let odd = forged(file("x", b""), b'Z', None);
+        let dest = tempfile::tempdir().expect("a directory");
+        let error = unpacked(&odd, Limits::default(), dest.path()).expect_err("unknown");
+        assert_eq!(error, "unhandled tar header type 90");
     }
 }

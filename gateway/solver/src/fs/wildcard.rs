@@ -11,6 +11,7 @@ use super::error::FsError;
 use super::glob::{Glob, split_wildcard};
 use super::gopath;
 use super::root::{Root, read_dir};
+use super::syntax::PatternError;
 use super::walk::Visible;
 
 /// The paths that a source with wildcards means, in walking order. A source without any
@@ -39,8 +40,10 @@ pub fn expand(
     if !root.lstat(&base)?.is_dir() {
         return Ok(Vec::new());
     }
-    let Ok(whole) = Glob::new(&pattern) else {
-        return Ok(Vec::new());
+    let whole = match Glob::new(&pattern) {
+        Ok(whole) => whole,
+        Err(PatternError::Syntax) => return Ok(Vec::new()),
+        Err(over_limit) => return Err(over_limit.into()),
     };
     // Without a class no wildcard matches a slash: each element has its own pattern, and
     // only directories that match theirs need to be entered.
@@ -87,7 +90,7 @@ impl Walk<'_> {
             if self.visible.is_some_and(|visible| !visible.has(&full)) {
                 continue;
             }
-            if self.whole.matches(&below) {
+            if self.whole.matches(&below)? {
                 self.found.push(full);
                 continue;
             }
@@ -104,7 +107,10 @@ impl Walk<'_> {
 
     fn leads_on(&self, name: &[u8], depth: usize) -> bool {
         self.elements.as_ref().is_none_or(|elements| {
-            depth + 1 < elements.len() && elements.get(depth).is_some_and(|e| e.matches(name))
+            depth + 1 < elements.len()
+                && elements
+                    .get(depth)
+                    .is_some_and(|e| e.matches(name) == Ok(true))
         })
     }
 }

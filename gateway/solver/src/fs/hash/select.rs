@@ -141,7 +141,7 @@ impl Selector<'_> {
         if let Some(glob) = &self.glob
             && !inside
         {
-            if !glob.matches(&path) {
+            if !glob.matches(&path)? {
                 let depth = |p: &[u8]| gopath::components(p).count();
                 if is_dir && (!self.flat || depth(&path) < depth(self.path)) {
                     self.below(node, &path, None)?;
