@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gateway_solver::{Exporter, OutputTarget};
 
@@ -200,10 +200,16 @@ fn exporter(text: &str, tags: &[String]) -> Result<Option<Exporter>, UsageError>
             dest: target()?,
             attrs,
         },
-        "local" => Exporter::Local {
-            dest: directory()?,
-            attrs,
-        },
+        "local" => {
+            let dest = directory()?;
+            if attrs.get("mode").is_some_and(|mode| mode == "delete") && holds_current_dir(&dest) {
+                return Err(wrong(
+                    "mode=delete would delete what is in the current directory: name another one"
+                        .into(),
+                ));
+            }
+            Exporter::Local { dest, attrs }
+        }
         other => {
             return Err(wrong(format!(
                 "unknown type {other:?}: image, registry, oci, docker, tar, local and cacheonly are known"
@@ -211,6 +217,13 @@ fn exporter(text: &str, tags: &[String]) -> Result<Option<Exporter>, UsageError>
         }
     };
     Ok(Some(exporter))
+}
+
+fn holds_current_dir(dir: &Path) -> bool {
+    match (std::fs::canonicalize(dir), std::env::current_dir()) {
+        (Ok(dir), Ok(current)) => current.starts_with(dir),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -331,6 +344,16 @@ mod tests {
             [Exporter::Local { dest, .. }] => assert_eq!(dest, &PathBuf::from("out")),
             _ => panic!("one directory"),
         }
+    }
+
+    #[test]
+    fn the_current_directory_is_not_cleaned_up() {
+        for dest in [".", "/"] {
+            let error =
+                parsed(&["-o", &format!("type=local,mode=delete,dest={dest}")]).unwrap_err();
+            assert!(error.to_string().contains("current directory"), "{error}");
+        }
+        assert!(parsed(&["-o", "type=local,mode=delete,dest=no-such-dir"]).is_ok());
     }
 
     #[test]

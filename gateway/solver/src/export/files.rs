@@ -1,6 +1,6 @@
 //! Results as plain files: a tar stream or a directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,9 +28,15 @@ struct Part {
 
 fn parts(solved: &Solved, attrs: &BTreeMap<String, String>) -> Outcome<Vec<Part>> {
     let split = flag(attrs, "platform-split")?.unwrap_or(solved.map);
-    let part = |image: &super::SolvedImage| Part {
-        dir: (split && !image.id.is_empty()).then(|| image.id.replace('/', "_")),
-        snapshot: image.snapshot.clone(),
+    let part = |image: &super::SolvedImage| {
+        let id = match image.id.as_str() {
+            "" => image.platform.to_string(),
+            id => id.to_owned(),
+        };
+        Part {
+            dir: split.then(|| id.replace('/', "_")),
+            snapshot: image.snapshot.clone(),
+        }
     };
     Ok(solved.images.iter().map(part).collect())
 }
@@ -160,6 +166,15 @@ pub async fn local(
     let mode = Mode::parse(attrs)?;
     let time = epoch(attrs, &solved.metadata)?;
     let parts = parts(solved, attrs)?;
+    let merged = parts.len() > 1 && parts.iter().any(|part| part.dir.is_none());
+    if merged && mode == Mode::Delete {
+        return Err(Error::invalid(
+            "mode=delete of several platforms needs platform-split=true",
+        ));
+    }
+    if merged {
+        check_merged(job, solved).await?;
+    }
     let dirs: Vec<String> = parts.iter().filter_map(|part| part.dir.clone()).collect();
     for (image, part) in solved.images.iter().zip(parts) {
         image::ensure(job, &part.snapshot).await?;
@@ -228,6 +243,47 @@ fn copy_tree(
     copy(&from, b"/", &to, b"/", &options)
         .map(|stats| stats.bytes)
         .map_err(|error| failed(&error))
+}
+
+/// No file of one result may be in the way of another's.
+async fn check_merged(job: &Arc<JobInner>, solved: &Solved) -> Outcome<()> {
+    let mut owners: HashMap<PathBuf, &str> = HashMap::new();
+    for image in &solved.images {
+        image::ensure(job, &image.snapshot).await?;
+        let (store, snapshot) = (job.store().clone(), image.snapshot.clone());
+        let paths = blocking(move || {
+            let view = View::read_only(&store.lowers(&snapshot)).map_err(internal)?;
+            files_of(view.path()).map_err(internal)
+        })
+        .await?;
+        for path in paths {
+            if let Some(other) = owners.insert(path.clone(), &image.id) {
+                return Err(Error::unknown(format!(
+                    "cannot overwrite {} from {other} with {} when split option is disabled",
+                    path.display(),
+                    image.id
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Everything but directories, relative to the top.
+fn files_of(top: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut levels = vec![PathBuf::new()];
+    while let Some(level) = levels.pop() {
+        for entry in std::fs::read_dir(top.join(&level))? {
+            let entry = entry?;
+            let path = level.join(entry.file_name());
+            match entry.file_type()?.is_dir() {
+                true => levels.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Removes from `dest` what `wanted` does not have. Links are never followed.
