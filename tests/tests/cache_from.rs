@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use gateway_tests::expect::Events;
 use gateway_tests::image::{images, read_archive};
 use gateway_tests::program::{Home, run, stderr};
+use gateway_tests::registry::Registry;
 
 /// Layers of the image, lowest first, in both recorded caches.
 const LAYERS: [&str; 4] = [
@@ -40,7 +41,11 @@ fn is_step(name: &str) -> bool {
     name.starts_with('[') && !name.starts_with("[internal] load ")
 }
 
-fn build(home: &Home, cache: Option<&Path>) -> Built {
+fn local(cache: &Path) -> String {
+    format!("type=local,src={}", cache.display())
+}
+
+fn build(home: &Home, cache: &str) -> Built {
     let archive = home.dir.path().join("image.tar");
     let mut command = home.build();
     command
@@ -48,11 +53,7 @@ fn build(home: &Home, cache: Option<&Path>) -> Built {
         .arg("build-arg:SOURCE_DATE_EPOCH=1600000000")
         .arg("--output")
         .arg(format!("type=oci,dest={}", archive.display()));
-    if let Some(cache) = cache {
-        command
-            .arg("--cache-from")
-            .arg(format!("type=local,src={}", cache.display()));
-    }
+    command.args(["--cache-from", cache]);
     let output = run(command.arg(data().join("context")));
     let stderr = stderr(&output);
     assert!(output.status.success(), "{stderr}");
@@ -75,10 +76,10 @@ fn build(home: &Home, cache: Option<&Path>) -> Built {
 fn a_build_with_a_recorded_cache_runs_no_step_and_has_its_layers() {
     for cache in ["cache-max", "cache-min"] {
         let home = Home::new("");
-        let built = build(&home, Some(&data().join(cache)));
+        let built = build(&home, &local(&data().join(cache)));
         assert_eq!(built.ran(), [""; 0], "{cache}: {}", built.stderr);
         assert_eq!(built.layers, LAYERS, "{cache}");
-        let again = build(&home, Some(&data().join(cache)));
+        let again = build(&home, &local(&data().join(cache)));
         assert_eq!(again.ran(), [""; 0], "{cache}: {}", again.stderr);
     }
 }
@@ -96,7 +97,7 @@ fn a_broken_cache_fails_no_build_and_says_why() {
         (broken.path(), "has other content"),
         (Path::new("/no/such/cache"), "cannot read"),
     ] {
-        let built = build(&Home::new(""), Some(dir));
+        let built = build(&Home::new(""), &local(dir));
         assert!(built.stderr.contains(problem), "{}", built.stderr);
         assert_eq!(built.ran().len(), 7, "{:?}", built.ran());
     }
@@ -120,7 +121,7 @@ fn a_cache_without_a_layer_serves_what_it_still_has() {
             std::fs::copy(blob.path(), blobs.join(blob.file_name())).expect("copying");
         }
     }
-    let built = build(&Home::new(""), Some(partial.path()));
+    let built = build(&Home::new(""), &local(partial.path()));
     let ran = built.ran();
     assert!(
         ran.iter().any(|name| name.contains("COPY <<EOF /doc")),
@@ -131,4 +132,24 @@ fn a_cache_without_a_layer_serves_what_it_still_has() {
         "{ran:?}"
     );
     assert_eq!(built.layers[..3], LAYERS[..3]);
+}
+
+#[test]
+fn a_cache_in_a_registry_is_as_good_as_one_in_a_directory() {
+    let registry = Registry::start();
+    registry.push_layout(&data().join("cache-max"), "latest", "library/cache:max");
+    let home = Home::new(&registry.as_docker_hub());
+    let built = build(&home, "type=registry,ref=cache:max");
+    assert_eq!(built.ran(), [""; 0], "{}", built.stderr);
+    assert_eq!(built.layers, LAYERS);
+    let built = build(
+        &Home::new(&registry.as_docker_hub()),
+        "type=registry,ref=cache:none",
+    );
+    assert!(
+        built
+            .stderr
+            .contains("importing cache manifest from docker.io/library/cache:none")
+    );
+    assert_eq!(built.ran().len(), 7, "{:?}", built.ran());
 }

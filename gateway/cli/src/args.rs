@@ -85,7 +85,7 @@ pub struct Build {
     #[arg(long)]
     pub no_cache: bool,
 
-    /// Look for results of steps in a cache as well: type=local,src=DIR (may be repeated)
+    /// Look for results of steps in a cache as well: type=local,src=DIR or type=registry,ref=NAME (may be repeated)
     #[arg(long = "cache-from", value_name = "TYPE,KEY=VALUE")]
     pub cache_from: Vec<String>,
 

@@ -8,6 +8,9 @@ use gateway_solver::CacheImport;
 use super::csv;
 use crate::error::UsageError;
 
+const LOCAL: &str = "type=local,src=DIR";
+const REGISTRY: &str = "type=registry,ref=NAME";
+
 /// One cache for each `--cache-from`.
 pub fn imports(texts: &[String]) -> Result<Vec<CacheImport>, UsageError> {
     texts.iter().map(|text| import(text)).collect()
@@ -20,18 +23,23 @@ fn import(text: &str) -> Result<CacheImport, UsageError> {
         let value = value.ok_or_else(|| wrong(format!("{key:?} needs a value: {key}=...")))?;
         attrs.insert(key.trim().to_lowercase(), value);
     }
-    match attrs.remove("type").as_deref() {
-        Some("local") => {}
-        Some(other) => return Err(wrong(format!("unknown type {other:?}: local is known"))),
-        None => return Err(wrong("no type: write type=local,src=DIR".into())),
-    }
-    let import = CacheImport::Local {
-        src: attrs
-            .remove("src")
-            .map(PathBuf::from)
-            .ok_or_else(|| wrong("no directory: write type=local,src=DIR".into()))?,
-        digest: attrs.remove("digest"),
-        tag: attrs.remove("tag"),
+    let needed = |value: Option<String>, form: &str| {
+        value.ok_or_else(|| wrong(format!("incomplete: write {form}")))
+    };
+    let import = match attrs.remove("type").as_deref() {
+        Some("local") => CacheImport::Local {
+            src: PathBuf::from(needed(attrs.remove("src"), LOCAL)?),
+            digest: attrs.remove("digest"),
+            tag: attrs.remove("tag"),
+        },
+        Some("registry") => CacheImport::Registry {
+            reference: needed(attrs.remove("ref"), REGISTRY)?,
+        },
+        Some(other) => {
+            let problem = format!("unknown type {other:?}: local and registry are known");
+            return Err(wrong(problem));
+        }
+        None => return Err(wrong(format!("no type: write {LOCAL} or {REGISTRY}"))),
     };
     match attrs.into_keys().next() {
         Some(key) => Err(wrong(format!("unknown key {key:?}"))),
@@ -60,6 +68,7 @@ mod tests {
             "src=/c",
             "type=gha",
             "type=local",
+            "type=registry",
             "type=local,src=/c,mode=max",
             "type",
         ] {

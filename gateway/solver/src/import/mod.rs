@@ -14,6 +14,7 @@ use gateway_images::media::{Descriptor, Index, Manifest, ParsedManifest, RawMani
 
 use crate::job::{Job, JobInner};
 use crate::key::digest_of;
+use crate::ops::image;
 use crate::report::vertex;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
@@ -38,11 +39,16 @@ pub enum CacheImport {
         /// `latest` when absent.
         tag: Option<String>,
     },
+    /// A cache in a registry, by its reference.
+    Registry { reference: String },
 }
 
 impl CacheImport {
     fn name(&self) -> String {
-        let CacheImport::Local { src, digest, tag } = self;
+        let (src, digest, tag) = match self {
+            CacheImport::Local { src, digest, tag } => (src, digest, tag),
+            CacheImport::Registry { reference } => return image::canonical(reference),
+        };
         let hash = digest_of(format!("{}\0{digest:?}\0{tag:?}", src.display()).as_bytes());
         let hash = hash.trim_start_matches("sha256:").get(..16).unwrap_or("0");
         format!("local:{hash}")
@@ -59,48 +65,80 @@ impl Job {
         job.reports
             .announce(vec![vertex(&digest, &name, Vec::new(), None)]);
         let running = job.reports.start(&digest);
-        let (inner, import, shown) = (job.clone(), import.clone(), digest.clone());
-        let work = blocking(move || read(&inner, &import, &shown));
+        let work = read(job, import, &digest);
         let outcome = job.until_cancelled(work).await;
         running.finish(&outcome);
     }
 }
 
-fn read(job: &Arc<JobInner>, import: &CacheImport, vertex: &str) -> Outcome<()> {
-    let CacheImport::Local { src, digest, tag } = import;
-    let top = match digest {
-        Some(digest) => digest.parse().map_err(|error| {
-            Error::invalid(format!("{digest:?} is no digest of a cache: {error}"))
-        })?,
-        None => tagged(src, tag.as_deref().unwrap_or(DEFAULT_TAG))?,
-    };
-    let bytes = document(src, &top)?;
-    let manifest = RawManifest::parse(bytes, None)
-        .map_err(|error| Error::unknown(format!("cache manifest {top}: {error}")))?;
-    let (config, layers) = match manifest.parsed {
-        ParsedManifest::Image(Manifest { config, layers, .. }) => (Some(config), layers),
-        // The older form: an index of all blobs.
-        ParsedManifest::Index(Index { manifests, .. }) => {
-            let (config, layers): (Vec<_>, Vec<_>) = manifests
-                .into_iter()
-                .partition(|blob| blob.media_type == CONFIG_TYPE);
-            (config.into_iter().next_back(), layers)
+async fn read(job: &Arc<JobInner>, import: &CacheImport, vertex: &str) -> Outcome<()> {
+    let (place, manifest, config) = match import {
+        CacheImport::Local { src, digest, tag } => {
+            let (src, digest, tag) = (src.clone(), digest.clone(), tag.clone());
+            blocking(move || {
+                let top = match digest {
+                    Some(digest) => digest.parse().map_err(|error| {
+                        Error::invalid(format!("{digest:?} is no digest of a cache: {error}"))
+                    })?,
+                    None => tagged(&src, tag.as_deref().unwrap_or(DEFAULT_TAG))?,
+                };
+                let bytes = document(&src, &top)?;
+                let manifest = RawManifest::parse(bytes, None)
+                    .map_err(|error| Error::unknown(format!("cache manifest {top}: {error}")))?;
+                let config = document(&src, &config_of(&manifest)?.digest)?;
+                Ok((Place::Dir(src), manifest, config))
+            })
+            .await?
+        }
+        CacheImport::Registry { reference } => {
+            let reference = image::parse(reference)?;
+            let registries = job.solver().registries();
+            let failed = |error| image::registry_error(&error);
+            let manifest = registries.resolve(&reference).await.map_err(failed)?.root;
+            let config = config_of(&manifest)?;
+            let config = registries
+                .small_blob(&reference, &config, MAX_DOCUMENT_BYTES)
+                .await
+                .map_err(failed)?
+                .to_vec();
+            (Place::Registry(reference.to_string()), manifest, config)
         }
     };
-    let config = config
-        .filter(|config| config.media_type == CONFIG_TYPE)
-        .ok_or_else(|| Error::unknown(format!("{top} is not a cache: it has no cache config")))?;
-    let records = config::parse(&document(src, &config.digest)?)
-        .map_err(|error| Error::unknown(format!("cache {top}: {error}")))?;
+    let top = manifest.descriptor.digest.clone();
+    let layers = match manifest.parsed {
+        ParsedManifest::Image(Manifest { layers, .. }) => layers,
+        ParsedManifest::Index(Index { manifests, .. }) => manifests,
+    };
     let foreign = Foreign {
-        dir: src,
-        vertex,
+        place,
+        vertex: vertex.to_owned(),
         blobs: layers
             .into_iter()
             .map(|layer| (layer.digest.clone(), layer))
             .collect(),
     };
-    foreign.store(job, &records)
+    let job = job.clone();
+    blocking(move || {
+        let records = config::parse(&config)
+            .map_err(|error| Error::unknown(format!("cache {top}: {error}")))?;
+        foreign.store(&job, &records)
+    })
+    .await
+}
+
+/// The cache config that a manifest names; in the older form it is an entry of an index.
+fn config_of(manifest: &RawManifest) -> Outcome<Descriptor> {
+    let config = match &manifest.parsed {
+        ParsedManifest::Image(image) => Some(&image.config),
+        ParsedManifest::Index(index) => index.manifests.last(),
+    };
+    config
+        .filter(|config| config.media_type == CONFIG_TYPE)
+        .cloned()
+        .ok_or_else(|| {
+            let top = &manifest.descriptor.digest;
+            Error::unknown(format!("{top} is not a cache: it has no cache config"))
+        })
 }
 
 /// A manifest or config of the layout, checked against its digest.
@@ -149,14 +187,21 @@ fn tagged(dir: &Path, tag: &str) -> Outcome<Digest> {
         .ok_or_else(|| Error::unknown(format!("{} has no cache {tag:?}", dir.display())))
 }
 
-struct Foreign<'a> {
-    dir: &'a Path,
+/// Where the blobs of a cache are.
+enum Place {
+    Dir(PathBuf),
+    /// The repository of this reference.
+    Registry(String),
+}
+
+struct Foreign {
+    place: Place,
     /// Shows the transfer of layers.
-    vertex: &'a str,
+    vertex: String,
     blobs: HashMap<Digest, Descriptor>,
 }
 
-impl Foreign<'_> {
+impl Foreign {
     /// Puts the records among the store's own: a key that is known already stays the same key.
     fn store(&self, job: &Arc<JobInner>, records: &[config::Record]) -> Outcome<()> {
         let db = job.store().db();
@@ -213,8 +258,15 @@ impl Foreign<'_> {
             let descriptor = self.blobs.get(blob)?;
             let diff_id: Digest = descriptor.annotations.get(DIFF_ID)?.parse().ok()?;
             let diff_id = diff_id.to_string();
-            let path = blob_path(self.dir, blob);
-            if !path.is_file() && !job.store().blobs().contains(blob) {
+            let (reference, file) = match &self.place {
+                Place::Dir(dir) => (
+                    format!("cache {}", dir.display()),
+                    Some(blob_path(dir, blob)),
+                ),
+                Place::Registry(reference) => (reference.clone(), None),
+            };
+            let gone = file.as_ref().is_some_and(|file| !file.is_file());
+            if gone && !job.store().blobs().contains(blob) {
                 return None;
             }
             // The names that layers of images have: equal layers are kept once.
@@ -231,9 +283,9 @@ impl Foreign<'_> {
                     },
                     diff_id,
                     base: ids.clone(),
-                    reference: format!("cache {}", self.dir.display()),
-                    file: Some(path),
-                    vertex: self.vertex.to_owned(),
+                    reference,
+                    file,
+                    vertex: self.vertex.clone(),
                 })),
                 local: None,
             });

@@ -71,7 +71,7 @@ pub fn platform_of(platform: &pb::Platform) -> Platform {
     }
 }
 
-fn parse(reference: &str) -> Outcome<Reference> {
+pub fn parse(reference: &str) -> Outcome<Reference> {
     Reference::parse(reference)
         .map_err(|error| Error::invalid(format!("failed to parse image {reference}: {error}")))
 }
