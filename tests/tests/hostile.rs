@@ -234,7 +234,8 @@ fn floods_of_calls_and_memory_stop_at_their_limits() {
     all_fail(
         TIMEOUT,
         &[
-            ("many-calls", "no result for incomplete build"),
+            // All answered, or too much for the connection.
+        ("many-calls", "failed to solve: frontend test/raw:1: "),
             ("many-refs", "refused after 10000 refs"),
             ("many-definitions", "refused after 17 definitions"),
             (

@@ -575,7 +575,8 @@ impl Connection {
                     *ended |= flags & END_STREAM != 0;
                 }
             }
-            // The host did not need the rest of the request.
+            // The host answered before it had the whole request, and needs no more of it.
+            RST_STREAM if self.streams.get(&stream).is_none_or(|(_, ended)| *ended) => {}
             RST_STREAM if payload == [0; 4] => {
                 if let Some((_, ended)) = self.streams.get_mut(&stream) {
                     *ended = true;

@@ -347,6 +347,7 @@ impl Connection {
     fn upload(&mut self, streams: &[u32], size: usize, data: Option<&[u8]>) {
         let head = [&[0][..], &(size as u32).to_be_bytes()].concat();
         for stream in streams {
+            self.used(*stream, head.len() as i64);
             self.write(&frame(DATA, 0, *stream, &head));
         }
         let filler = [0; 16_384];
