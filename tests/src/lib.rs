@@ -7,9 +7,11 @@
 pub mod base_images;
 pub mod case;
 pub mod expect;
+pub mod git;
 pub mod image;
 pub mod program;
 pub mod raw_frontend;
 pub mod registry;
 pub mod remains;
 pub mod tls;
+pub mod web;

@@ -32,7 +32,7 @@ Examples:
   gateway build --build-arg VERSION=1.2 --target test .  a stage, with an argument
   gateway build --secret id=npm,src=$HOME/.npmrc .       a secret for RUN --mount=type=secret,id=npm")]
 pub struct Build {
-    /// Directory whose files the build may copy
+    /// Directory whose files the build may copy, or the address of a git repository or an archive
     #[arg(value_name = "CONTEXT")]
     pub context: PathBuf,
 
@@ -65,7 +65,7 @@ pub struct Build {
     #[arg(long = "build-arg", value_name = "KEY[=VALUE]")]
     pub build_args: Vec<String>,
 
-    /// A further context, NAME=DIR, NAME=docker-image://REF, ...
+    /// A further context, NAME=DIR, NAME=docker-image://REF, NAME=oci-layout://DIR[:TAG], ...
     #[arg(long = "build-context", value_name = "NAME=SOURCE")]
     pub build_contexts: Vec<String>,
 

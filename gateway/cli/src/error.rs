@@ -39,9 +39,11 @@ pub enum CliError {
         source: std::io::Error,
     },
     #[error(
-        "{path} is not a directory; contexts from stdin, archives and URLs are not supported yet"
+        "{path} is neither a directory nor an address; contexts from stdin and archives are not supported yet"
     )]
     ContextKind { path: PathBuf },
+    #[error("OCI layout {path}: {problem}")]
+    Layout { path: PathBuf, problem: String },
     #[error("cannot read the build file {path}: {source}")]
     BuildFile {
         path: PathBuf,
@@ -83,6 +85,7 @@ impl CliError {
             CliError::Usage(_)
             | CliError::Context { .. }
             | CliError::ContextKind { .. }
+            | CliError::Layout { .. }
             | CliError::BuildFile { .. }
             | CliError::ConfigFile { .. }
             | CliError::Config { .. }

@@ -42,6 +42,11 @@ pub trait Session: Send + Sync {
     /// The directory behind a local source (`context`, `dockerfile`, or a named one).
     fn local_dir(&self, name: &str) -> Option<PathBuf>;
 
+    /// The directory of an OCI layout that the client offers under this id.
+    fn oci_store(&self, _id: &str) -> Option<PathBuf> {
+        None
+    }
+
     /// `None`: the client has no such secret.
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError>;
 

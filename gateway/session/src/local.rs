@@ -22,6 +22,7 @@ pub enum SecretSource {
 pub struct LocalSession {
     id: String,
     dirs: BTreeMap<String, PathBuf>,
+    oci_stores: BTreeMap<String, PathBuf>,
     secrets: BTreeMap<String, SecretSource>,
     agents: Vec<Agent>,
 }
@@ -31,6 +32,7 @@ impl LocalSession {
         LocalSession {
             id: id.into(),
             dirs: BTreeMap::new(),
+            oci_stores: BTreeMap::new(),
             secrets: BTreeMap::new(),
             agents: Vec::new(),
         }
@@ -39,6 +41,13 @@ impl LocalSession {
     #[must_use]
     pub fn with_dir(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         self.dirs.insert(name.into(), path.into());
+        self
+    }
+
+    /// Offers the OCI layout in the directory `path` under this id.
+    #[must_use]
+    pub fn with_oci_store(mut self, id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        self.oci_stores.insert(id.into(), path.into());
         self
     }
 
@@ -63,6 +72,10 @@ impl Session for LocalSession {
 
     fn local_dir(&self, name: &str) -> Option<PathBuf> {
         self.dirs.get(name).cloned()
+    }
+
+    fn oci_store(&self, id: &str) -> Option<PathBuf> {
+        self.oci_stores.get(id).cloned()
     }
 
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {

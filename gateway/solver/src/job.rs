@@ -4,10 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gateway_api::progress::{Progress, VertexWarning};
-use gateway_api::{
-    Code, Error, FileRange, ImageConfig, ImageMeta as ApiImageMeta, ResolveImageConfigRequest,
-    ResolveSourceMetaRequest, SourceMeta, Stat, Warning,
-};
+use gateway_api::{Error, FileRange, Stat, Warning};
 use gateway_llb::{pb, platform};
 use gateway_session::Session;
 use tokio::sync::OwnedSemaphorePermit;
@@ -15,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::content::Hasher;
 use crate::export::{self, ExportResponse, Exporter, SolvedResult};
-use crate::key::digest_of;
 use crate::live::LiveGraph;
 use crate::ops::image::{self, ImageMeta, ResolveMode};
+use crate::ops::{git, http};
 use crate::read;
-use crate::report::{Reports, vertex};
+use crate::report::Reports;
 use crate::result::{RefInner, ResultRef, RootFs, ScratchDir};
 use crate::shared::{Outcome, SharedWork};
 use crate::solve::internal;
@@ -62,6 +59,8 @@ pub(crate) struct JobInner {
     pulls: Mutex<HashMap<String, SharedWork<()>>>,
     dropped_caches: Mutex<HashSet<String>>,
     hashers: Mutex<HashMap<String, Arc<Hasher>>>,
+    http_files: Mutex<HashMap<String, SharedWork<Arc<http::Found>>>>,
+    git_commits: Mutex<HashMap<String, SharedWork<Arc<git::Resolved>>>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -87,6 +86,20 @@ impl JobInner {
 
     pub(crate) fn pulls(&self) -> MutexGuard<'_, HashMap<String, SharedWork<()>>> {
         locked(&self.pulls)
+    }
+
+    /// The files of the web that this build asked for.
+    pub(crate) fn http_files(
+        &self,
+    ) -> MutexGuard<'_, HashMap<String, SharedWork<Arc<http::Found>>>> {
+        locked(&self.http_files)
+    }
+
+    /// What names in remote repositories meant in this build.
+    pub(crate) fn git_commits(
+        &self,
+    ) -> MutexGuard<'_, HashMap<String, SharedWork<Arc<git::Resolved>>>> {
+        locked(&self.git_commits)
     }
 
     pub(crate) fn remember_lazy(&self, layer: &Layer) {
@@ -158,9 +171,6 @@ impl JobInner {
     }
 }
 
-/// The stream of log lines that are not a step's output.
-const STDERR: i64 = 2;
-
 impl Job {
     pub(crate) fn new(solver: Solver, options: JobOptions) -> Self {
         let cancel = options.cancel.child_token();
@@ -176,6 +186,8 @@ impl Job {
             pulls: Mutex::default(),
             dropped_caches: Mutex::default(),
             hashers: Mutex::default(),
+            http_files: Mutex::default(),
+            git_commits: Mutex::default(),
         }))))
     }
 
@@ -248,116 +260,6 @@ impl Job {
         let snapshot = self.snapshot(result).await?;
         image::ensure(self.inner(), &snapshot).await?;
         Ok(snapshot)
-    }
-
-    async fn resolve_shown(
-        &self,
-        reference: &str,
-        platform: Option<&pb::Platform>,
-        mode: &str,
-        log_name: &str,
-    ) -> Outcome<Arc<ImageMeta>> {
-        let job = self.inner();
-        let mode = ResolveMode::parse(mode)?;
-        let name = match log_name {
-            "" => format!("resolve image config for docker-image://{reference}"),
-            name => name.to_owned(),
-        };
-        let platform = platform::normalize(
-            platform
-                .filter(|platform| !platform.os.is_empty())
-                .unwrap_or(job.solver.default_platform()),
-        );
-        let digest = digest_of(name.as_bytes());
-        job.reports
-            .announce(vec![vertex(&digest, &name, Vec::new(), None)]);
-        let running = job.reports.start(&digest);
-        let resolved = job
-            .until_cancelled(image::resolve(job, reference, &platform, mode))
-            .await;
-        for notice in resolved.iter().flat_map(|meta| &meta.notices) {
-            let line = format!("{notice}\n").into_bytes();
-            job.reports.log(&digest, STDERR, line);
-        }
-        running.finish(&resolved);
-        resolved.map_err(|error| {
-            let shown = image::canonical(reference);
-            error.context(format!("failed to resolve source metadata for {shown}"))
-        })
-    }
-
-    /// The config of an image, under a progress vertex of the request's log name.
-    pub async fn resolve_image_config(
-        &self,
-        request: ResolveImageConfigRequest,
-    ) -> Result<ImageConfig, Error> {
-        let meta = self
-            .resolve_shown(
-                &request.reference,
-                request.platform.as_ref(),
-                &request.resolve_mode,
-                &request.log_name,
-            )
-            .await?;
-        Ok(ImageConfig {
-            digest: meta.root.to_string(),
-            config: meta.config.clone(),
-            reference: meta.reference.clone(),
-        })
-    }
-
-    /// What is known of a source. Today: images; of others only the identifier.
-    pub async fn resolve_source_meta(
-        &self,
-        request: ResolveSourceMetaRequest,
-    ) -> Result<SourceMeta, Error> {
-        let source = request.source.clone();
-        let Some((scheme, reference)) = source.identifier.split_once("://") else {
-            return Err(Error::unknown(format!(
-                "failed to parse {}: invalid",
-                source.identifier
-            )));
-        };
-        match scheme {
-            "docker-image" => {
-                let mode = match request.resolve_mode.as_str() {
-                    "" => source
-                        .attrs
-                        .get("image.resolvemode")
-                        .map_or("", String::as_str),
-                    mode => mode,
-                };
-                let meta = self
-                    .resolve_shown(
-                        reference,
-                        request.platform.as_ref(),
-                        mode,
-                        &request.log_name,
-                    )
-                    .await?;
-                let mut source = source.clone();
-                source.identifier = format!("docker-image://{}", meta.reference);
-                Ok(SourceMeta {
-                    source,
-                    image: Some(ApiImageMeta {
-                        digest: meta.root.to_string(),
-                        config: meta.config.clone(),
-                    }),
-                    ..SourceMeta::default()
-                })
-            }
-            "local" => Ok(SourceMeta {
-                source,
-                ..SourceMeta::default()
-            }),
-            scheme => Err(Error::new(
-                Code::Unimplemented,
-                format!(
-                    "{scheme} sources are not supported yet: {}",
-                    source.identifier
-                ),
-            )),
-        }
     }
 
     /// The root file system of a result, for running a container on it.

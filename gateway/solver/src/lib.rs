@@ -19,6 +19,7 @@ mod result;
 mod shared;
 mod solve;
 mod solver;
+mod source_meta;
 mod store;
 mod view;
 

@@ -202,6 +202,19 @@ impl Layout {
         Ok(by(ANNOTATION_IMAGE_NAME).or_else(|| by(ANNOTATION_REF_NAME)))
     }
 
+    /// The size of a blob, for those who know its digest only.
+    pub fn size(&self, digest: &Digest) -> Result<u64, ArchiveError> {
+        let path = self.dir.join("blobs/sha256").join(digest.hex());
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => Ok(metadata.len()),
+            Ok(_) => Err(ArchiveError::Missing(digest.to_string())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(ArchiveError::Missing(digest.to_string()))
+            }
+            Err(e) => Err(io_error("look at", &path)(e)),
+        }
+    }
+
     /// Copies one blob into a store, checked.
     pub fn copy(&self, store: &BlobStore, blob: &Descriptor) -> Result<(), ArchiveError> {
         if store.size(&blob.digest)? == Some(blob.size) {

@@ -1,6 +1,7 @@
 //! `gateway build`.
 
 mod cache;
+mod contexts;
 mod csv;
 mod output;
 mod request;

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 
 use gateway_session::LocalSession;
 
+use super::contexts;
 use super::secrets::{self, Environment};
 use crate::args::Build;
 use crate::error::{CliError, UsageError};
 
+/// The build file when none is named.
+const DEFAULT_FILE: &str = "Dockerfile";
 /// Entitlements that a build may be given.
 const ENTITLEMENTS: [&str; 3] = ["network.host", "security.insecure", "device"];
 
@@ -20,15 +23,28 @@ pub struct Inputs {
 }
 
 pub fn inputs(args: &Build, env: &Environment, session_id: String) -> Result<Inputs, CliError> {
-    let context = context_dir(&args.context)?;
-    let (dockerfile_dir, filename) = build_file(args, &context)?;
     let mut opts = BTreeMap::new();
-    if filename != "Dockerfile" {
-        opts.insert("filename".to_owned(), filename);
-    }
-    let mut session = LocalSession::new(session_id)
-        .with_dir("context", context)
-        .with_dir("dockerfile", dockerfile_dir);
+    let session = LocalSession::new(session_id);
+    let mut session = match contexts::remote(&args.context) {
+        Some(address) => {
+            // The build file is a part of what is fetched.
+            if let Some(file) = &args.file {
+                opts.insert("filename".to_owned(), file.to_string_lossy().into_owned());
+            }
+            opts.insert("context".to_owned(), address);
+            session
+        }
+        None => {
+            let context = context_dir(&args.context)?;
+            let (dockerfile_dir, filename) = build_file(args, &context)?;
+            if filename != DEFAULT_FILE {
+                opts.insert("filename".to_owned(), filename);
+            }
+            session
+                .with_dir("context", context)
+                .with_dir("dockerfile", dockerfile_dir)
+        }
+    };
 
     build_args(args, env, &mut opts)?;
     for text in &args.labels {
@@ -81,7 +97,7 @@ fn context_dir(path: &Path) -> Result<PathBuf, CliError> {
 /// frontend's to report: it knows the other names it would accept.
 fn build_file(args: &Build, context: &Path) -> Result<(PathBuf, String), CliError> {
     let Some(file) = &args.file else {
-        return Ok((context.to_owned(), "Dockerfile".to_owned()));
+        return Ok((context.to_owned(), DEFAULT_FILE.to_owned()));
     };
     let unreadable = |source| CliError::BuildFile {
         path: file.clone(),
@@ -144,7 +160,13 @@ fn build_contexts(
     for text in &args.build_contexts {
         let (name, source) = pair("--build-context", text)?;
         let key = format!("context:{name}");
-        if source.contains("://") {
+        if let Some(layout) = contexts::layout(&source) {
+            let layout = layout?;
+            opts.insert(key, layout.reference());
+            session = session.with_oci_store(layout.store, layout.dir);
+            continue;
+        }
+        if source.contains("://") || contexts::remote(Path::new(&source)).is_some() {
             opts.insert(key, source);
             continue;
         }
@@ -314,6 +336,14 @@ mod tests {
         .unwrap();
         assert_eq!(inputs.opts["context:context"], "local:_context");
         assert_eq!(inputs.opts["context:base"], "docker-image://alpine");
+    }
+
+    #[test]
+    fn an_address_is_a_context_with_the_build_file_in_it() {
+        let inputs = given(&["-f", "sub/my.Dockerfile", "https://example.com/r.git#main"]).unwrap();
+        assert_eq!(inputs.opts["context"], "https://example.com/r.git#main");
+        assert_eq!(inputs.opts["filename"], "sub/my.Dockerfile");
+        assert_eq!(inputs.session.local_dir("context"), None);
     }
 
     #[test]

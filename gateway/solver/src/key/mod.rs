@@ -15,7 +15,9 @@ mod tests;
 pub use exec::exec_key;
 pub use file::file_key;
 pub use other::{build_key, diff_key, merge_key, passthrough_key};
-pub use source::{LocalFilter, chain_id, image_key, local_key, source_digest};
+pub use source::{
+    GitKey, HttpKey, LocalFilter, chain_id, git_key, http_key, image_key, local_key, source_digest,
+};
 
 pub use gateway_llb::digest_of;
 

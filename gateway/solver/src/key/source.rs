@@ -55,3 +55,73 @@ pub fn local_key(name: &str, session: &str, filter: &LocalFilter) -> String {
         .done();
     format!("session:{name}:{}", digest_of(json.as_bytes()))
 }
+
+/// What makes two downloads the same file. The URL is no part of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HttpKey<'a> {
+    pub filename: &'a str,
+    pub perm: i64,
+    pub uid: i64,
+    pub gid: i64,
+    pub checksum: &'a str,
+    /// In the form of HTTP's own dates.
+    pub last_modified: Option<&'a str>,
+    pub auth_header_secret: &'a str,
+    /// Sorted by name.
+    pub headers: &'a [(String, String)],
+}
+
+/// The key of a downloaded file.
+pub fn http_key(key: &HttpKey<'_>) -> String {
+    let json = Object::new()
+        .text_always("Filename", key.filename)
+        .raw("Perm", &key.perm.to_string())
+        .raw("UID", &key.uid.to_string())
+        .raw("GID", &key.gid.to_string())
+        .text_always("Checksum", key.checksum)
+        .text("LastModTime", key.last_modified.unwrap_or_default())
+        .text("AuthHeaderSecret", key.auth_header_secret)
+        .list("Header", key.headers, |(name, value)| {
+            Object::new()
+                .text_always("Name", name)
+                .text_always("Value", value)
+                .done()
+        })
+        .done();
+    digest_of(json.as_bytes())
+}
+
+/// What of a commit is checked out, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GitKey<'a> {
+    pub commit: &'a str,
+    pub keep_git_dir: bool,
+    /// The full name of the ref; counts only when `.git` is kept.
+    pub reference: &'a str,
+    pub subdir: &'a str,
+    pub skip_submodules: bool,
+    pub mtime: &'a str,
+}
+
+/// The key of a checkout: a text, not a digest.
+pub fn git_key(key: &GitKey<'_>) -> String {
+    let mut text = key.commit.to_owned();
+    if key.keep_git_dir {
+        text.push_str(".git");
+        if !key.reference.is_empty() {
+            text.push('#');
+            text.push_str(key.reference);
+        }
+    }
+    if !key.subdir.is_empty() {
+        text.push(':');
+        text.push_str(key.subdir);
+    }
+    if key.skip_submodules {
+        text.push_str("(skip-submodules)");
+    }
+    if !matches!(key.mtime, "" | "checkout") {
+        text.push_str(&format!("(mtime={})", key.mtime));
+    }
+    text
+}

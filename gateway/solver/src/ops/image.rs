@@ -239,7 +239,8 @@ fn stored(
     Ok(None)
 }
 
-fn meta(
+/// An image of its manifest's parts.
+pub fn meta(
     reference: &Reference,
     root: Digest,
     config: Vec<u8>,
@@ -267,6 +268,17 @@ fn meta(
     })
 }
 
+/// How many layers are taken: a positive number, or all.
+pub fn layer_limit(text: &str) -> Outcome<Option<i64>> {
+    match text {
+        "" => Ok(None),
+        text => match text.parse::<i64>() {
+            Ok(limit) if limit > 0 => Ok(Some(limit)),
+            _ => Err(Error::unknown(format!("invalid layer limit {text}"))),
+        },
+    }
+}
+
 /// The attributes of the source, read.
 async fn resolve_op(
     job: &Arc<JobInner>,
@@ -275,13 +287,7 @@ async fn resolve_op(
     reference: &str,
 ) -> Outcome<(Arc<ImageMeta>, Option<i64>)> {
     let mode = ResolveMode::parse(attr(op, "image.resolvemode"))?;
-    let limit = match attr(op, "image.layerlimit") {
-        "" => None,
-        text => match text.parse::<i64>() {
-            Ok(limit) if limit > 0 => Some(limit),
-            _ => return Err(Error::unknown(format!("invalid layer limit {text}"))),
-        },
-    };
+    let limit = layer_limit(attr(op, "image.layerlimit"))?;
     let platform = job.platform(&vertex.op);
     let meta = resolve(job, reference, &platform, mode).await?;
     let checksum = attr(op, "image.checksum");
@@ -323,7 +329,8 @@ pub async fn keys(
     Ok(VertexKey::Source(keys))
 }
 
-fn limited(meta: &ImageMeta, limit: Option<i64>) -> Outcome<usize> {
+/// How many layers that are.
+pub fn limited(meta: &ImageMeta, limit: Option<i64>) -> Outcome<usize> {
     let count = meta.layers.len();
     let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else {
         return Ok(count);

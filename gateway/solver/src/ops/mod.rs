@@ -5,8 +5,11 @@ mod combine;
 mod copy_helper;
 pub mod exec;
 mod file;
+pub mod git;
+pub mod http;
 pub mod image;
 pub mod local;
+pub mod oci_layout;
 
 use std::sync::Arc;
 
@@ -23,6 +26,9 @@ use crate::store::Snapshot;
 enum Source<'a> {
     Image(&'a str),
     Local(&'a str),
+    Http,
+    Git,
+    OciLayout(&'a str),
 }
 
 fn source(op: &pb::SourceOp) -> Outcome<Source<'_>> {
@@ -33,12 +39,13 @@ fn source(op: &pb::SourceOp) -> Outcome<Source<'_>> {
     match scheme {
         "docker-image" => Ok(Source::Image(rest)),
         "local" => Ok(Source::Local(rest)),
-        "git" | "http" | "https" | "oci-layout" | "docker-image+blob" | "oci-layout+blob" => {
-            Err(Error::new(
-                Code::Unimplemented,
-                format!("{scheme} sources are not supported yet: {}", op.identifier),
-            ))
-        }
+        "http" | "https" => Ok(Source::Http),
+        "git" => Ok(Source::Git),
+        "oci-layout" => Ok(Source::OciLayout(rest)),
+        "docker-image+blob" | "oci-layout+blob" => Err(Error::new(
+            Code::Unimplemented,
+            format!("{scheme} sources are not supported yet: {}", op.identifier),
+        )),
         scheme => Err(Error::unknown(format!(
             "unknown scheme {scheme}: not found"
         ))),
@@ -59,6 +66,9 @@ pub async fn key(job: &Arc<JobInner>, vertex: &Arc<LiveVertex>) -> Outcome<Verte
                 Source::Local(name) => Ok(VertexKey::Source(vec![key::source_digest(
                     &local::key(job, op, name),
                 )])),
+                Source::Http => http::keys(job, vertex, op).await,
+                Source::Git => git::keys(job, vertex, op).await,
+                Source::OciLayout(reference) => oci_layout::keys(job, vertex, op, reference).await,
             };
         }
         Some(pb::op::Op::Exec(exec)) => {
@@ -95,6 +105,9 @@ pub async fn run(
             }
             Source::Image(reference) => image::run(job, vertex, op, reference).await,
             Source::Local(name) => local::run(job, vertex, op, name).await,
+            Source::Http => http::run(job, vertex, op).await,
+            Source::Git => git::run(job, vertex, op).await,
+            Source::OciLayout(reference) => oci_layout::run(job, vertex, op, reference).await,
         },
         Some(pb::op::Op::Exec(op)) if copy_helper::is_copy(job, vertex, op) => {
             copy_helper::run(job, vertex, op, inputs).await

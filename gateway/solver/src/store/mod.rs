@@ -4,6 +4,7 @@
 //! blobs/ ingest/      content-addressed blobs (gateway-images)
 //! layers/<id>/        file system changes, one directory each, immutable once there
 //! cache/<id>/         cache mounts
+//! git/<id>/           copies of remote git repositories
 //! locks/              one file for each piece of work that only one process should do
 //! hashes/<directory>   digests of a client directory's files by their stat
 //! tmp/<process>/      unfinished work, one directory per process, locked while it lives
@@ -62,7 +63,7 @@ impl Store {
             root: root.to_owned(),
             source,
         };
-        for dir in ["layers", "cache", "tmp", "empty", "locks", "hashes"] {
+        for dir in ["layers", "cache", "git", "tmp", "empty", "locks", "hashes"] {
             std::fs::create_dir_all(root.join(dir)).map_err(io)?;
         }
         // The overlay options and mounts need paths that mean the same in every namespace.
@@ -107,6 +108,11 @@ impl Store {
 
     pub fn cache_dir(&self, id: &str) -> PathBuf {
         self.0.root.join("cache").join(id)
+    }
+
+    /// Our copy of a remote git repository.
+    pub fn git_dir(&self, id: &str) -> PathBuf {
+        self.0.root.join("git").join(id)
     }
 
     /// The file that keeps digests of the files of a directory of the client.

@@ -1,0 +1,185 @@
+//! What a git source says: which repository, what of it, with which login.
+
+use gateway_api::{Code, Error};
+use gateway_images::registry::shown_url;
+use gateway_llb::{GitRemote, pb};
+
+use crate::key::digest_of;
+use crate::shared::Outcome;
+
+/// A source, read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Git {
+    /// As git takes it.
+    pub remote: String,
+    /// Branch, tag, full name or commit; empty for the default branch.
+    pub reference: String,
+    /// Without slashes at the ends.
+    pub subdir: String,
+    pub keep_git_dir: bool,
+    pub auth_token: String,
+    pub auth_header: String,
+    pub known_hosts: String,
+    pub ssh_agent: String,
+    /// The commit, or the beginning of its name.
+    pub checksum: String,
+    pub skip_submodules: bool,
+    /// `checkout`, `commit` or empty.
+    pub mtime: String,
+    pub fetch_by_commit: bool,
+}
+
+/// A full name of a commit: SHA-1 or SHA-256.
+pub fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// A repository on another machine: paths of this one are not a build's to read.
+fn remote(text: &str) -> Outcome<GitRemote> {
+    GitRemote::parse(text)
+        .or_else(|_| GitRemote::parse(&format!("https://{text}")))
+        .map_err(|error| Error::unknown(error.to_string()))
+}
+
+impl Git {
+    /// # Errors
+    /// When the address is none, or something is asked for that is not done.
+    pub fn of(op: &pb::SourceOp) -> Outcome<Git> {
+        let text = op
+            .identifier
+            .strip_prefix("git://")
+            .unwrap_or(&op.identifier);
+        let address = remote(text)?;
+        let (reference, subdir) = address
+            .fragment
+            .split_once(':')
+            .unwrap_or((&address.fragment, ""));
+        let mut git = Git {
+            remote: address.url.clone(),
+            reference: reference.to_owned(),
+            subdir: subdir.trim_matches('/').to_owned(),
+            ..Git::default()
+        };
+        for (name, value) in &op.attrs {
+            let yes = value == "true";
+            match name.as_str() {
+                "git.fullurl" => git.remote = remote(value)?.url,
+                "git.keepgitdir" => git.keep_git_dir = yes,
+                "git.authtokensecret" => git.auth_token = value.clone(),
+                "git.authheadersecret" => git.auth_header = value.clone(),
+                "git.knownsshhosts" => git.known_hosts = value.clone(),
+                "git.mountsshsock" => git.ssh_agent = value.clone(),
+                "git.checksum" => git.checksum = value.clone(),
+                "git.skipsubmodules" => git.skip_submodules = yes,
+                "git.mtime" => git.mtime = value.clone(),
+                "git.fetchbycommit" => git.fetch_by_commit = yes,
+                "git.bundle" | "git.checkoutbundle" | "git.sig.pubkey" => {
+                    return Err(Error::new(
+                        Code::Unimplemented,
+                        format!("{}: {name} is not supported yet", git.shown()),
+                    ));
+                }
+                _ => {}
+            }
+        }
+        if git.reference.starts_with('-') {
+            return Err(Error::unknown(format!(
+                "invalid git ref {:?}",
+                git.reference
+            )));
+        }
+        if !git.checksum.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(Error::unknown(format!(
+                "invalid checksum {} for Git URL, expected hex commit hash",
+                git.checksum
+            )));
+        }
+        Ok(git)
+    }
+
+    /// The address without a password.
+    pub fn shown(&self) -> String {
+        match self.remote.starts_with("http") {
+            true => shown_url(&self.remote),
+            false => self.remote.clone(),
+        }
+    }
+
+    /// User and password of the address, if it has some.
+    pub fn url_login(&self) -> Option<&str> {
+        let rest = self.remote.strip_prefix("http")?.split_once("://")?.1;
+        let authority = rest.split('/').next()?;
+        authority.rsplit_once('@').map(|(login, _)| login)
+    }
+
+    /// The host with its port.
+    pub fn host(&self) -> String {
+        GitRemote::parse(&self.remote).map_or_else(|_| String::new(), |remote| remote.host)
+    }
+
+    /// The names that a repository's copy has in the store.
+    pub fn remote_id(&self) -> String {
+        digest_of(self.remote.as_bytes()).replace("sha256:", "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(identifier: &str, attrs: &[(&str, &str)]) -> pb::SourceOp {
+        pb::SourceOp {
+            identifier: identifier.into(),
+            attrs: attrs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn an_identifier_has_ref_and_subdir_and_the_true_url_beside_it() {
+        let git = Git::of(&op(
+            "git://example.com/r.git#v1:docs/a",
+            &[("git.fullurl", "git@example.com:r.git")],
+        ))
+        .unwrap();
+        assert_eq!(git.remote, "git@example.com:r.git");
+        assert_eq!(
+            (git.reference.as_str(), git.subdir.as_str()),
+            ("v1", "docs/a")
+        );
+        let git = Git::of(&op("git://example.com/r.git", &[])).unwrap();
+        assert_eq!(git.remote, "https://example.com/r.git");
+    }
+
+    #[test]
+    fn paths_of_this_machine_are_no_repositories() {
+        for url in ["file:///srv/r.git", "/srv/r.git", "ext::sh -c true"] {
+            let git = Git::of(&op("git://h/r", &[("git.fullurl", url)]));
+            // Taken as a name of a host at most.
+            assert!(
+                git.is_ok_and(|git| git.remote.starts_with("https://")),
+                "{url}"
+            );
+        }
+    }
+
+    #[test]
+    fn options_and_odd_checksums_are_refused() {
+        assert!(Git::of(&op("git://h/r#--upload-pack=x", &[])).is_err());
+        assert!(Git::of(&op("git://h/r", &[("git.checksum", "xyz")])).is_err());
+        assert!(Git::of(&op("git://h/r", &[("git.bundle", "x")])).is_err());
+    }
+
+    #[test]
+    fn a_login_in_the_address_is_found_and_not_shown() {
+        let git = Git::of(&op(
+            "git://h/r",
+            &[("git.fullurl", "https://me:pw@h/r.git")],
+        ))
+        .unwrap();
+        assert_eq!(git.url_login(), Some("me:pw"));
+        assert_eq!(git.shown(), "https://h/r.git");
+    }
+}

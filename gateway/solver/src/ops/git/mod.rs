@@ -1,0 +1,258 @@
+//! Git repositories as sources, by the git program: a name becomes a commit when keyed, a commit
+//! becomes a layer once.
+
+mod checkout;
+mod identifier;
+mod program;
+mod remote;
+mod repository;
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use gateway_api::{Error, GitMeta};
+use gateway_llb::pb;
+
+use crate::job::JobInner;
+use crate::key::{GitKey, digest_of, git_key, source_digest};
+use crate::live::{LiveVertex, VertexKey};
+use crate::shared::{Outcome, blocking, spawn_shared};
+use crate::solve::internal;
+use crate::store::{Layer, LayerRecord, Snapshot, WorkDir};
+use identifier::Git;
+use program::Program;
+pub use remote::Resolved;
+
+/// Hosts whose repositories take one token, so that it serves submodules too.
+const ONE_TOKEN: [&str; 2] = ["https://github.com/", "https://www.github.com/"];
+
+fn key(git: &Git, resolved: &Resolved) -> String {
+    git_key(&GitKey {
+        commit: resolved.checked_out(),
+        keep_git_dir: git.keep_git_dir,
+        reference: &resolved.reference,
+        subdir: &git.subdir,
+        skip_submodules: git.skip_submodules,
+        mtime: &git.mtime,
+    })
+}
+
+/// A program with the source's logins, and the directory that it needs while it is used.
+async fn program(job: &Arc<JobInner>, git: &Git) -> Outcome<(Program, WorkDir)> {
+    let work = job.store().work_dir().map_err(internal)?;
+    let mut program = Program {
+        dir: work.sub("home").map_err(internal)?,
+        origin: Some(git.remote.clone()),
+        ..Program::default()
+    };
+    if let Some(login) = git.url_login() {
+        program.secrets.push(login.to_owned());
+        program.secrets.extend(
+            login
+                .split_once(':')
+                .map(|(_, password)| password.to_owned()),
+        );
+    }
+    if !git.known_hosts.is_empty() {
+        let path = work.path().join("known_hosts");
+        std::fs::write(&path, &git.known_hosts).map_err(internal)?;
+        program.known_hosts = Some(path);
+    }
+    if !git.ssh_agent.is_empty() {
+        let id = &git.ssh_agent;
+        let socket = job.options.session.ssh_socket(id).await;
+        let socket = socket.map_err(|error| Error::unknown(error.to_string()))?;
+        let socket = socket.ok_or_else(|| {
+            Error::unknown(format!("no SSH key {id:?} forwarded from the client"))
+        })?;
+        program.ssh_agent = Some(socket);
+    }
+    if let Some((header, secret)) = login(job, git).await? {
+        program.secrets.push(secret);
+        program.secrets.push(header.clone());
+        let scope = ONE_TOKEN
+            .iter()
+            .find(|prefix| git.remote.starts_with(**prefix))
+            .map_or_else(|| git.shown(), |prefix| (*prefix).to_owned());
+        program.login = Some((scope, format!("Authorization: {header}")));
+    }
+    Ok((program, work))
+}
+
+/// The header's value and the secret that it was made of. Those for the host come first, headers
+/// before tokens.
+async fn login(job: &Arc<JobInner>, git: &Git) -> Outcome<Option<(String, String)>> {
+    if !git.remote.starts_with("http") {
+        return Ok(None);
+    }
+    let host = git.host();
+    let names = [
+        (
+            &git.auth_header,
+            format!("{}.{host}", git.auth_header),
+            false,
+        ),
+        (&git.auth_token, format!("{}.{host}", git.auth_token), true),
+        (&git.auth_header, git.auth_header.clone(), false),
+        (&git.auth_token, git.auth_token.clone(), true),
+    ];
+    for (_, id, is_token) in names.iter().filter(|(given, ..)| !given.is_empty()) {
+        let secret = job.options.session.secret(id).await;
+        let Some(secret) = secret.map_err(|error| Error::unknown(error.to_string()))? else {
+            continue;
+        };
+        let text = std::str::from_utf8(secret.expose())
+            .map_err(|_| Error::unknown(format!("secret {id} is no text")))?
+            .trim()
+            .to_owned();
+        if text.contains(char::is_control) {
+            return Err(Error::unknown(format!(
+                "secret {id} has characters that cannot stand in a header"
+            )));
+        }
+        let header = match is_token {
+            true => {
+                let pair = format!("x-access-token:{text}");
+                let pair = base64::engine::general_purpose::STANDARD.encode(pair);
+                format!("basic {pair}")
+            }
+            false => text.clone(),
+        };
+        return Ok(Some((header, text)));
+    }
+    Ok(None)
+}
+
+/// What the source's name means, once per build.
+async fn resolved(job: &Arc<JobInner>, git: &Git) -> Outcome<Arc<Resolved>> {
+    if let Some(known) = remote::known(git)? {
+        return Ok(Arc::new(known));
+    }
+    let identity = format!(
+        "{} {} {} {}",
+        git.remote, git.reference, git.checksum, git.keep_git_dir
+    );
+    let work = {
+        let mut commits = job.git_commits();
+        match commits.get(&identity) {
+            Some(work) => work.clone(),
+            None => {
+                let (inner, git) = (job.clone(), git.clone());
+                let work = spawn_shared(async move {
+                    let ask = async {
+                        let (program, _work) = program(&inner, &git).await?;
+                        remote::ask(&program, &git).await
+                    };
+                    inner.until_cancelled(ask).await.map(Arc::new)
+                });
+                commits.insert(identity, work.clone());
+                work
+            }
+        }
+    };
+    work.await
+}
+
+pub async fn keys(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::SourceOp,
+) -> Outcome<VertexKey> {
+    let git = Git::of(op)?;
+    let running = job.reports.start(&vertex.digest);
+    let resolved = resolved(job, &git).await;
+    if let Ok(resolved) = &resolved {
+        let line = format!("{}\t{}\n", resolved.checked_out(), resolved.reference);
+        job.reports.log(&vertex.digest, 1, line.into_bytes());
+    }
+    running.finish(&resolved);
+    Ok(VertexKey::Source(vec![source_digest(&key(
+        &git,
+        &*resolved?,
+    ))]))
+}
+
+pub async fn run(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::SourceOp,
+) -> Outcome<Vec<Snapshot>> {
+    let git = Git::of(op)?;
+    let resolved = resolved(job, &git).await?;
+    let digest = digest_of(format!("{}:{}", key(&git, &resolved), git.subdir).as_bytes());
+    let layer = format!("git-{}", digest.replace("sha256:", ""));
+    let done = || Ok(vec![Snapshot::new(vec![Layer::stored(layer.clone())])]);
+    let _lock = job.store().lock(&layer).await.map_err(internal)?;
+    if job.store().has_layer(&layer) {
+        job.reports.cached(&vertex.digest);
+        return done();
+    }
+    let running = job.reports.start(&vertex.digest);
+    let status = job
+        .reports
+        .status(&vertex.digest, format!("fetch {}", git.shown()), "fetch");
+    let outcome = make(job, &git, &resolved, &layer).await;
+    status.done();
+    running.finish(&outcome);
+    outcome?;
+    done()
+}
+
+async fn make(job: &Arc<JobInner>, git: &Git, resolved: &Resolved, layer: &str) -> Outcome<()> {
+    let (program, _work) = program(job, git).await?;
+    let copy = repository::fetch(job, &program, git, resolved).await?;
+    let made = checkout::checkout(job, &program, git, resolved, &copy).await?;
+    let record = LayerRecord {
+        id: layer.to_owned(),
+        base: Vec::new(),
+        description: format!("git snapshot for {}#{}", git.shown(), git.reference),
+        created_at: time::OffsetDateTime::now_utc().unix_timestamp(),
+        opaque_root: false,
+    };
+    let job = job.clone();
+    blocking(move || {
+        let store = job.store();
+        store.db().add_layer(&record).map_err(internal)?;
+        store
+            .commit_layer(&made.dir, &record.id)
+            .map_err(internal)?;
+        drop(made.work);
+        Ok(())
+    })
+    .await
+}
+
+/// What is known of the source; with the objects themselves when they are asked for.
+pub async fn meta(job: &Arc<JobInner>, op: &pb::SourceOp, objects: bool) -> Outcome<GitMeta> {
+    let git = Git::of(op)?;
+    let resolved = resolved(job, &git).await?;
+    let mut meta = GitMeta {
+        checksum: resolved.checksum.clone(),
+        reference: resolved.reference.clone(),
+        commit_checksum: resolved.commit.clone().unwrap_or_default(),
+        ..GitMeta::default()
+    };
+    if !objects {
+        return Ok(meta);
+    }
+    let (program, _work) = program(job, &git).await?;
+    let copy = repository::fetch(job, &program, &git, &resolved).await?;
+    let program = program.of(&copy, None);
+    let mut commit = resolved.checksum.clone();
+    match program.text(&["cat-file", "-t", &commit]).await?.as_str() {
+        "commit" => meta.commit_checksum.clear(),
+        "tag" => {
+            let peeled = format!("{commit}^{{commit}}");
+            meta.commit_checksum = program.text(&["rev-parse", &peeled]).await?;
+            meta.tag_object = program.run(&["cat-file", "tag", &commit]).await?;
+            commit = meta.commit_checksum.clone();
+        }
+        other => {
+            return Err(Error::unknown(format!(
+                "expected commit or tag object, got {other}"
+            )));
+        }
+    }
+    meta.commit_object = program.run(&["cat-file", "commit", &commit]).await?;
+    Ok(meta)
+}

@@ -1,0 +1,198 @@
+//! What frontends ask of sources before they build: digests, configs, commits.
+
+use std::sync::Arc;
+
+use gateway_api::{
+    Code, Error, ImageConfig, ImageMeta as ApiImageMeta, ResolveImageConfigRequest,
+    ResolveSourceMetaRequest, SourceMeta,
+};
+use gateway_images::registry::shown_url;
+use gateway_llb::{pb, platform};
+
+use crate::job::Job;
+use crate::key::digest_of;
+use crate::ops::image::{self, ImageMeta, ResolveMode};
+use crate::ops::{git, http, oci_layout};
+use crate::report::vertex;
+use crate::shared::Outcome;
+
+/// The number of the resolver for OCI layouts.
+const OCI_LAYOUT: i32 = 1;
+/// The stream of log lines that are not a step's output.
+const STDERR: i64 = 2;
+
+impl Job {
+    /// Does something under a progress vertex of its own, whose digest the work is given.
+    async fn shown<T, F: Future<Output = Outcome<T>>>(
+        &self,
+        log_name: &str,
+        default: &str,
+        work: impl FnOnce(String) -> F,
+    ) -> Outcome<T> {
+        let job = self.inner();
+        let name = if log_name.is_empty() {
+            default
+        } else {
+            log_name
+        };
+        let digest = digest_of(name.as_bytes());
+        job.reports
+            .announce(vec![vertex(&digest, name, Vec::new(), None)]);
+        let running = job.reports.start(&digest);
+        let outcome = job.until_cancelled(work(digest.clone())).await;
+        running.finish(&outcome);
+        outcome
+    }
+
+    /// The platform of a request.
+    fn platform_or_default(&self, given: Option<&pb::Platform>) -> pb::Platform {
+        let given = given.filter(|platform| !platform.os.is_empty());
+        platform::normalize(given.unwrap_or(self.solver().default_platform()))
+    }
+
+    async fn resolve_image(
+        &self,
+        reference: &str,
+        platform: Option<&pb::Platform>,
+        mode: &str,
+        log_name: &str,
+    ) -> Outcome<Arc<ImageMeta>> {
+        let job = self.inner();
+        let mode = ResolveMode::parse(mode)?;
+        let platform = self.platform_or_default(platform);
+        let name = format!("resolve image config for docker-image://{reference}");
+        self.shown(log_name, &name, |digest| {
+            let platform = &platform;
+            async move {
+                let meta = image::resolve(job, reference, platform, mode).await?;
+                for notice in &meta.notices {
+                    let line = format!("{notice}\n").into_bytes();
+                    job.reports.log(&digest, STDERR, line);
+                }
+                Ok(meta)
+            }
+        })
+        .await
+        .map_err(|error| {
+            let shown = image::canonical(reference);
+            error.context(format!("failed to resolve source metadata for {shown}"))
+        })
+    }
+
+    async fn resolve_layout(
+        &self,
+        reference: &str,
+        store: &str,
+        platform: Option<&pb::Platform>,
+        log_name: &str,
+    ) -> Outcome<Arc<ImageMeta>> {
+        let platform = self.platform_or_default(platform);
+        let name = format!("resolve image config for oci-layout://{reference}");
+        self.shown(log_name, &name, |_| {
+            oci_layout::resolve(self.inner(), reference, store, &platform)
+        })
+        .await
+    }
+
+    /// The config of an image, under a progress vertex of the request's log name.
+    pub async fn resolve_image_config(
+        &self,
+        request: ResolveImageConfigRequest,
+    ) -> Result<ImageConfig, Error> {
+        let (reference, platform) = (&request.reference, request.platform.as_ref());
+        let meta = match request.resolver_type {
+            OCI_LAYOUT => {
+                self.resolve_layout(reference, &request.store_id, platform, &request.log_name)
+                    .await?
+            }
+            _ => {
+                self.resolve_image(
+                    reference,
+                    platform,
+                    &request.resolve_mode,
+                    &request.log_name,
+                )
+                .await?
+            }
+        };
+        Ok(ImageConfig {
+            digest: meta.root.to_string(),
+            config: meta.config.clone(),
+            reference: meta.reference.clone(),
+        })
+    }
+
+    /// What is known of a source; of client directories only the identifier.
+    pub async fn resolve_source_meta(
+        &self,
+        request: ResolveSourceMetaRequest,
+    ) -> Result<SourceMeta, Error> {
+        let source = &request.source;
+        let Some((scheme, reference)) = source.identifier.split_once("://") else {
+            return Err(Error::unknown(format!(
+                "failed to parse {}: invalid",
+                source.identifier
+            )));
+        };
+        let attr = |name: &str| source.attrs.get(name).map_or("", String::as_str);
+        let name = format!("load metadata for {}", shown_url(&source.identifier));
+        let platform = request.platform.as_ref();
+        let mut answer = SourceMeta {
+            source: source.clone(),
+            ..SourceMeta::default()
+        };
+        let of_image = |meta: Arc<ImageMeta>| {
+            Some(ApiImageMeta {
+                digest: meta.root.to_string(),
+                config: meta.config.clone(),
+            })
+        };
+        match scheme {
+            "docker-image" => {
+                let mode = match request.resolve_mode.as_str() {
+                    "" => attr("image.resolvemode"),
+                    mode => mode,
+                };
+                let meta = self
+                    .resolve_image(reference, platform, mode, &request.log_name)
+                    .await?;
+                answer.source.identifier = format!("docker-image://{}", meta.reference);
+                answer.image = of_image(meta);
+            }
+            "oci-layout" => {
+                let store = attr("oci.store");
+                let meta = self
+                    .resolve_layout(reference, store, platform, &request.log_name)
+                    .await?;
+                answer.image = of_image(meta);
+            }
+            "git" => {
+                let objects = request.git_return_object;
+                let work = |_| git::meta(self.inner(), source, objects);
+                answer.git = Some(self.shown(&request.log_name, &name, work).await?);
+            }
+            "http" | "https" => {
+                let (job, asked) = (self.inner(), request.http_checksum.as_ref());
+                let work =
+                    |digest: String| async move { http::meta(job, source, asked, &digest).await };
+                answer.http = Some(self.shown(&request.log_name, &name, work).await?);
+            }
+            "local" => {}
+            "docker-image+blob" | "oci-layout+blob" => {
+                return Err(Error::new(
+                    Code::Unimplemented,
+                    format!(
+                        "{scheme} sources are not supported yet: {}",
+                        source.identifier
+                    ),
+                ));
+            }
+            scheme => {
+                return Err(Error::unknown(format!(
+                    "unknown scheme {scheme}: not found"
+                )));
+            }
+        }
+        Ok(answer)
+    }
+}
