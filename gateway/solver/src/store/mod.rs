@@ -66,6 +66,8 @@ impl Store {
         for dir in ["layers", "cache", "git", "tmp", "empty", "locks", "hashes"] {
             std::fs::create_dir_all(root.join(dir)).map_err(io)?;
         }
+        // In the system's words, which are clearer here than those of the database.
+        rustix::fs::access(root, rustix::fs::Access::WRITE_OK).map_err(|errno| io(errno.into()))?;
         // The overlay options and mounts need paths that mean the same in every namespace.
         let root = root.canonicalize().map_err(io)?;
         let blobs = BlobStore::open(&root).map_err(|error| SolverError::Other {
