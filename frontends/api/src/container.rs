@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use gateway_llb::pb;
 
 use crate::error::Error;
+use crate::request::{FileRange, Stat};
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ContainerRequest {
@@ -40,19 +41,67 @@ pub enum ProcessEvent {
     Exit(Option<Error>),
 }
 
+/// Processes over mounts. The first one started is the main process: when it ends, the others end
+/// with it and no further ones can be started. Dropping it releases it.
 #[async_trait]
 pub trait Container: Send + Sync {
+    /// Starts a process. One that cannot be executed is no error here: its events say so.
+    ///
+    /// # Errors
+    /// More is asked for than this build may do, or a secret is not there.
     async fn start(&self, request: ProcessRequest) -> Result<Box<dyn Process>, Error>;
-    async fn release(self: Box<Self>) -> Result<(), Error>;
+
+    /// A file of a mount, by the mount's index in the request and an absolute path in it. Works
+    /// before, while and after processes run.
+    async fn read_file(
+        &self,
+        mount: usize,
+        path: &str,
+        range: Option<FileRange>,
+    ) -> Result<Vec<u8>, Error>;
+
+    /// One level, sorted by name; `include` is a pattern relative to the directory.
+    async fn read_dir(
+        &self,
+        mount: usize,
+        path: &str,
+        include: Option<&str>,
+    ) -> Result<Vec<Stat>, Error>;
+
+    /// Follows symbolic links; one that leads out of the mount stands for itself.
+    async fn stat_file(&self, mount: usize, path: &str) -> Result<Stat, Error>;
+
+    /// Kills what runs and waits for its end.
+    ///
+    /// # Errors
+    /// That of the first process that failed before; callers may ignore it.
+    async fn release(&self) -> Result<(), Error>;
 }
 
+/// A process of a container. Dropping it kills it where the transport can tell; releasing the
+/// container always does.
 #[async_trait]
-pub trait Process: Send {
-    /// None after `Exit` and the ends of all outputs.
-    async fn next_event(&mut self) -> Option<Result<ProcessEvent, Error>>;
-    async fn write(&mut self, data: &[u8]) -> Result<(), Error>;
-    async fn close_input(&mut self) -> Result<(), Error>;
-    async fn resize(&mut self, rows: u32, columns: u32) -> Result<(), Error>;
+pub trait Process: Send + Sync {
+    /// `Started`, output, `Exit`, the ends of all outputs, then `None`; output may follow `Exit`.
+    /// The future may be dropped without losing an event. One caller at a time.
+    async fn next_event(&self) -> Option<Result<ProcessEvent, Error>>;
+
+    /// Waits while the process does not read. What a process that has ended would get is dropped.
+    ///
+    /// # Errors
+    /// Its input was not asked for, or is closed already.
+    async fn write(&self, data: &[u8]) -> Result<(), Error>;
+
+    /// # Errors
+    /// As [`Process::write`].
+    async fn close_input(&self) -> Result<(), Error>;
+
+    /// The terminal's size in characters; nothing happens without a terminal.
+    async fn resize(&self, rows: u32, columns: u32) -> Result<(), Error>;
+
     /// A name without `SIG`: `KILL`, `TERM`, ...
-    async fn signal(&mut self, name: &str) -> Result<(), Error>;
+    ///
+    /// # Errors
+    /// There is no signal of this name.
+    async fn signal(&self, name: &str) -> Result<(), Error>;
 }

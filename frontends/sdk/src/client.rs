@@ -2,7 +2,7 @@
 //! in a container gets by gRPC. Falls back to older calls where the host is older.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use gateway_api::caps::{CapSet, FROZEN_FRONTEND_CAPS};
@@ -12,6 +12,7 @@ use gateway_api::{
     SourceMeta, Stat, Warning,
 };
 use gateway_llb::pb;
+use gateway_proto::convert::container::container_to_wire;
 use gateway_proto::convert::{caps as cap_convert, files, request, result, source};
 use gateway_proto::error::{from_status, to_rpc};
 use gateway_proto::frontend::llb_bridge_client::LlbBridgeClient;
@@ -19,12 +20,14 @@ use gateway_proto::frontend::{self as wire};
 use gateway_proto::limits;
 
 use crate::caps::{FROZEN_LLB_CAPS, missing_llb_cap, require};
+use crate::container::{Abilities, ExecStream, RemoteContainer};
 use crate::invocation::Environment;
 use crate::transport::Channel;
 
 /// The engine's side of the connection, seen from a frontend.
 pub struct Client {
     bridge: LlbBridgeClient<Channel>,
+    exec: Arc<ExecStream>,
     invocation: Invocation,
     /// The requests behind refs, for hosts without Return: there the last Solve is sent again.
     solved: Mutex<BTreeMap<String, wire::SolveRequest>>,
@@ -74,6 +77,7 @@ impl Client {
             llb_caps: or_frozen(cap_convert::from_wire(pong.llb_caps), &FROZEN_LLB_CAPS),
         };
         Ok(Client {
+            exec: Arc::new(ExecStream::new(bridge.clone())),
             bridge,
             invocation,
             solved: Mutex::default(),
@@ -159,7 +163,7 @@ fn metadata_json(metadata: &BTreeMap<String, Vec<u8>>) -> Vec<u8> {
 }
 
 /// The answer's message, or the error with its details.
-fn open<T>(answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, Error> {
+pub(crate) fn open<T>(answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, Error> {
     answer
         .map(tonic::Response::into_inner)
         .map_err(|status| from_status(&status))
@@ -332,11 +336,20 @@ impl Gateway for Client {
         open(self.bridge.clone().warn(call).await).map(|_| ())
     }
 
-    async fn new_container(&self, _: ContainerRequest) -> Result<Box<dyn Container>, Error> {
+    async fn new_container(&self, request: ContainerRequest) -> Result<Box<dyn Container>, Error> {
         self.require("gateway.exec")?;
-        Err(Error::new(
-            Code::Unimplemented,
-            "containers are not supported over this connection",
-        ))
+        if !request.extra_hosts.is_empty() {
+            self.require("gateway.exec.extrahosts")?;
+        }
+        let id = format!("container-{}", self.exec.next_id());
+        let call = container_to_wire(id.clone(), request);
+        open(self.bridge.clone().new_container(call).await)?;
+        let can = Abilities {
+            filesystem: self.require("gateway.exec.filesystem"),
+            secret_env: self.require("gateway.exec.secretenv"),
+            signals: self.require("gateway.exec.signals"),
+        };
+        let (bridge, exec) = (self.bridge.clone(), self.exec.clone());
+        Ok(Box::new(RemoteContainer::new(id, bridge, exec, can)))
     }
 }

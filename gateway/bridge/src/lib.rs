@@ -4,6 +4,7 @@
 //! What may not enter: how ops are solved or processes confined (asks the solver and the sandbox);
 //! command lines, terminals, the environment.
 
+mod container;
 pub mod engine;
 pub mod host;
 pub mod service;

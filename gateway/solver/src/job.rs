@@ -13,15 +13,19 @@ use tokio_util::sync::CancellationToken;
 use crate::content::Hasher;
 use crate::export::{self, ExportResponse, Exporter, SolvedResult};
 use crate::live::LiveGraph;
+use crate::ops::exec::mounts::Tree;
 use crate::ops::image::{self, ImageMeta, ResolveMode};
 use crate::ops::{git, http};
-use crate::read;
+use crate::read::{self, Place};
 use crate::report::Reports;
 use crate::result::{RefInner, ResultRef, RootFs, ScratchDir};
 use crate::shared::{Outcome, SharedWork};
 use crate::solve::internal;
 use crate::solver::Solver;
-use crate::store::{Layer, LazyBlob, Snapshot, Store};
+use crate::store::{Layer, LazyBlob, Snapshot, Store, new_id};
+
+/// The only worker there is, as ids of file systems name it.
+const WORKER: &str = "gateway";
 
 /// What one build brings along.
 pub struct JobOptions {
@@ -61,6 +65,8 @@ pub(crate) struct JobInner {
     hashers: Mutex<HashMap<String, Arc<Hasher>>>,
     http_files: Mutex<HashMap<String, SharedWork<Arc<http::Found>>>>,
     git_commits: Mutex<HashMap<String, SharedWork<Arc<git::Resolved>>>>,
+    /// File systems of failed steps, by the ids in their errors.
+    kept: Mutex<HashMap<String, Tree>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -146,6 +152,17 @@ impl JobInner {
         locked(&self.hashers).get(name).cloned()
     }
 
+    /// Keeps a file system until the build's end; gives the id to ask for it.
+    pub(crate) fn keep(&self, tree: Tree) -> String {
+        let id = format!("{WORKER}::{}", new_id());
+        locked(&self.kept).insert(id.clone(), tree);
+        id
+    }
+
+    pub(crate) fn kept(&self, id: &str) -> Option<Tree> {
+        locked(&self.kept).get(id).cloned()
+    }
+
     /// The platform that an op runs on.
     pub(crate) fn platform(&self, op: &pb::Op) -> pb::Platform {
         let given = op.platform.as_ref().filter(|p| !p.os.is_empty());
@@ -188,6 +205,7 @@ impl Job {
             hashers: Mutex::default(),
             http_files: Mutex::default(),
             git_commits: Mutex::default(),
+            kept: Mutex::default(),
         }))))
     }
 
@@ -206,14 +224,7 @@ impl Job {
     /// The result, its work done.
     pub(crate) async fn snapshot(&self, result: &ResultRef) -> Outcome<Snapshot> {
         let job = self.inner();
-        let loaded = result.0.loaded.get_or_init(|| {
-            let loaded = job
-                .graph
-                .load(&result.0.definition, &job.options.entitlements)?;
-            job.reports.announce(loaded.announced);
-            Ok(loaded.result)
-        });
-        let (key, output) = loaded.clone()?;
+        let (key, output) = result.loaded(job)?;
         let vertex = job.graph.get(&key)?;
         match job.done(&vertex, output).await {
             Ok(done) => Ok(done.snapshot.clone()),
@@ -237,7 +248,7 @@ impl Job {
         range: Option<FileRange>,
     ) -> Result<Vec<u8>, Error> {
         let snapshot = self.ready(result).await?;
-        read::file(self.inner(), snapshot, path, range).await
+        read::file(Place::of(self.inner(), snapshot), path, range).await
     }
 
     /// One level of a directory, sorted by name.
@@ -248,15 +259,15 @@ impl Job {
         include: Option<&str>,
     ) -> Result<Vec<Stat>, Error> {
         let snapshot = self.ready(result).await?;
-        read::dir(self.inner(), snapshot, path, include).await
+        read::dir(Place::of(self.inner(), snapshot), path, include).await
     }
 
     pub async fn stat_file(&self, result: &ResultRef, path: &str) -> Result<Stat, Error> {
         let snapshot = self.ready(result).await?;
-        read::stat(self.inner(), snapshot, path).await
+        read::stat(Place::of(self.inner(), snapshot), path).await
     }
 
-    async fn ready(&self, result: &ResultRef) -> Outcome<Snapshot> {
+    pub(crate) async fn ready(&self, result: &ResultRef) -> Outcome<Snapshot> {
         let snapshot = self.snapshot(result).await?;
         image::ensure(self.inner(), &snapshot).await?;
         Ok(snapshot)

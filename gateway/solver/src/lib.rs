@@ -4,6 +4,7 @@
 //!
 //! What may not enter: frontends, command lines, terminals; the environment and `$HOME`.
 
+mod container;
 mod content;
 mod error;
 mod export;
@@ -23,6 +24,7 @@ mod source_meta;
 mod store;
 mod view;
 
+pub use container::{ContainerMounts, MountSource};
 pub use error::SolverError;
 pub use export::{ExportResponse, Exporter, OutputTarget, SolvedRefs, SolvedResult, StoredImage};
 pub use import::CacheImport;

@@ -65,20 +65,19 @@ impl LiveVertex {
         if error.vertex().is_some() || error.code == Code::Canceled {
             return error;
         }
-        let (file_index, others): (Vec<_>, Vec<_>) = error
-            .details
-            .drain(..)
-            .partition(|detail| matches!(detail, Detail::Solve(_)));
-        let file_index = file_index.into_iter().find_map(|detail| match detail {
-            Detail::Solve(solve) => solve.file_index,
-            _ => None,
-        });
+        let mut known = SolveDetail::default();
+        let mut others = Vec::new();
+        for detail in error.details.drain(..) {
+            match detail {
+                Detail::Solve(solve) => known = solve,
+                detail => others.push(detail),
+            }
+        }
         error.details = vec![
             Detail::Solve(SolveDetail {
                 op: Some(Box::new(self.op.clone())),
                 description: self.metadata.description.clone(),
-                file_index,
-                ..SolveDetail::default()
+                ..known
             }),
             Detail::Vertex {
                 digest: self.digest.clone(),

@@ -1,6 +1,6 @@
 //! Reading files of results for frontends.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use gateway_api::{Error, FileRange, Stat};
 
@@ -12,24 +12,39 @@ use crate::solve::internal;
 use crate::store::Snapshot;
 use crate::view::View;
 
-/// Something read of a view of the snapshot.
-async fn with_root<T: Send + 'static>(
-    job: &Arc<JobInner>,
-    snapshot: Snapshot,
+/// Layers to read in, and what keeps them there.
+pub struct Place<K> {
+    /// Topmost first; not empty.
+    pub lowers: Vec<PathBuf>,
+    pub lease: K,
+}
+
+impl Place<Snapshot> {
+    pub fn of(job: &JobInner, snapshot: Snapshot) -> Self {
+        Place {
+            lowers: job.store().lowers(&snapshot),
+            lease: snapshot,
+        }
+    }
+}
+
+/// Something read of a view of the layers.
+async fn with_root<T: Send + 'static, K: Send + 'static>(
+    place: Place<K>,
     work: impl FnOnce(&Root) -> Result<T, FsError> + Send + 'static,
 ) -> Outcome<T> {
-    let store = job.store().clone();
     blocking(move || {
-        let view = View::read_only(&store.lowers(&snapshot)).map_err(internal)?;
+        let view = View::read_only(&place.lowers).map_err(internal)?;
         let root = Root::open(view.path()).map_err(internal)?;
-        work(&root).map_err(|error| Error::unknown(error.to_string()))
+        let read = work(&root).map_err(|error| Error::unknown(error.to_string()));
+        drop(place.lease);
+        read
     })
     .await
 }
 
-pub async fn file(
-    job: &Arc<JobInner>,
-    snapshot: Snapshot,
+pub async fn file<K: Send + 'static>(
+    place: Place<K>,
     path: &str,
     range: Option<FileRange>,
 ) -> Outcome<Vec<u8>> {
@@ -38,29 +53,29 @@ pub async fn file(
         offset: range.offset,
         length: range.length,
     });
-    with_root(job, snapshot, move |root| {
-        read::read_file(root, &path, range)
-    })
-    .await
+    with_root(place, move |root| read::read_file(root, &path, range)).await
 }
 
-pub async fn dir(
-    job: &Arc<JobInner>,
-    snapshot: Snapshot,
+pub async fn dir<K: Send + 'static>(
+    place: Place<K>,
     path: &str,
     include: Option<&str>,
 ) -> Outcome<Vec<Stat>> {
     let (path, include) = (path.to_owned(), include.unwrap_or_default().to_owned());
-    let entries = with_root(job, snapshot, move |root| {
-        read::read_dir(root, &path, &include)
-    })
-    .await?;
+    let entries = with_root(place, move |root| read::read_dir(root, &path, &include)).await?;
     Ok(entries.into_iter().map(api_stat).collect())
 }
 
-pub async fn stat(job: &Arc<JobInner>, snapshot: Snapshot, path: &str) -> Outcome<Stat> {
+pub async fn stat<K: Send + 'static>(place: Place<K>, path: &str) -> Outcome<Stat> {
     let path = path.to_owned();
-    let stat = with_root(job, snapshot, move |root| read::stat_file(root, &path)).await?;
+    let stat = with_root(place, move |root| read::stat_file(root, &path)).await?;
+    Ok(api_stat(stat))
+}
+
+/// Like [`stat`], but a link that leads out of the root stands for itself.
+pub async fn stat_or_link<K: Send + 'static>(place: Place<K>, path: &str) -> Outcome<Stat> {
+    let path = path.to_owned();
+    let stat = with_root(place, move |root| read::stat_or_link(root, &path)).await?;
     Ok(api_stat(stat))
 }
 

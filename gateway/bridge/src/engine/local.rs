@@ -12,10 +12,12 @@ use gateway_api::{
     SourceMeta, Stat, Warning,
 };
 use gateway_llb::pb;
-use gateway_solver::{Job, ResultRef, SolvedRefs};
+use gateway_solver::{Job, MountSource, ResultRef, SolvedRefs};
+use tokio_util::sync::CancellationToken;
 
 use super::solved::Solved;
 use super::{Engine, FrontendCall};
+use crate::container::LocalContainer;
 
 /// One frontend call's gateway.
 pub(crate) struct LocalGateway {
@@ -26,7 +28,18 @@ pub(crate) struct LocalGateway {
     /// Of this frontend call.
     depth: usize,
     refs: RefTable,
+    /// Cancelled when the call ends, and with it what it left running.
+    containers: CancellationToken,
 }
+
+impl Drop for LocalGateway {
+    fn drop(&mut self) {
+        self.containers.cancel();
+    }
+}
+
+/// For names in messages: one counter for all calls of the process.
+static NEXT_CONTAINER: AtomicU64 = AtomicU64::new(1);
 
 /// Results by the ids that this call gave out.
 #[derive(Default)]
@@ -65,6 +78,7 @@ impl LocalGateway {
     pub fn new(engine: Engine, job: Job, call: FrontendCall, invocation: Invocation) -> Self {
         LocalGateway {
             engine,
+            containers: job.cancelled().child_token(),
             job,
             invocation,
             inputs: call.inputs,
@@ -139,6 +153,24 @@ impl LocalGateway {
         self.refs
             .get(&reference.id)
             .ok_or_else(|| Error::unknown(format!("no such ref: {}", reference.id)))
+    }
+
+    /// A mount shows a result of this call, or what a failed step left.
+    fn mount_source(&self, mount: &pb::Mount) -> Result<MountSource, Error> {
+        let id = &mount.result_id;
+        if id.is_empty() {
+            return Ok(MountSource::Nothing);
+        }
+        if self.job.has_kept(id) {
+            return Ok(MountSource::Kept(id.clone()));
+        }
+        let result = self.refs.get(id).ok_or_else(|| {
+            let dest = &mount.dest;
+            Error::unknown(format!(
+                "failed to find ref {id} for {dest:?} mount: return reference {id} not found"
+            ))
+        })?;
+        Ok(MountSource::Result(result))
     }
 
     async fn nested(&self, request: SolveRequest) -> Result<Solved, Error> {
@@ -270,10 +302,18 @@ impl Gateway for LocalGateway {
         Ok(())
     }
 
-    async fn new_container(&self, _: ContainerRequest) -> Result<Box<dyn Container>, Error> {
-        Err(Error::new(
-            Code::Unimplemented,
-            "containers of a frontend are not supported (capability gateway.exec is not announced)",
-        ))
+    async fn new_container(&self, request: ContainerRequest) -> Result<Box<dyn Container>, Error> {
+        let sources = request
+            .mounts
+            .iter()
+            .map(|mount| self.mount_source(mount))
+            .collect::<Result<_, Error>>()?;
+        let name = format!(
+            "container-{}",
+            NEXT_CONTAINER.fetch_add(1, Ordering::Relaxed)
+        );
+        let cancel = self.containers.child_token();
+        let container = LocalContainer::new(&self.job, name, request, sources, cancel).await?;
+        Ok(Box::new(container))
     }
 }

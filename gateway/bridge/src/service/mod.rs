@@ -3,6 +3,8 @@
 //! Return. Nothing a frontend sends can end more than its own call: parts may be missing, and a
 //! handler that panics is an error of that request.
 
+mod containers;
+mod exec;
 mod health;
 mod outcome;
 mod refs;
@@ -25,6 +27,7 @@ use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::host::FrontendLimits;
+use containers::ContainerTable;
 pub use health::HealthService;
 pub use outcome::Outcome;
 use refs::RefTable;
@@ -40,6 +43,7 @@ const LAST_OLD_GRPC_GO: u32 = 59;
 pub struct BridgeService {
     gateway: Arc<dyn Gateway>,
     refs: RefTable,
+    containers: ContainerTable,
     outcome: Arc<Outcome>,
 }
 
@@ -50,6 +54,7 @@ impl BridgeService {
         BridgeService {
             gateway,
             refs: RefTable::new(limits.refs, limits.definition_bytes),
+            containers: ContainerTable::default(),
             outcome,
         }
     }
@@ -162,13 +167,6 @@ async fn answer<T: Message>(
         )));
     }
     Ok(Response::new(message))
-}
-
-fn no_containers() -> Error {
-    Error::new(
-        Code::Unimplemented,
-        "containers of a frontend are not supported (capability gateway.exec is not announced)",
-    )
 }
 
 #[tonic::async_trait]
@@ -310,47 +308,86 @@ impl LlbBridge for BridgeService {
 
     async fn new_container(
         &self,
-        _: Request<NewContainerRequest>,
+        request: Request<NewContainerRequest>,
     ) -> Result<Response<NewContainerResponse>, Status> {
-        answer(async { Err(no_containers()) }).await
+        answer(async {
+            let gateway = self.gateway.as_ref();
+            self.containers
+                .create(gateway, request.into_inner())
+                .await?;
+            Ok(NewContainerResponse {})
+        })
+        .await
     }
 
     async fn release_container(
         &self,
         request: Request<ReleaseContainerRequest>,
     ) -> Result<Response<ReleaseContainerResponse>, Status> {
-        let id = request.into_inner().container_id;
-        let missing = format!("container details for {id} not found");
-        answer(async { Err(Error::unknown(missing)) }).await
+        answer(async {
+            let id = request.into_inner().container_id;
+            self.containers.release(&id).await?;
+            Ok(ReleaseContainerResponse {})
+        })
+        .await
     }
 
-    type ExecProcessStream = tokio_stream::Empty<Result<ExecMessage, Status>>;
+    type ExecProcessStream = exec::Answers;
 
     async fn exec_process(
         &self,
-        _: Request<Streaming<ExecMessage>>,
+        request: Request<Streaming<ExecMessage>>,
     ) -> Result<Response<Self::ExecProcessStream>, Status> {
-        Err(to_status(&no_containers()))
+        let answers = exec::serve(self.containers.clone(), request.into_inner());
+        Ok(Response::new(answers))
     }
 
     async fn read_file_container(
         &self,
-        _: Request<ReadFileRequest>,
+        request: Request<ReadFileRequest>,
     ) -> Result<Response<ReadFileResponse>, Status> {
-        answer(async { Err(no_containers()) }).await
+        answer(async {
+            let call = request.into_inner();
+            let (container, mount) = self
+                .containers
+                .get_for_mount(&call.r#ref, call.mount_index)?;
+            let range = call.range.map(files::range_from_wire);
+            let data = container.read_file(mount, &call.file_path, range).await?;
+            Ok(ReadFileResponse { data })
+        })
+        .await
     }
 
     async fn read_dir_container(
         &self,
-        _: Request<ReadDirRequest>,
+        request: Request<ReadDirRequest>,
     ) -> Result<Response<ReadDirResponse>, Status> {
-        answer(async { Err(no_containers()) }).await
+        answer(async {
+            let call = request.into_inner();
+            let (container, mount) = self
+                .containers
+                .get_for_mount(&call.r#ref, call.mount_index)?;
+            let include = Some(call.include_pattern.as_str()).filter(|text| !text.is_empty());
+            let entries = container.read_dir(mount, &call.dir_path, include).await?;
+            let entries = entries.into_iter().map(files::stat_to_wire).collect();
+            Ok(ReadDirResponse { entries })
+        })
+        .await
     }
 
     async fn stat_file_container(
         &self,
-        _: Request<StatFileRequest>,
+        request: Request<StatFileRequest>,
     ) -> Result<Response<StatFileResponse>, Status> {
-        answer(async { Err(no_containers()) }).await
+        answer(async {
+            let call = request.into_inner();
+            let (container, mount) = self
+                .containers
+                .get_for_mount(&call.r#ref, call.mount_index)?;
+            let stat = container.stat_file(mount, &call.path).await?;
+            let stat = Some(files::stat_to_wire(stat));
+            Ok(StatFileResponse { stat })
+        })
+        .await
     }
 }

@@ -4,6 +4,7 @@
 //! A `main` of its own, because the launcher of sandboxes is a copy of the running program.
 
 mod builds;
+mod containers;
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;
@@ -39,6 +40,16 @@ const TESTS: &[(&str, Test)] = tests![
     builds::p24_text_on_stdout_is_quoted,
     builds::p23_cancelling_kills_the_frontend_within_a_second,
     builds::p26_a_broken_definition_fails_on_first_use,
+    containers::p40_a_container_on_a_mount_id_shows_the_failed_steps_files,
+    containers::p40_mounts_are_private_copies_and_readable_from_outside,
+    containers::p41_events_come_in_the_order_of_the_protocol,
+    containers::p41_further_processes_join_the_first_and_end_with_it,
+    containers::p41_a_killed_process_is_137_and_a_missing_program_1,
+    containers::p41_a_terminal_tells_its_size_and_its_changes,
+    containers::p41_defaults_secrets_hosts_and_host_name,
+    containers::p41_what_the_build_may_not_do_is_refused,
+    containers::p41_messages_out_of_order_end_the_stream_at_once,
+    containers::p42_what_a_frontend_leaves_running_ends_with_it,
 ];
 
 fn main() {

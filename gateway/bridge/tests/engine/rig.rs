@@ -11,7 +11,7 @@ use gateway_bridge::{
 };
 use gateway_images::registry::{Registries, RegistriesConfig};
 use gateway_sandbox::LauncherOptions;
-use gateway_session::LocalSession;
+use gateway_session::{LocalSession, Secret, SecretSource};
 use gateway_solver::{Solver, SolverOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,12 @@ impl Rig {
             limits: FrontendLimits::default(),
             statuses: Arc::default(),
         };
+        let bin = rig.path("root/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        for name in ["sh", "cat", "sleep", "stty", "env", "ls", "wc", "touch"] {
+            std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
+        }
         std::fs::write(rig.path("context/Dockerfile"), "FROM scratch\n").unwrap();
         std::fs::copy(raw_frontend(), rig.path("raw/run")).unwrap();
         std::fs::copy(raw_frontend(), rig.path("image/frontend")).unwrap();
@@ -90,7 +96,12 @@ impl Rig {
             .with_dir("context", self.path("context"))
             .with_dir("dockerfile", self.path("context"))
             .with_dir("raw", self.path("raw"))
-            .with_dir("image", self.path("image"));
+            .with_dir("image", self.path("image"))
+            .with_dir("root", self.path("root"))
+            .with_secret(
+                "token",
+                SecretSource::Value(Secret::new(b"hidden".to_vec())),
+            );
         let statuses = self.statuses.clone();
         engine
             .build(BuildRequest {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::error::{FsError, lossy};
@@ -138,6 +138,31 @@ pub fn stat_file(root: &Root, path: &str) -> Result<FileStat, FsError> {
         None => error,
     })?;
     describe(root, &resolved, &meta)
+}
+
+/// Describes a file like [`stat_file`], under the name it was asked by; but where a link on the way
+/// leads out of the root, the path's last link stands for itself, so that the asker can follow it
+/// where the root is mounted.
+pub fn stat_or_link(root: &Root, path: &str) -> Result<FileStat, FsError> {
+    let relative = path.trim_start_matches('/');
+    let opened = rustix::fs::openat2(
+        root.fd(),
+        if relative.is_empty() { "." } else { relative },
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+    );
+    let mut stat = match opened {
+        Err(Errno::XDEV) => {
+            let resolved = root.resolve_parent(path.as_bytes())?;
+            let meta = root.lstat(&resolved)?;
+            describe(root, &resolved, &meta)?
+        }
+        // Also for its words about what is missing.
+        _ => stat_file(root, path)?,
+    };
+    stat.path = lossy(gopath::base(path.as_bytes()));
+    Ok(stat)
 }
 
 fn describe(root: &Root, resolved: &[u8], meta: &Meta) -> Result<FileStat, FsError> {

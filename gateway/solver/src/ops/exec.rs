@@ -1,12 +1,13 @@
 //! Exec ops: a command over the file systems of its inputs.
 
 mod logs;
-mod mounts;
+pub mod mounts;
 mod ssh;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use gateway_api::error::SolveDetail;
 use gateway_api::{Code, Detail, Error};
 use gateway_llb::pb;
 use gateway_sandbox::{Network, Resources, SandboxSpec, Security, Stdio, StubRemoval, Ulimit};
@@ -18,7 +19,7 @@ use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
 use crate::store::Snapshot;
 use logs::Logs;
-use mounts::Mounts;
+use mounts::{Mounts, Shown, Tree};
 
 /// As BuildKit sets it for steps without one.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -36,12 +37,16 @@ pub async fn run(
     for snapshot in &inputs {
         image::ensure(job, snapshot).await?;
     }
-    let mut mounts = Mounts::prepare(job, vertex, op, meta, &inputs).await?;
+    let inputs: Vec<Tree> = inputs.into_iter().map(Tree::from).collect();
+    let fresh = vertex.metadata.ignore_cache;
+    let mut mounts = Mounts::prepare(job, fresh, &op.mounts, &meta.cwd, &inputs).await?;
     let _permit = job.permit().await?;
     let running = job.reports.start(&vertex.digest);
     let outcome = async {
         let spec = spec(job, vertex, op, meta, &mut mounts).await?;
-        step(job, vertex, meta, spec).await?;
+        if let Err(error) = step(job, vertex, meta, spec).await {
+            return Err(error.with(Detail::Solve(keep(job, op, &inputs, mounts.shown()))));
+        }
         let (job, vertex) = (job.clone(), vertex.clone());
         blocking(move || mounts.commit(job.store(), &format!("mount / from exec {}", vertex.name)))
             .await
@@ -49,6 +54,32 @@ pub async fn run(
     .await;
     running.finish(&outcome);
     outcome
+}
+
+/// Keeps the file systems of a failed step as it left them, for whoever wants to look at them
+/// while the build lasts.
+fn keep(job: &JobInner, op: &pb::ExecOp, inputs: &[Tree], shown: &[Shown]) -> SolveDetail {
+    // One id for each mount of the op, empty for mounts without files of their own.
+    let input_ids: Vec<String> = op
+        .mounts
+        .iter()
+        .map(|mount| usize::try_from(mount.input).ok())
+        .map(|input| input.and_then(|index| inputs.get(index)))
+        .map(|input| input.map_or_else(String::new, |tree| job.keep(tree.clone())))
+        .collect();
+    let mount_ids = input_ids
+        .iter()
+        .zip(shown)
+        .map(|(input, shown)| match shown {
+            Shown::Tree(tree) if !tree.changes.is_empty() => job.keep(tree.clone()),
+            _ => input.clone(),
+        })
+        .collect();
+    SolveDetail {
+        input_ids,
+        mount_ids,
+        ..SolveDetail::default()
+    }
 }
 
 async fn spec(
@@ -65,12 +96,7 @@ async fn spec(
     spec.cwd.clone_from(&meta.cwd);
     spec.user.clone_from(&meta.user);
     spec.hostname.clone_from(&meta.hostname);
-    for host in &meta.extra_hosts {
-        if host.ip.parse::<std::net::IpAddr>().is_err() {
-            return Err(Error::unknown(format!("failed to parse IP {}", host.ip)));
-        }
-        spec.extra_hosts.push((host.host.clone(), host.ip.clone()));
-    }
+    spec.extra_hosts = extra_hosts(&meta.extra_hosts)?;
     spec.network = match op.network() {
         pb::NetMode::None => Network::None,
         pb::NetMode::Unset | pb::NetMode::Host => Network::Host,
@@ -103,6 +129,15 @@ async fn spec(
         ));
     }
     Ok(spec)
+}
+
+/// Names and addresses, checked.
+pub fn extra_hosts(hosts: &[pb::HostIp]) -> Outcome<Vec<(String, String)>> {
+    let check = |host: &pb::HostIp| match host.ip.parse::<std::net::IpAddr>() {
+        Ok(_) => Ok((host.host.clone(), host.ip.clone())),
+        Err(_) => Err(Error::unknown(format!("failed to parse IP {}", host.ip))),
+    };
+    hosts.iter().map(check).collect()
 }
 
 fn resources(limits: &pb::LinuxResources) -> Resources {
@@ -141,7 +176,14 @@ async fn env(job: &Arc<JobInner>, op: &pb::ExecOp, meta: &pb::Meta) -> Outcome<V
     if !env.iter().any(|variable| variable.starts_with("PATH=")) {
         env.push(DEFAULT_PATH.into());
     }
-    for secret in &op.secretenv {
+    env.extend(secret_env(job, &op.secretenv).await?);
+    Ok(env)
+}
+
+/// The variables whose values are secrets, each with its value.
+pub async fn secret_env(job: &Arc<JobInner>, list: &[pb::SecretEnv]) -> Outcome<Vec<String>> {
+    let mut env = Vec::with_capacity(list.len());
+    for secret in list {
         if secret.id.is_empty() {
             return Err(Error::unknown(format!(
                 "secret ID missing for {:?} environment variable",

@@ -10,7 +10,6 @@ use gateway_session::Secret;
 
 use super::ssh;
 use crate::job::JobInner;
-use crate::live::LiveVertex;
 use crate::ops::cache_mount::{self, CacheMount};
 use crate::ops::file::commit;
 use crate::shared::Outcome;
@@ -22,17 +21,56 @@ pub struct Mounts {
     root: Root,
     root_readonly: bool,
     mounts: Vec<Mount>,
-    outputs: Vec<Output>,
-    works: Vec<WorkDir>,
+    outputs: Vec<Tree>,
+    shown: Vec<Shown>,
+    works: Vec<Arc<WorkDir>>,
     caches: Vec<CacheMount>,
     agents: Vec<ssh::Forward>,
 }
 
-/// What becomes of a mount that is an output.
-enum Output {
-    Unchanged(Snapshot),
-    /// Base and number of the work directory.
-    Changed(Snapshot, usize),
+/// A snapshot with changes over it that are no layer of the store. Cheap to clone; the changes
+/// stay as long as a clone of it.
+#[derive(Clone, Default)]
+pub struct Tree {
+    pub base: Snapshot,
+    /// Each has them in its subdirectory `fs`; lowest first.
+    pub changes: Vec<Arc<WorkDir>>,
+}
+
+impl From<Snapshot> for Tree {
+    fn from(base: Snapshot) -> Tree {
+        Tree {
+            base,
+            changes: Vec::new(),
+        }
+    }
+}
+
+impl Tree {
+    /// Topmost first; empty for scratch.
+    pub fn lowers(&self, store: &Store) -> Vec<PathBuf> {
+        let changes = self.changes.iter().rev();
+        let mut lowers: Vec<PathBuf> = changes.map(|work| work.path().join("fs")).collect();
+        if !self.base.layers.is_empty() {
+            lowers.extend(store.lowers(&self.base));
+        }
+        lowers
+    }
+
+    fn with(&self, work: Arc<WorkDir>) -> Tree {
+        let mut changed = self.clone();
+        changed.changes.push(work);
+        changed
+    }
+}
+
+/// Where the files of a mount are, for those who look at them from outside.
+#[derive(Clone)]
+pub enum Shown {
+    /// They are in memory, or are no files.
+    Nothing,
+    Tree(Tree),
+    Dir(PathBuf),
 }
 
 /// A secret of the client.
@@ -45,12 +83,13 @@ pub async fn secret(job: &Arc<JobInner>, id: &str) -> Outcome<Option<Secret>> {
 }
 
 impl Mounts {
+    /// `cwd` is what relative mount points start from; `fresh` empties cache mounts first.
     pub async fn prepare(
         job: &Arc<JobInner>,
-        vertex: &LiveVertex,
-        op: &pb::ExecOp,
-        meta: &pb::Meta,
-        inputs: &[Snapshot],
+        fresh: bool,
+        list: &[pb::Mount],
+        cwd: &str,
+        inputs: &[Tree],
     ) -> Outcome<Mounts> {
         let mut mounts = Mounts {
             root: Root::Dir {
@@ -60,13 +99,14 @@ impl Mounts {
             root_readonly: false,
             mounts: Vec::new(),
             outputs: Vec::new(),
+            shown: Vec::new(),
             works: Vec::new(),
             caches: Vec::new(),
             agents: Vec::new(),
         };
-        for mount in &op.mounts {
+        for mount in list {
             let input = match mount.input {
-                -1 => Snapshot::scratch(),
+                -1 => Tree::default(),
                 index => usize::try_from(index)
                     .ok()
                     .and_then(|index| inputs.get(index).cloned())
@@ -75,11 +115,11 @@ impl Mounts {
             if mount.dest == "/" {
                 mounts.add_root(job, mount, input)?;
             } else {
-                let kind = mounts.add(job, vertex, mount, input).await?;
+                let kind = mounts.add(job, fresh, mount, input).await?;
                 if let Some(kind) = kind {
                     let dest = match mount.dest.starts_with('/') {
                         true => path::clean(&mount.dest),
-                        false => path::clean(&format!("/{}/{}", meta.cwd, mount.dest)),
+                        false => path::clean(&format!("/{cwd}/{}", mount.dest)),
                     };
                     mounts.mounts.push(Mount { dest, kind });
                 }
@@ -102,44 +142,59 @@ impl Mounts {
         std::mem::take(&mut self.mounts)
     }
 
-    /// A work directory for changes: its number, upper and work.
-    fn work(&mut self, job: &JobInner) -> Outcome<(usize, PathBuf, PathBuf)> {
-        let work = job.store().work_dir().map_err(internal)?;
-        let upper = work.sub("fs").map_err(internal)?;
-        let scratch = work.sub("work").map_err(internal)?;
-        self.works.push(work);
-        Ok((self.works.len() - 1, upper, scratch))
+    /// What each mount shows, in the order of the op.
+    pub fn shown(&self) -> &[Shown] {
+        &self.shown
     }
 
-    fn add_root(&mut self, job: &JobInner, mount: &pb::Mount, input: Snapshot) -> Outcome<()> {
+    /// A work directory for changes, its upper and work.
+    fn work(&mut self, job: &JobInner) -> Outcome<(Arc<WorkDir>, PathBuf, PathBuf)> {
+        let work = Arc::new(job.store().work_dir().map_err(internal)?);
+        let upper = work.sub("fs").map_err(internal)?;
+        let scratch = work.sub("work").map_err(internal)?;
+        self.works.push(work.clone());
+        Ok((work, upper, scratch))
+    }
+
+    fn show(&mut self, mount: &pb::Mount, tree: Tree) {
+        if mount.output != -1 {
+            self.outputs.push(tree.clone());
+        }
+        self.shown.push(Shown::Tree(tree));
+    }
+
+    fn add_root(&mut self, job: &JobInner, mount: &pb::Mount, input: Tree) -> Outcome<()> {
         if mount.mount_type() != pb::MountType::Bind {
             return Err(Error::unknown(format!(
                 "invalid mount type {} for /",
                 mount.mount_type().as_str_name()
             )));
         }
-        let (number, upper, work) = self.work(job)?;
+        let (dir, upper, work) = self.work(job)?;
         self.root = Root::Overlay {
-            lowers: layers(job, &input),
+            lowers: input.lowers(job.store()),
             upper,
             work,
         };
         self.root_readonly = mount.readonly;
-        if mount.output != -1 {
-            self.outputs.push(Output::Changed(input, number));
-        }
+        self.show(mount, input.with(dir));
         Ok(())
     }
 
     async fn add(
         &mut self,
         job: &Arc<JobInner>,
-        vertex: &LiveVertex,
+        fresh: bool,
         mount: &pb::Mount,
-        input: Snapshot,
+        input: Tree,
     ) -> Outcome<Option<MountKind>> {
         match mount.mount_type() {
-            pb::MountType::Bind => self.add_bind(job, mount, input).map(Some),
+            pb::MountType::Bind => return self.add_bind(job, mount, input).map(Some),
+            pb::MountType::Cache => {}
+            _ => self.shown.push(Shown::Nothing),
+        }
+        match mount.mount_type() {
+            pb::MountType::Bind => Ok(None),
             pb::MountType::Tmpfs => Ok(Some(MountKind::Tmpfs {
                 size_bytes: mount
                     .tmpfs_opt
@@ -149,17 +204,17 @@ impl Mounts {
             })),
             pb::MountType::Cache => {
                 let options = mount.cache_opt.clone().unwrap_or_default();
-                let base = (mount.input != -1).then_some(&input);
-                let fresh = vertex.metadata.ignore_cache;
+                let base = (mount.input != -1).then_some(&input.base);
                 let cache = cache_mount::acquire(job, &options, base, fresh).await?;
                 let kind = MountKind::Bind {
                     source: cache.dir.clone(),
                     selector: mount.selector.clone(),
                     readonly: mount.readonly,
                 };
+                self.shown.push(Shown::Dir(cache.dir.clone()));
                 self.caches.push(cache);
                 if mount.output != -1 && mount.input != -1 {
-                    self.outputs.push(Output::Unchanged(input));
+                    self.outputs.push(input);
                 }
                 Ok(Some(kind))
             }
@@ -180,18 +235,11 @@ impl Mounts {
         }
     }
 
-    fn add_bind(
-        &mut self,
-        job: &JobInner,
-        mount: &pb::Mount,
-        input: Snapshot,
-    ) -> Outcome<MountKind> {
-        let lowers = layers(job, &input);
+    fn add_bind(&mut self, job: &JobInner, mount: &pb::Mount, input: Tree) -> Outcome<MountKind> {
+        let lowers = input.lowers(job.store());
         let selector = mount.selector.clone();
         if mount.readonly {
-            if mount.output != -1 {
-                self.outputs.push(Output::Unchanged(input));
-            }
+            self.show(mount, input);
             return Ok(match lowers.as_slice() {
                 [] => MountKind::Bind {
                     source: job.store().empty_dir(),
@@ -212,10 +260,8 @@ impl Mounts {
                 },
             });
         }
-        let (number, upper, work) = self.work(job)?;
-        if mount.output != -1 {
-            self.outputs.push(Output::Changed(input, number));
-        }
+        let (dir, upper, work) = self.work(job)?;
+        self.show(mount, input.with(dir));
         Ok(match lowers.is_empty() {
             true => MountKind::Bind {
                 source: upper,
@@ -254,8 +300,7 @@ impl Mounts {
                 ))),
             };
         };
-        let (number, dir, _) = self.work(job)?;
-        debug_assert_eq!(number + 1, self.works.len());
+        let (_, dir, _) = self.work(job)?;
         let forward =
             ssh::forward(&dir, agent, options.uid, options.gid, options.mode).map_err(internal)?;
         let source = forward.socket.clone();
@@ -270,24 +315,12 @@ impl Mounts {
     /// Makes results of the outputs, in the order of the mounts.
     pub fn commit(self, store: &Store, description: &str) -> Outcome<Vec<Snapshot>> {
         drop(self.agents);
-        let works = self.works;
         self.outputs
             .into_iter()
-            .map(|output| match output {
-                Output::Unchanged(snapshot) => Ok(snapshot),
-                Output::Changed(base, number) => match works.get(number) {
-                    Some(work) => commit(store, &base, work, description),
-                    None => Err(Error::unknown("a step lost its work directory")),
-                },
+            .map(|tree| match tree.changes.last() {
+                None => Ok(tree.base),
+                Some(work) => commit(store, &tree.base, work, description),
             })
             .collect()
-    }
-}
-
-/// Topmost first; empty for scratch.
-fn layers(job: &JobInner, snapshot: &Snapshot) -> Vec<PathBuf> {
-    match snapshot.layers.is_empty() {
-        true => Vec::new(),
-        false => job.store().lowers(snapshot),
     }
 }

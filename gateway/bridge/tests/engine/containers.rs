@@ -1,0 +1,599 @@
+//! Containers of frontends, each test in process and over a connection: the same function.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gateway_api::*;
+use gateway_bridge::service::{BridgeService, Outcome};
+use gateway_bridge::transport::{Observed, serve};
+use gateway_frontend::Environment;
+use gateway_llb::{Constraints, LocalSource, MarshalOptions, State, pb};
+
+use crate::rig::Rig;
+
+type Ran = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+type Body = fn(Arc<dyn Gateway>) -> Ran;
+
+/// Runs the function as a frontend of the engine, and once more at the other end of a connection.
+async fn both(body: Body) {
+    for wire in [false, true] {
+        let rig = Rig::new();
+        let frontend: FrontendFn = Arc::new(move |gateway| {
+            Box::pin(async move {
+                match wire {
+                    false => body(gateway).await?,
+                    true => over_a_connection(gateway, body).await?,
+                }
+                Ok(BuildResult::default())
+            })
+        });
+        let mut rig = rig;
+        rig.builtins.insert("test.v0".to_owned(), frontend);
+        let built = rig.build("test.v0", &[]).await;
+        built.unwrap_or_else(|error| panic!("wire: {wire}: {error:?}"));
+    }
+}
+
+async fn over_a_connection(gateway: Arc<dyn Gateway>, body: Body) -> Result<(), Error> {
+    let service = BridgeService::new(
+        gateway,
+        Arc::new(Outcome::default()),
+        &gateway_bridge::FrontendLimits::default(),
+    );
+    let (host, child) = tokio::io::duplex(64 * 1024);
+    let (read, write) = tokio::io::split(host);
+    let server = tokio::spawn(serve(read, write, service, Arc::new(Observed::default())));
+    // A failed assertion must fail the test, not become an error of the frontend.
+    let panicked = Arc::new(Mutex::new(None));
+    let noted = panicked.clone();
+    let frontend: FrontendFn = Arc::new(move |gateway| {
+        let noted = noted.clone();
+        Box::pin(async move {
+            if let Err(panic) = tokio::spawn(body(gateway))
+                .await
+                .map_err(|e| e.into_panic())
+            {
+                *noted.lock().unwrap() = Some(panic);
+            }
+            Ok(BuildResult::default())
+        })
+    });
+    let ended = gateway_frontend::serve(child, Environment::default(), frontend).await;
+    if let Some(panic) = panicked.lock().unwrap().take() {
+        std::panic::resume_unwind(panic);
+    }
+    ended.unwrap();
+    // As the host does with a process that has exited.
+    server.abort();
+    Ok(())
+}
+
+fn definition(state: &State) -> pb::Definition {
+    let options = MarshalOptions::new(gateway_llb::platform::host());
+    state.marshal(&options).unwrap()
+}
+
+fn root() -> State {
+    let source = LocalSource {
+        session: "the-session".to_owned(),
+        ..LocalSource::new("root")
+    };
+    source.state(Constraints::new())
+}
+
+async fn solve(gateway: &Arc<dyn Gateway>, state: &State) -> Ref {
+    let request = SolveRequest {
+        definition: Some(definition(state)),
+        ..SolveRequest::default()
+    };
+    match gateway.solve(request).await.unwrap().refs {
+        Refs::Single(reference) => reference,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn mount(dest: &str, id: &str) -> pb::Mount {
+    pb::Mount {
+        dest: dest.to_owned(),
+        result_id: id.to_owned(),
+        ..pb::Mount::default()
+    }
+}
+
+async fn container(gateway: &Arc<dyn Gateway>) -> Box<dyn Container> {
+    let reference = solve(gateway, &root()).await;
+    let request = ContainerRequest {
+        mounts: vec![mount("/", &reference.id)],
+        ..ContainerRequest::default()
+    };
+    gateway.new_container(request).await.unwrap()
+}
+
+fn run(args: &[&str]) -> ProcessRequest {
+    ProcessRequest {
+        meta: pb::Meta {
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            ..pb::Meta::default()
+        },
+        fds: vec![0, 1, 2],
+        ..ProcessRequest::default()
+    }
+}
+
+fn sh(script: &str) -> ProcessRequest {
+    run(&["/bin/sh", "-c", script])
+}
+
+#[derive(Debug, Default)]
+struct Finished {
+    out: String,
+    err: String,
+    exit: Option<Error>,
+    /// The kinds of the events, equal ones in a row once.
+    order: Vec<String>,
+}
+
+async fn finish(process: &dyn Process) -> Finished {
+    let mut ran = Finished::default();
+    while let Some(event) = process.next_event().await {
+        let kind = match event.unwrap() {
+            ProcessEvent::Started => "started".to_owned(),
+            ProcessEvent::Output { fd, data } => {
+                let text = String::from_utf8_lossy(&data).into_owned();
+                match fd {
+                    1 => ran.out.push_str(&text),
+                    _ => ran.err.push_str(&text),
+                }
+                format!("output {fd}")
+            }
+            ProcessEvent::Exit(error) => {
+                ran.exit = error;
+                "exit".to_owned()
+            }
+            ProcessEvent::OutputEnd { fd } => format!("end {fd}"),
+        };
+        if ran.order.last() != Some(&kind) {
+            ran.order.push(kind);
+        }
+    }
+    ran
+}
+
+async fn output(container: &dyn Container, request: ProcessRequest) -> Finished {
+    let process = container.start(request).await.unwrap();
+    finish(&*process).await
+}
+
+/// Ids of the inputs and mounts of the failed step.
+fn ids(error: &Error) -> (Vec<String>, Vec<String>) {
+    let found = error.details.iter().find_map(|detail| match detail {
+        Detail::Solve(solve) => Some((solve.input_ids.clone(), solve.mount_ids.clone())),
+        // Over a connection: kept as it came, for what it says of the op.
+        Detail::Other { type_url, value } if type_url.ends_with("Solve+json") => {
+            let value: serde_json::Value = serde_json::from_slice(value).unwrap();
+            let list = |name: &str| serde_json::from_value(value[name].clone()).unwrap();
+            Some((list("inputIDs"), list("mountIDs")))
+        }
+        _ => None,
+    });
+    found.unwrap()
+}
+
+/// Waits for the process to say something.
+async fn said(process: &dyn Process, wanted: &str) {
+    let mut seen = String::new();
+    while !seen.contains(wanted) {
+        match process.next_event().await.unwrap().unwrap() {
+            ProcessEvent::Output { data, .. } => seen.push_str(&String::from_utf8_lossy(&data)),
+            ProcessEvent::Started => {}
+            other => panic!("{other:?} instead of {wanted}, after {seen}"),
+        }
+    }
+}
+
+pub async fn p40_a_container_on_a_mount_id_shows_the_failed_steps_files() {
+    both(|gateway| {
+        Box::pin(async move {
+            let step = root().run(["/bin/sh", "-c", "echo before > /made; exit 42"]);
+            let reference = solve(&gateway, &step.root()).await;
+            let error = gateway.evaluate(&reference).await.unwrap_err();
+            assert_eq!(error.exit_code(), Some(42));
+            let (inputs, mounts) = ids(&error);
+            let ([input], [failed]) = (inputs.as_slice(), mounts.as_slice()) else {
+                panic!("{error:?}");
+            };
+            assert!(failed.contains("::"), "{failed}");
+            for (id, expected) in [(failed, "before\n"), (input, "")] {
+                let request = ContainerRequest {
+                    mounts: vec![mount("/", id)],
+                    ..ContainerRequest::default()
+                };
+                let container = gateway.new_container(request).await?;
+                let ran = output(&*container, sh("cat /made; echo more >> /made")).await;
+                assert_eq!(ran.out, expected, "{ran:?}");
+                // Each container has a copy of its own: the next one sees what this one saw.
+                let made = container.read_file(0, "/made", None).await?;
+                assert_eq!(made, format!("{expected}more\n").as_bytes());
+                container.release().await?;
+            }
+            let request = ContainerRequest {
+                mounts: vec![mount("/", failed)],
+                ..ContainerRequest::default()
+            };
+            let again = gateway.new_container(request).await?;
+            assert_eq!(again.read_file(0, "/made", None).await?, b"before\n");
+            let request = ContainerRequest {
+                mounts: vec![mount("/", "gateway::unknown")],
+                ..ContainerRequest::default()
+            };
+            let Err(error) = gateway.new_container(request).await else {
+                panic!("unknown ids are refused");
+            };
+            assert_eq!(
+                error.message,
+                "failed to find ref gateway::unknown for \"/\" mount: return reference gateway::unknown not found"
+            );
+            Ok(())
+        })
+    })
+    .await;
+}
+
+pub async fn p40_mounts_are_private_copies_and_readable_from_outside() {
+    both(|gateway| {
+        Box::pin(async move {
+            let reference = solve(&gateway, &root()).await;
+            let of_type = |dest: &str, kind: pb::MountType| pb::Mount {
+                mount_type: kind as i32,
+                ..mount(dest, "")
+            };
+            let request = ContainerRequest {
+                mounts: vec![
+                    mount("/", &reference.id),
+                    pb::Mount {
+                        selector: "bin".to_owned(),
+                        readonly: true,
+                        ..mount("/tools", &reference.id)
+                    },
+                    mount("/empty", ""),
+                    of_type("/memory", pb::MountType::Tmpfs),
+                    pb::Mount {
+                        cache_opt: Some(pb::CacheOpt {
+                            id: "the-cache".to_owned(),
+                            ..pb::CacheOpt::default()
+                        }),
+                        ..of_type("/cache", pb::MountType::Cache)
+                    },
+                    pb::Mount {
+                        secret_opt: Some(pb::SecretOpt {
+                            id: "token".to_owned(),
+                            mode: 0o400,
+                            ..pb::SecretOpt::default()
+                        }),
+                        ..of_type("/secret", pb::MountType::Secret)
+                    },
+                ],
+                ..ContainerRequest::default()
+            };
+            let container = gateway.new_container(request.clone()).await?;
+            let before = container.read_dir(0, "/", None).await?;
+            assert!(before.iter().any(|entry| entry.path == "bin"));
+            let script = "cat /secret; /tools/ls /tools/cat; echo a > /empty/a; echo b > /memory/b; \
+                 echo c > /cache/c; echo d > /d; busybox ln -s /d /link; busybox ln -s /bin/sh /empty/out; \
+                 echo no > /tools/x || echo refused";
+            let ran = output(&*container, sh(script)).await;
+            assert_eq!(ran.out, "hidden/tools/cat\nrefused\n", "{ran:?}");
+            // The process has ended; its files are there.
+            assert_eq!(container.read_file(0, "/d", None).await?, b"d\n");
+            assert_eq!(container.read_file(2, "/a", None).await?, b"a\n");
+            assert_eq!(container.read_file(4, "/c", None).await?, b"c\n");
+            let range = FileRange {
+                offset: 0,
+                length: 1,
+            };
+            assert_eq!(container.read_file(0, "/d", Some(range)).await?, b"d");
+            let names = container.read_dir(2, "/", Some("a*")).await?;
+            assert_eq!(names.len(), 1);
+            assert_eq!(container.stat_file(0, "/d").await?.size, 2);
+            // A link out of the mount is for the asker to follow.
+            let link = container.stat_file(2, "/out").await?;
+            assert_eq!((link.path.as_str(), link.linkname.as_str()), ("out", "/bin/sh"));
+            let relative = container.read_file(0, "d", None).await.unwrap_err();
+            assert!(relative.message.contains("can't make d relative to /"));
+            assert!(container.read_file(3, "/b", None).await.is_err());
+            let beyond = container.read_file(6, "/", None).await.unwrap_err();
+            assert_eq!(beyond.message, "mount index 6 is out of bounds (6 available)");
+            container.release().await?;
+            // Only the cache has kept anything.
+            let again = gateway.new_container(request).await?;
+            assert!(again.read_file(0, "/d", None).await.is_err());
+            assert!(again.read_dir(2, "/", None).await?.is_empty());
+            assert_eq!(again.read_file(4, "/c", None).await?, b"c\n");
+            Ok(())
+        })
+    })
+    .await;
+}
+
+pub async fn p41_events_come_in_the_order_of_the_protocol() {
+    both(|gateway| {
+        Box::pin(async move {
+            let container = container(&gateway).await;
+            let process = container.start(sh("cat; echo gone >&2; exit 3")).await?;
+            process.write(b"hello ").await?;
+            process.write(b"there\n").await?;
+            process.close_input().await?;
+            assert!(process.write(b"late").await.is_err());
+            let ran = finish(&*process).await;
+            assert_eq!(
+                (ran.out.as_str(), ran.err.as_str()),
+                ("hello there\n", "gone\n")
+            );
+            let exit = ran.exit.unwrap();
+            assert_eq!(exit.message, "exit code: 3");
+            assert_eq!((exit.code, exit.exit_code()), (Code::Unknown, Some(3)));
+            assert_eq!(ran.order[0], "started");
+            let exit = ran.order.iter().position(|kind| kind == "exit").unwrap();
+            assert_eq!(ran.order[exit + 1..], ["end 1", "end 2"], "{:?}", ran.order);
+            // A release tells of the failed process.
+            let error = container.release().await.unwrap_err();
+            assert_eq!(error.message, "exit code: 3");
+            Ok(())
+        })
+    })
+    .await;
+}
+
+pub async fn p41_further_processes_join_the_first_and_end_with_it() {
+    both(|gateway| {
+        Box::pin(async move {
+            let container = container(&gateway).await;
+            let first = container
+                .start(sh("echo shared > /file; echo up; cat"))
+                .await?;
+            said(&*first, "up").await;
+            let ran = output(&*container, sh("cat /file; exit 7")).await;
+            assert_eq!(ran.out, "shared\n", "{ran:?}");
+            assert_eq!(ran.exit.and_then(|error| error.exit_code()), Some(7));
+            assert_eq!(container.read_file(0, "/file", None).await?, b"shared\n");
+            let other = container.start(sh("echo up; sleep 1000")).await?;
+            said(&*other, "up").await;
+            first.close_input().await?;
+            assert_eq!(finish(&*first).await.exit, None);
+            let killed = finish(&*other).await.exit.unwrap();
+            assert_eq!(killed.exit_code(), Some(137));
+            // The first is gone, and with it the container.
+            let late = output(&*container, sh("true")).await;
+            assert_eq!(late.order, ["started", "exit", "end 1", "end 2"]);
+            let error = late.exit.unwrap();
+            assert!(error.message.starts_with("container "), "{error}");
+            assert!(error.message.ends_with(" not found"), "{error}");
+            assert_eq!(error.exit_code(), None);
+            Ok(())
+        })
+    })
+    .await;
+}
+
+pub async fn p41_a_killed_process_is_137_and_a_missing_program_1() {
+    both(|gateway| {
+        Box::pin(async move {
+            let first = container(&gateway).await;
+            let process = first
+                .start(sh(
+                    "trap 'echo term; exit 9' TERM; echo up; while true; do sleep 0.01; done",
+                ))
+                .await?;
+            said(&*process, "up").await;
+            process.signal("TERM").await?;
+            said(&*process, "term").await;
+            let ran = finish(&*process).await;
+            assert_eq!(ran.exit.and_then(|error| error.exit_code()), Some(9));
+
+            let second = container(&gateway).await;
+            let process = second.start(sh("echo up; sleep 1000")).await?;
+            said(&*process, "up").await;
+            process.signal("KILL").await?;
+            let exit = finish(&*process).await.exit.unwrap();
+            assert_eq!(
+                (exit.exit_code(), exit.message.as_str()),
+                (Some(137), "exit code: 137")
+            );
+
+            let third = container(&gateway).await;
+            let ran = output(&*third, run(&["/no/such/program"])).await;
+            assert_eq!(ran.order, ["started", "output 2", "exit", "end 1", "end 2"]);
+            assert!(ran.err.contains("/no/such/program"), "{ran:?}");
+            assert_eq!(ran.exit.and_then(|error| error.exit_code()), Some(1));
+            Ok(())
+        })
+    })
+    .await;
+}
+
+pub async fn p41_a_terminal_tells_its_size_and_its_changes() {
+    both(|gateway| {
+        Box::pin(async move {
+            let container = container(&gateway).await;
+            let script = "trap 'stty size' WINCH; echo $TERM; read line; stty size; echo ready; \
+                 while true; do sleep 0.01; done";
+            let request = ProcessRequest {
+                tty: true,
+                fds: vec![0, 1],
+                ..sh(script)
+            };
+            let process = container.start(request).await?;
+            said(&*process, "xterm\r\n").await;
+            process.resize(40, 100).await?;
+            process.write(b"go\n").await?;
+            said(&*process, "40 100\r\nready\r\n").await;
+            process.resize(50, 120).await?;
+            said(&*process, "50 120\r\n").await;
+            // Control-C reaches the terminal's foreground.
+            process.write(b"\x03").await?;
+            let ran = finish(&*process).await;
+            assert_eq!(ran.exit.and_then(|error| error.exit_code()), Some(130));
+            Ok(())
+        })
+    })
+    .await;
+}
+
+pub async fn p41_defaults_secrets_hosts_and_host_name() {
+    both(|gateway| {
+        Box::pin(async move {
+            let reference = solve(&gateway, &root()).await;
+            let request = ContainerRequest {
+                mounts: vec![mount("/", &reference.id)],
+                network: pb::NetMode::None as i32,
+                hostname: "of-the-test".to_owned(),
+                extra_hosts: vec![pb::HostIp {
+                    host: "db".to_owned(),
+                    ip: "10.1.2.3".to_owned(),
+                }],
+                ..ContainerRequest::default()
+            };
+            let container = gateway.new_container(request).await?;
+            let script = "echo $PATH; echo $HOME; busybox pwd; busybox hostname; echo $TOKEN; \
+                 busybox grep db /etc/hosts; ls /sys/class/net";
+            let mut process = sh(script);
+            process.secret_env = vec![pb::SecretEnv {
+                id: "token".to_owned(),
+                name: "TOKEN".to_owned(),
+                optional: false,
+            }];
+            let ran = output(&*container, process).await;
+            assert_eq!(
+                ran.out,
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n/\n/\nof-the-test\n\
+                 hidden\n10.1.2.3\tdb\nlo\n",
+                "{ran:?}"
+            );
+            // What was not asked for is empty or discarded.
+            let other = self::container(&gateway).await;
+            let mut quiet = sh("cat; echo seen; echo unseen >&2");
+            quiet.fds = vec![1];
+            let ran = output(&*other, quiet).await;
+            assert_eq!(ran.order, ["started", "output 1", "exit", "end 1"]);
+            assert_eq!(ran.out, "seen\n");
+            Ok(())
+        })
+    })
+    .await;
+}
+
+pub async fn p41_what_the_build_may_not_do_is_refused() {
+    both(|gateway| {
+        Box::pin(async move {
+            let reference = solve(&gateway, &root()).await;
+            let refused = async |request: ContainerRequest| {
+                let made = gateway.new_container(request).await;
+                made.err().expect("must be refused").message
+            };
+            let sane = ContainerRequest {
+                mounts: vec![mount("/", &reference.id)],
+                ..ContainerRequest::default()
+            };
+            let host = ContainerRequest {
+                network: pb::NetMode::Host as i32,
+                ..sane.clone()
+            };
+            assert_eq!(refused(host).await, "network.host is not allowed");
+            let tmpfs = pb::Mount {
+                mount_type: pb::MountType::Tmpfs as i32,
+                ..mount("/", "")
+            };
+            let no_bind = ContainerRequest {
+                mounts: vec![tmpfs],
+                ..sane.clone()
+            };
+            assert_eq!(refused(no_bind).await, "invalid mount type TMPFS for /");
+            let hosts = ContainerRequest {
+                extra_hosts: vec![pb::HostIp {
+                    host: "a".to_owned(),
+                    ip: "b".to_owned(),
+                }],
+                ..sane.clone()
+            };
+            assert_eq!(refused(hosts).await, "failed to parse IP b");
+            let none = ContainerRequest {
+                mounts: Vec::new(),
+                ..sane.clone()
+            };
+            assert!(refused(none).await.contains("mount for /"));
+            let container = gateway.new_container(sane).await?;
+            let mut insecure = sh("true");
+            insecure.security = pb::SecurityMode::Insecure as i32;
+            // Over a connection the answer comes where the first event would.
+            let error = match container.start(insecure).await {
+                Err(error) => error,
+                Ok(process) => process.next_event().await.unwrap().unwrap_err(),
+            };
+            assert_eq!(error.message, "security.insecure is not allowed");
+            // The container is none the worse.
+            assert_eq!(output(&*container, sh("echo fine")).await.out, "fine\n");
+            Ok(())
+        })
+    })
+    .await;
+}
+
+pub async fn p41_messages_out_of_order_end_the_stream_at_once() {
+    both(|gateway| {
+        Box::pin(async move {
+            let container = container(&gateway).await;
+            let process = container.start(sh("echo up; cat")).await?;
+            said(&*process, "up").await;
+            let told = match process.signal("SIGKILL").await {
+                Err(error) => error,
+                Ok(()) => loop {
+                    match process.next_event().await.unwrap() {
+                        Err(error) => break error,
+                        Ok(event) => assert!(matches!(event, ProcessEvent::Output { .. })),
+                    }
+                },
+            };
+            assert_eq!(told.code, Code::InvalidArgument);
+            assert_eq!(told.message, "Unknown signal SIGKILL");
+            Ok(())
+        })
+    })
+    .await;
+}
+
+/// Processes of this machine whose arguments contain the text.
+fn running(text: &str) -> usize {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    lines
+        .filter(|line| String::from_utf8_lossy(line).contains(text))
+        .count()
+}
+
+pub async fn p42_what_a_frontend_leaves_running_ends_with_it() {
+    const MARK: &str = "4242.4242";
+    both(|gateway| {
+        Box::pin(async move {
+            let container = container(&gateway).await;
+            let process = container
+                .start(sh(&format!("echo up; sleep {MARK}")))
+                .await?;
+            said(&*process, "up").await;
+            assert!(running(MARK) > 0);
+            // As a frontend that is killed: nothing of ours says goodbye.
+            std::mem::forget(process);
+            std::mem::forget(container);
+            Ok(())
+        })
+    })
+    .await;
+    for _ in 0..200 {
+        if running(MARK) == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("still running");
+}
