@@ -235,7 +235,7 @@ fn floods_of_calls_and_memory_stop_at_their_limits() {
         TIMEOUT,
         &[
             // All answered, or too much for the connection.
-        ("many-calls", "failed to solve: frontend test/raw:1: "),
+            ("many-calls", "failed to solve: frontend test/raw:1: "),
             ("many-refs", "refused after 10000 refs"),
             ("many-definitions", "refused after 17 definitions"),
             (

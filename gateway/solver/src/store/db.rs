@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -58,21 +58,49 @@ pub struct ImageRecord {
 
 type Result<T> = std::result::Result<T, SolverError>;
 
+/// Pause between two tries to open.
+const OPEN_PAUSE: Duration = Duration::from_millis(5);
+
+/// Opens and migrates. SQLite's own waiting does not cover the moments in which the first process of
+/// several switches to WAL and the last one cleans it up: there "busy" comes at once.
+fn connect(path: &Path) -> rusqlite::Result<(Connection, std::result::Result<(), i64>)> {
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        let busy = match try_connect(path) {
+            Err(error) if is_busy(&error) => error,
+            outcome => return outcome,
+        };
+        if Instant::now() >= deadline {
+            return Err(busy);
+        }
+        std::thread::sleep(OPEN_PAUSE);
+    }
+}
+
+fn try_connect(path: &Path) -> rusqlite::Result<(Connection, std::result::Result<(), i64>)> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    let migrated = schema::migrate(&mut connection)?;
+    Ok((connection, migrated))
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+    )
+}
+
 impl Db {
     pub fn open(root: &Path) -> Result<Db> {
         let failed = |source| SolverError::Metadata {
             root: root.to_owned(),
             source,
         };
-        let mut connection = Connection::open(root.join("metadata.db")).map_err(failed)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
-        connection
-            .pragma_update(None, "journal_mode", "WAL")
-            .map_err(failed)?;
-        connection
-            .pragma_update(None, "synchronous", "NORMAL")
-            .map_err(failed)?;
-        match schema::migrate(&mut connection).map_err(failed)? {
+        let (connection, migrated) = connect(&root.join("metadata.db")).map_err(failed)?;
+        match migrated {
             Ok(()) => Ok(Db {
                 root: root.to_owned(),
                 connection: Mutex::new(connection),
@@ -436,6 +464,21 @@ mod tests {
         Candidate {
             key: key.into(),
             selector: selector.into(),
+        }
+    }
+
+    #[test]
+    fn a_new_store_opened_by_many_at_once_is_never_busy() {
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().unwrap();
+            std::thread::scope(|scope| {
+                let opened: Vec<_> = (0..8)
+                    .map(|_| scope.spawn(|| Db::open(dir.path()).map(drop)))
+                    .collect();
+                for thread in opened {
+                    thread.join().unwrap().unwrap();
+                }
+            });
         }
     }
 
