@@ -135,7 +135,7 @@ impl Registry {
     /// Configuration that makes this registry the mirror of docker.io.
     pub fn as_docker_hub(&self) -> String {
         format!(
-            "[registry.\"docker.io\"]\nmirrors = [\"{address}\"]\n\n[registry.\"{address}\"]\nca = [\"{ca}\"]\n",
+            "[registry.\"docker.io\"]\nmirrors = [\"{address}\"]\n\n[registry.\"{address}\"]\nhttp = false\nca = [\"{ca}\"]\n",
             address = self.address,
             ca = self.ca().display(),
         )
