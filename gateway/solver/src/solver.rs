@@ -19,14 +19,16 @@ pub struct SolverOptions {
     pub root: PathBuf,
     pub registries: Registries,
     pub launcher: LauncherOptions,
-    /// Steps that run at once; 0 is the number of cores, but at least 4. Waiting for the network does not count.
+    /// Steps that run at once; 0 for the usual number. Waiting for the network does not count.
     pub max_parallelism: usize,
     /// The host's platform: what an op without one runs on.
     pub default_platform: pb::Platform,
 }
 
-/// Fewer would let a few waiting steps keep a small machine idle.
-const LEAST_PARALLELISM: usize = 4;
+/// The reference sets no limit: many steps wait (for a network, a lock, a sleep) more than they
+/// compute, and the kernel shares the cores out. This one only keeps a graph of thousands of ready
+/// steps from starting them all.
+const USUAL_PARALLELISM: usize = 256;
 
 /// One open store. Cheap to clone.
 #[derive(Clone)]
@@ -47,9 +49,7 @@ impl Solver {
     pub async fn open(options: SolverOptions) -> Result<Solver, SolverError> {
         let store = Store::open(&options.root)?;
         let parallelism = match options.max_parallelism {
-            0 => std::thread::available_parallelism().map_or(LEAST_PARALLELISM, |cores| {
-                cores.get().max(LEAST_PARALLELISM)
-            }),
+            0 => USUAL_PARALLELISM,
             given => given,
         };
         Ok(Solver(Arc::new(SolverInner {
