@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::schema;
@@ -82,6 +83,9 @@ fn try_connect(path: &Path) -> rusqlite::Result<(Connection, std::result::Result
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // The last process to close would copy the log into the database and sync it, also after a build
+    // that found everything. The log is copied when it has grown.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     let migrated = schema::migrate(&mut connection)?;
     Ok((connection, migrated))
 }
