@@ -184,7 +184,9 @@ fn p24_attacks_on_the_transport_break_their_own_connection_only() {
     all_fail(
         SHORT_TIMEOUT,
         &[
-            ("huge-message", "no result for incomplete build"),
+            // Its message is refused and its stream reset; what it has sent by then may break the
+            // window of the connection. Either end is right.
+            ("huge-message", "failed to solve: frontend test/raw:1: "),
             ("open-streams", "frontend"),
             ("rapid-reset", "HTTP/2"),
             ("continuation-flood", "HTTP/2"),
