@@ -129,6 +129,10 @@ pub struct Build {
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub progress: Mode,
 
+    /// Say more: explanations of warnings, causes of errors
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+
     /// Print nothing but the digest of the image
     #[arg(short, long)]
     pub quiet: bool,

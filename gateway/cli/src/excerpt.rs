@@ -10,7 +10,7 @@ pub fn excerpts(error: &Error) -> String {
 }
 
 /// `FILE:LINE`, a rule, the lines with `>>>` on the range and a little context, a rule.
-fn excerpt(location: &SourceLocation) -> Option<String> {
+pub fn excerpt(location: &SourceLocation) -> Option<String> {
     let text = String::from_utf8_lossy(&location.info.data);
     let lines: Vec<&str> = text.split('\n').collect();
     let (first, last) = line_span(&location.ranges)?;

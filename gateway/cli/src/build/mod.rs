@@ -20,7 +20,7 @@ use self::secrets::Environment;
 use crate::args::Build;
 use crate::config;
 use crate::error::CliError;
-use crate::progress::{Display, Mode};
+use crate::progress::{Display, Mode, Options as DisplayOptions};
 
 /// Keys of the exporter's answer that go to files and stdout.
 const IMAGE_DIGEST: &str = "containerimage.digest";
@@ -41,12 +41,17 @@ async fn build(args: &Build) -> Result<(), CliError> {
     let env: Environment = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect();
+    let mode = match args.quiet {
+        true => Mode::Quiet,
+        false => args.progress.resolve(&env)?,
+    };
+    let (display, notes) = DisplayOptions::new(mode, args.debug, &env);
     let mut exporters = output::exporters(args, &env)?;
     let cache_imports = cache::imports(&args.cache_from)?;
     let inputs = request::inputs(args, &env, session_id())?;
     output::set_epoch(&mut exporters, &inputs.opts);
     let settings = config::settings(args.config.as_deref(), &env)?;
-    for warning in &settings.warnings {
+    for warning in notes.iter().chain(&settings.warnings) {
         eprintln!("warning: {warning}");
     }
     let root = config::store_root(
@@ -70,12 +75,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
         limits: settings.limits,
     });
 
-    let mode = if args.quiet {
-        Mode::Quiet
-    } else {
-        args.progress
-    };
-    let display = Display::start(mode);
+    let display = Display::start(display);
     let cancel = CancellationToken::new();
     tokio::spawn(cancel_on_signal(cancel.clone()));
     let result = engine
@@ -92,7 +92,8 @@ async fn build(args: &Build) -> Result<(), CliError> {
         })
         .await;
     drop(engine);
-    display.finish().await;
+    // Tasks that are still ending need the runtime to send their last events.
+    let _ = tokio::task::spawn_blocking(move || display.finish()).await;
     match result {
         Ok(response) => report(args, &response),
         Err(_) if cancel.is_cancelled() => Err(CliError::Interrupted),

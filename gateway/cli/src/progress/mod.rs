@@ -1,96 +1,264 @@
-//! Progress on the terminal: one task takes the engine's events and writes what a renderer makes of
-//! them to stderr. Renderers are pure: events in, bytes out.
+//! Progress on stderr: one thread takes the engine's events and writes what a renderer makes of them.
+//! Renderers are pure: events in, bytes out.
+//!
+//! A thread of its own, because a terminal may stop taking output at any time (Ctrl-S, a pager) and
+//! the build must go on meanwhile.
 
 pub mod bytes;
+mod colors;
+mod go;
 mod plain;
+mod summary;
 mod trace;
+mod tty;
 
-use std::io::Write;
-use std::time::Duration;
+use std::io::{IsTerminal, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use gateway_api::progress::{Progress, Status};
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+
+use self::colors::Colors;
+use self::plain::{Plain, Style};
+use self::trace::Trace;
+use self::tty::{Look, Size, Tty};
+use crate::build::secrets::Environment;
+use crate::error::UsageError;
 
 /// Pause between two prints: short enough to feel live, long enough to group events.
 const TICK: Duration = Duration::from_millis(100);
+/// How long the events of tasks that are still ending are waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Variables that choose the mode when the flag does not, the first that is set.
+const MODE_VARIABLES: [&str; 2] = ["GATEWAY_PROGRESS", "BUILDKIT_PROGRESS"];
+/// Lines of live output of a step; the reference's variable.
+const LOG_LINES_VARIABLE: &str = "BUILDKIT_TTY_LOG_LINES";
+/// More would leave no room for steps on any terminal.
+const MOST_LOG_LINES: u16 = 200;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// Plain text.
+    /// On a terminal the display that repaints itself, else plain text.
     Auto,
+    /// One line a step, repainted in place; needs a terminal.
+    Tty,
     /// Lines of text, one step at a time.
     Plain,
+    /// Plain text in the form of Docker 18.09, for scripts that read it.
+    #[value(name = "plain=2018", alias = "plain-v1")]
+    Plain2018,
     /// One JSON object per event, as buildctl prints them.
     Rawjson,
     /// Nothing but the result.
+    #[value(alias = "none")]
     Quiet,
 }
 
-/// The running renderer.
+impl Mode {
+    /// The mode to use: the flag, else the environment, else what stderr is.
+    ///
+    /// # Errors
+    /// When a terminal is needed and there is none, or a variable holds no mode.
+    pub fn resolve(self, env: &Environment) -> Result<Mode, UsageError> {
+        let terminal = std::io::stderr().is_terminal();
+        let mut mode = self;
+        if mode == Mode::Auto {
+            let set = MODE_VARIABLES
+                .iter()
+                .find_map(|name| Some((name, env.get(*name).filter(|value| !value.is_empty())?)));
+            if let Some((name, value)) = set {
+                mode = Mode::from_str(value, true).map_err(|_| {
+                    let problem = "auto, tty, plain, plain=2018, rawjson and quiet are known";
+                    UsageError::new(*name, value, problem.to_owned())
+                })?;
+            }
+        }
+        let dumb = env.get("TERM").is_some_and(|term| term == "dumb");
+        match mode {
+            Mode::Auto if terminal && !dumb => Ok(Mode::Tty),
+            Mode::Auto => Ok(Mode::Plain),
+            Mode::Tty if !terminal => Err(UsageError::new(
+                "--progress",
+                "tty",
+                "stderr is no terminal: use --progress=plain, or auto to choose by itself".into(),
+            )),
+            mode => Ok(mode),
+        }
+    }
+}
+
+/// How the display looks, beside its mode.
+pub struct Options {
+    pub mode: Mode,
+    look: Look,
+    /// Warnings at the end with their explanations.
+    debug: bool,
+}
+
+impl Options {
+    /// The second value is what of the environment was not understood.
+    pub fn new(mode: Mode, debug: bool, env: &Environment) -> (Self, Vec<String>) {
+        let var = |name: &str| env.get(name).map(String::as_str);
+        let (colors, notes) = Colors::from_variables(var("NO_COLOR"), var("BUILDKIT_COLORS"));
+        let log_lines = var(LOG_LINES_VARIABLE)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(tty::LOG_LINES)
+            .min(MOST_LOG_LINES);
+        let look = Look {
+            colors,
+            log_lines,
+            title: format!("gateway:{}", env!("CARGO_PKG_VERSION")),
+        };
+        (Options { mode, look, debug }, notes)
+    }
+}
+
+/// The running display.
 pub struct Display {
     progress: Progress,
-    task: JoinHandle<()>,
+    events: Sender<Event>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Event {
+    Status(Status),
+    /// The build is over; what comes now is late.
+    Over,
 }
 
 impl Display {
-    /// Must be called inside the runtime.
-    pub fn start(mode: Mode) -> Display {
-        let (sender, receiver) = mpsc::unbounded_channel();
+    pub fn start(options: Options) -> Display {
+        let (events, receiver) = channel();
+        let sender = events.clone();
         let progress = Progress::new(move |status| {
             // The receiver lives until `finish`; later events have no reader by intent.
-            let _ = sender.send(status);
+            let _ = sender.send(Event::Status(status));
         });
-        let task = match mode {
-            Mode::Auto | Mode::Plain => tokio::spawn(run_plain(receiver)),
-            Mode::Rawjson => tokio::spawn(run_rawjson(receiver)),
-            Mode::Quiet => tokio::spawn(async move {
-                let mut receiver = receiver;
-                while receiver.recv().await.is_some() {}
-            }),
+        let thread = match options.mode {
+            // Nobody reads the events then.
+            Mode::Quiet => None,
+            _ => std::thread::Builder::new()
+                .name("display".into())
+                .spawn(move || run(options, &receiver))
+                .ok(),
         };
-        Display { progress, task }
+        Display {
+            progress,
+            events,
+            thread,
+        }
     }
 
     pub fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
-    /// Writes what is left. All other handles to the progress must be gone, else this waits for
-    /// them for a moment only.
-    pub async fn finish(self) {
-        drop(self.progress);
-        let mut task = self.task;
-        // A task of a cancelled build may hold its handle a little longer; its events are not worth
-        // more waiting than this.
-        let _ = tokio::time::timeout(Duration::from_millis(500), &mut task).await;
+    /// Writes what is left, after the events of tasks that are still ending.
+    pub fn finish(self) {
+        let _ = self.events.send(Event::Over);
+        drop((self.progress, self.events));
+        if let Some(thread) = self.thread {
+            // A panic of the display is on stderr already and no reason to lose the build's result.
+            let _ = thread.join();
+        }
     }
 }
 
-async fn run_plain(mut events: mpsc::UnboundedReceiver<Status>) {
-    let mut plain = plain::Plain::default();
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// What makes bytes of events.
+enum Renderer {
+    Tty(Box<Tty>),
+    Plain(Box<Plain>),
+    Raw(Vec<u8>),
+}
+
+impl Renderer {
+    fn update(&mut self, status: Status, now: OffsetDateTime) {
+        match self {
+            Renderer::Tty(tty) => tty.update(status, now),
+            Renderer::Plain(plain) => plain.update(status, now),
+            Renderer::Raw(out) => {
+                if let Ok(line) = serde_json::to_vec(&status) {
+                    out.extend_from_slice(&line);
+                    out.push(b'\n');
+                }
+            }
+        }
+    }
+
+    fn render(&mut self, now: OffsetDateTime) -> Vec<u8> {
+        match self {
+            Renderer::Tty(tty) => tty.render(now, terminal_size()),
+            Renderer::Plain(plain) => plain.render(now),
+            Renderer::Raw(out) => std::mem::take(out),
+        }
+    }
+
+    fn finish(&mut self, now: OffsetDateTime) -> Vec<u8> {
+        match self {
+            Renderer::Tty(tty) => tty.finish(now, terminal_size()),
+            Renderer::Plain(plain) => plain.finish(now),
+            Renderer::Raw(out) => std::mem::take(out),
+        }
+    }
+
+    fn trace(&self) -> Option<&Trace> {
+        match self {
+            Renderer::Tty(tty) => Some(tty.trace()),
+            Renderer::Plain(plain) => Some(plain.trace()),
+            Renderer::Raw(_) => None,
+        }
+    }
+}
+
+fn run(options: Options, events: &Receiver<Event>) {
+    let colors = match std::io::stderr().is_terminal() {
+        true => options.look.colors.clone(),
+        false => Colors::none(),
+    };
+    let mut renderer = match options.mode {
+        Mode::Tty => Renderer::Tty(Box::new(Tty::new(options.look))),
+        Mode::Plain2018 => Renderer::Plain(Box::new(Plain::new(Style::V2018))),
+        Mode::Rawjson => Renderer::Raw(Vec::new()),
+        Mode::Auto | Mode::Plain | Mode::Quiet => {
+            Renderer::Plain(Box::new(Plain::new(Style::Current)))
+        }
+    };
+    let mut next = Instant::now() + TICK;
+    let mut deadline = None;
     loop {
-        tokio::select! {
-            event = events.recv() => match event {
-                Some(status) => plain.update(status, OffsetDateTime::now_utc()),
-                None => break,
-            },
-            _ = tick.tick() => write_stderr(&plain.render(OffsetDateTime::now_utc())),
+        let until = deadline.map_or(next, |deadline: Instant| deadline.min(next));
+        match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(Event::Status(status)) => renderer.update(status, OffsetDateTime::now_utc()),
+            Ok(Event::Over) => deadline = Some(Instant::now() + PATIENCE),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            break;
+        }
+        if next <= now {
+            write_stderr(&renderer.render(OffsetDateTime::now_utc()));
+            next = Instant::now() + TICK;
         }
     }
-    write_stderr(&plain.finish(OffsetDateTime::now_utc()));
+    let mut rest = renderer.finish(OffsetDateTime::now_utc());
+    if let Some(trace) = renderer.trace() {
+        rest.extend_from_slice(summary::warnings(trace, &colors, options.debug).as_bytes());
+    }
+    write_stderr(&rest);
 }
 
-async fn run_rawjson(mut events: mpsc::UnboundedReceiver<Status>) {
-    while let Some(status) = events.recv().await {
-        if let Ok(mut line) = serde_json::to_vec(&status) {
-            line.push(b'\n');
-            write_stderr(&line);
-        }
+fn terminal_size() -> Size {
+    match rustix::termios::tcgetwinsize(std::io::stderr()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => Size {
+            columns: size.ws_col,
+            rows: size.ws_row,
+        },
+        _ => Size::default(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! Plain progress: lines as the reference client prints them, one step at a time so that the output
-//! of parallel steps stays readable.
+//! of parallel steps stays readable. In two styles: today's, and the one of 2018.
 
 use std::collections::{BTreeSet, HashMap};
 
-use gateway_api::progress::{Status, VertexStatus};
+use gateway_api::progress::{Status, Vertex, VertexStatus};
 use time::{Duration, OffsetDateTime};
 
 use super::bytes::format_bytes;
+use super::go;
 use super::trace::Trace;
 
 /// A shown step keeps the screen at least this long against busier ones.
@@ -18,9 +19,22 @@ const STATUS_INTERVAL: Duration = Duration::seconds(5);
 /// ... or after this share of its total.
 const STATUS_SHARE: f64 = 0.05;
 
+/// Form of the lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Style {
+    #[default]
+    Current,
+    /// Of Docker 18.09: digest, name and times of every step, no `DONE` at its end.
+    V2018,
+}
+
 #[derive(Default)]
 pub struct Plain {
+    style: Style,
     trace: Trace,
+    /// What changed of steps, in lines of the old style, not yet printed.
+    changes: HashMap<usize, Vec<String>>,
+    shown: HashMap<usize, Vertex>,
     out: Vec<u8>,
     /// The very first header has no blank line before it.
     printed_any: bool,
@@ -35,8 +49,44 @@ pub struct Plain {
 }
 
 impl Plain {
+    pub fn new(style: Style) -> Self {
+        Plain {
+            style,
+            ..Plain::default()
+        }
+    }
+
     pub fn update(&mut self, status: Status, now: OffsetDateTime) {
-        self.trace.update(status, now);
+        if self.style == Style::Current {
+            self.trace.update(status, now);
+            return;
+        }
+        // One change at a time: a step that ran twice in one batch shows both runs.
+        for vertex in status.vertexes {
+            let one = Status {
+                vertexes: vec![vertex.clone()],
+                ..Status::default()
+            };
+            self.trace.update(one, now);
+            if let Some(index) = self.trace.index_of(&vertex.digest)
+                && vertex.started.is_some()
+            {
+                // What was announced before its start has not been shown yet.
+                let after = &self.trace.vertices[index].vertex;
+                let before = self.shown.insert(index, after.clone()).unwrap_or_default();
+                let lines = changes(&before, after);
+                self.changes.entry(index).or_default().extend(lines);
+            }
+        }
+        let rest = Status {
+            vertexes: Vec::new(),
+            ..status
+        };
+        self.trace.update(rest, now);
+    }
+
+    pub fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// What is to be written now.
@@ -166,11 +216,15 @@ impl Plain {
             if let Some(old) = self.current {
                 self.leave(old);
             }
-            if std::mem::replace(&mut self.printed_any, true) {
+            let first = !std::mem::replace(&mut self.printed_any, true);
+            if !first || self.style == Style::V2018 {
                 self.out.push(b'\n');
             }
             let name = self.trace.vertices[index].vertex.name.clone();
             self.line(number, name.as_bytes());
+        }
+        for line in self.changes.remove(&index).unwrap_or_default() {
+            self.line(number, line.as_bytes());
         }
         let has_open_status = self.print_statuses(index, number);
         self.print_warnings(index, number);
@@ -290,6 +344,10 @@ impl Plain {
             self.out.push(b'\n');
         }
         let state = &self.trace.vertices[index];
+        if self.style == Style::V2018 {
+            self.out.push(b'\n');
+            return;
+        }
         let text = if state.vertex.error.ends_with("context canceled") {
             "CANCELED".to_owned()
         } else if !state.vertex.error.is_empty() {
@@ -301,6 +359,34 @@ impl Plain {
         };
         self.line(number, text.as_bytes());
     }
+}
+
+/// The old style's lines for what is new of a step.
+fn changes(before: &Vertex, after: &Vertex) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = |key: &str, value: String| lines.push(format!("{key:>12}: {value}"));
+    if after.digest != before.digest {
+        line("digest", after.digest.clone());
+    }
+    if after.name != before.name {
+        line("name", go::quote(&after.name));
+    }
+    if let (Some(started), true) = (after.started, after.started != before.started) {
+        line("started", go::time(started));
+    }
+    if let (Some(completed), true) = (after.completed, after.completed != before.completed) {
+        line("completed", go::time(completed));
+        if let Some(started) = after.started {
+            line("duration", go::duration(completed - started));
+        }
+    }
+    if after.cached != before.cached {
+        line("cached", after.cached.to_string());
+    }
+    if after.error != before.error {
+        line("error", go::quote(&after.error));
+    }
+    lines
 }
 
 fn status_text(status: &VertexStatus) -> String {
@@ -332,7 +418,11 @@ mod tests {
     use super::*;
 
     fn replay(recorded: &str) -> String {
-        let mut plain = Plain::default();
+        replay_in(Style::Current, recorded)
+    }
+
+    fn replay_in(style: Style, recorded: &str) -> String {
+        let mut plain = Plain::new(style);
         let mut out = Vec::new();
         let mut now = OffsetDateTime::UNIX_EPOCH;
         let mut printed = now;
@@ -374,6 +464,67 @@ mod tests {
             "the block of the failed step is last:\n{text}"
         );
         insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn a_recorded_build_reads_like_2018_when_asked() {
+        insta::assert_snapshot!(replay_in(Style::V2018, include_str!("testdata/ok.rawjson")));
+    }
+
+    #[test]
+    fn a_step_of_2018_reads_word_for_word_as_then() {
+        let at = |nanos: i128| {
+            OffsetDateTime::from_unix_timestamp_nanos(1_535_742_429_000_000_000 + nanos).unwrap()
+        };
+        let vertex = |started, completed: Option<i128>| Status {
+            vertexes: vec![Vertex {
+                digest: "sha256:4b4b".into(),
+                name: "[internal] load .dockerignore".into(),
+                started: Some(at(started)),
+                completed: completed.map(at),
+                ..Vertex::default()
+            }],
+            ..Status::default()
+        };
+        let mut plain = Plain::new(Style::V2018);
+        for status in [
+            vertex(246_319_297, None),
+            vertex(246_319_297, Some(246_386_115)),
+            vertex(250_000_000, Some(264_432_052)),
+        ] {
+            plain.update(status, at(300_000_000));
+        }
+        plain.update(
+            Status {
+                statuses: vec![VertexStatus {
+                    id: "transferring context:".into(),
+                    vertex: "sha256:4b4b".into(),
+                    name: String::new(),
+                    total: 0,
+                    current: 142,
+                    timestamp: at(264_000_000),
+                    started: Some(at(260_000_000)),
+                    completed: Some(at(264_000_000)),
+                }],
+                ..Status::default()
+            },
+            at(300_000_000),
+        );
+        let text = String::from_utf8(plain.finish(at(300_000_000))).unwrap();
+        let expected = "
+#1 [internal] load .dockerignore
+#1       digest: sha256:4b4b
+#1         name: \"[internal] load .dockerignore\"
+#1      started: 2018-08-31 19:07:09.246319297 +0000 UTC
+#1    completed: 2018-08-31 19:07:09.246386115 +0000 UTC
+#1     duration: 66.818µs
+#1      started: 2018-08-31 19:07:09.25 +0000 UTC
+#1    completed: 2018-08-31 19:07:09.264432052 +0000 UTC
+#1     duration: 14.432052ms
+#1 transferring context: 142B done
+
+";
+        assert_eq!(text, expected);
     }
 
     #[test]
