@@ -113,6 +113,15 @@ pub struct Build {
     #[arg(long = "allow", value_name = "ENTITLEMENT")]
     pub allow: Vec<String>,
 
+    /// Rules about the sources that the build may use, as JSON; like EXPERIMENTAL_BUILDKIT_SOURCE_POLICY, and
+    /// beside it (may be repeated)
+    #[arg(
+        long = "source-policy",
+        visible_alias = "source-policy-file",
+        value_name = "FILE"
+    )]
+    pub source_policies: Vec<PathBuf>,
+
     /// Frontend option, handed through as it is
     #[arg(long = "opt", value_name = "KEY=VALUE")]
     pub opts: Vec<String>,

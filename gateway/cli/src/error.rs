@@ -56,6 +56,18 @@ pub enum CliError {
     },
     #[error("configuration {path}: {problem}")]
     Config { path: PathBuf, problem: String },
+    #[error("cannot read the source policy {path}: {source}")]
+    PolicyFile {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "source policy {path}: {source}\nA policy that is not understood guards nothing, so nothing was built."
+    )]
+    Policy {
+        path: PathBuf,
+        source: gateway_solver::policy::PolicyError,
+    },
     #[error("credentials in {path}: {problem}")]
     Credentials { path: PathBuf, problem: String },
     #[error("no place for the store: neither --root nor HOME is set")]
@@ -89,6 +101,8 @@ impl CliError {
             | CliError::BuildFile { .. }
             | CliError::ConfigFile { .. }
             | CliError::Config { .. }
+            | CliError::PolicyFile { .. }
+            | CliError::Policy { .. }
             | CliError::NoHome => USAGE,
             CliError::Interrupted => INTERRUPTED,
             _ => FAILED,

@@ -16,6 +16,7 @@ use crate::live::LiveGraph;
 use crate::ops::exec::mounts::Tree;
 use crate::ops::image::{self, ImageMeta, ResolveMode};
 use crate::ops::{git, http};
+use crate::policy::SourcePolicies;
 use crate::read::{self, Place};
 use crate::report::Reports;
 use crate::result::{RefInner, ResultRef, RootFs, ScratchDir};
@@ -33,6 +34,8 @@ pub struct JobOptions {
     pub progress: Progress,
     /// Of `network.host`, `security.insecure`, `device`.
     pub entitlements: BTreeSet<String>,
+    /// What sources it may use.
+    pub policies: SourcePolicies,
     pub cancel: CancellationToken,
 }
 
@@ -214,9 +217,12 @@ impl Job {
     }
 
     /// Never fails: a broken definition fails at its first use.
-    pub fn load(&self, definition: pb::Definition) -> ResultRef {
+    ///
+    /// `policies` hold for it beside the build's own.
+    pub fn load(&self, definition: pb::Definition, policies: &SourcePolicies) -> ResultRef {
         ResultRef(Arc::new(RefInner {
             definition,
+            policies: self.inner().options.policies.and(policies),
             loaded: OnceLock::new(),
         }))
     }

@@ -14,6 +14,7 @@ mod job;
 mod key;
 mod live;
 mod ops;
+pub mod policy;
 mod read;
 mod report;
 mod result;

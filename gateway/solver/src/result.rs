@@ -7,6 +7,7 @@ use gateway_api::{Detail, Error, SourceLocation};
 use gateway_llb::pb;
 
 use crate::job::{Job, JobInner};
+use crate::policy::{self, SourcePolicies};
 use crate::store::{Snapshot, WorkDir};
 
 /// A lazy result. Cheap to clone; none of its work is done until first use.
@@ -15,8 +16,18 @@ pub struct ResultRef(pub(crate) Arc<RefInner>);
 
 pub(crate) struct RefInner {
     pub(crate) definition: pb::Definition,
-    /// Terminal vertex and output in the live graph, after first use.
-    pub(crate) loaded: OnceLock<Result<(String, i64), Error>>,
+    /// What its sources are judged by.
+    pub(crate) policies: SourcePolicies,
+    /// After first use.
+    pub(crate) loaded: OnceLock<Result<Placed, Error>>,
+}
+
+/// Where a result is in the live graph.
+pub(crate) struct Placed {
+    /// Terminal vertex and output.
+    result: (String, i64),
+    /// Where vertices come from in the build file, when policies gave them other digests.
+    source: Option<pb::Source>,
 }
 
 impl std::fmt::Debug for ResultRef {
@@ -37,13 +48,20 @@ impl ResultRef {
     /// Terminal vertex and output in the live graph.
     pub(crate) fn loaded(&self, job: &JobInner) -> Result<(String, i64), Error> {
         let loaded = self.0.loaded.get_or_init(|| {
-            let loaded = job
-                .graph
-                .load(&self.0.definition, &job.options.entitlements)?;
+            let converted = policy::apply(&self.0.definition, &self.0.policies)
+                .map_err(|error| error.context("failed to load LLB"))?;
+            let definition = converted.as_ref().unwrap_or(&self.0.definition);
+            let loaded = job.graph.load(definition, &job.options.entitlements)?;
             job.reports.announce(loaded.announced);
-            Ok(loaded.result)
+            Ok(Placed {
+                result: loaded.result,
+                source: converted.and_then(|definition| definition.source),
+            })
         });
-        loaded.clone()
+        match loaded {
+            Ok(placed) => Ok(placed.result.clone()),
+            Err(error) => Err(error.clone()),
+        }
     }
 
     /// The definition it came from, so that it can be an input of new LLB.
@@ -56,7 +74,11 @@ impl ResultRef {
         if error.sources().next().is_some() {
             return error;
         }
-        let Some(source) = &self.0.definition.source else {
+        let converted = match self.0.loaded.get() {
+            Some(Ok(placed)) => placed.source.as_ref(),
+            _ => None,
+        };
+        let Some(source) = converted.or(self.0.definition.source.as_ref()) else {
             return error;
         };
         let places = error

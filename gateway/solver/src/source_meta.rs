@@ -13,11 +13,14 @@ use crate::job::Job;
 use crate::key::digest_of;
 use crate::ops::image::{self, ImageMeta, ResolveMode};
 use crate::ops::{git, http, oci_layout};
+use crate::policy::SourcePolicies;
 use crate::report::vertex;
 use crate::shared::Outcome;
 
 /// The number of the resolver for OCI layouts.
 const OCI_LAYOUT: i32 = 1;
+/// That for images of registries.
+const REGISTRY: i32 = 0;
 /// The stream of log lines that are not a step's output.
 const STDERR: i64 = 2;
 
@@ -94,11 +97,58 @@ impl Job {
         .await
     }
 
-    /// The config of an image, under a progress vertex of the request's log name.
+    /// What the policies make of a source that is asked about.
+    fn judged(&self, source: &pb::SourceOp, policies: &SourcePolicies) -> Outcome<pb::SourceOp> {
+        // Those of the question first, as the reference does; for a definition it is the other
+        // way round.
+        let converted = policies
+            .and(&self.inner().options.policies)
+            .evaluate(source)
+            .map_err(|error| error.context("could not resolve image due to policy"))?;
+        Ok(converted.unwrap_or_else(|| source.clone()))
+    }
+
+    /// The config of an image, under a progress vertex of the request's log name. `policies` hold
+    /// for it beside the build's own.
     pub async fn resolve_image_config(
         &self,
-        request: ResolveImageConfigRequest,
+        mut request: ResolveImageConfigRequest,
+        policies: &SourcePolicies,
     ) -> Result<ImageConfig, Error> {
+        let scheme = match request.resolver_type {
+            OCI_LAYOUT => "oci-layout",
+            _ => "docker-image",
+        };
+        let mut asked = pb::SourceOp {
+            identifier: format!("{scheme}://{}", request.reference),
+            ..pb::SourceOp::default()
+        };
+        if request.resolver_type == OCI_LAYOUT {
+            let store = ("oci.store".to_owned(), request.store_id.clone());
+            asked.attrs.extend([store]);
+        }
+        let judged = self.judged(&asked, policies).map_err(|error| {
+            let shown = image::canonical(&request.reference);
+            error.context(format!("failed to resolve source metadata for {shown}"))
+        })?;
+        match judged.identifier.split_once("://") {
+            _ if judged == asked => {}
+            Some(("docker-image", reference)) => {
+                request.reference = reference.to_owned();
+                request.resolver_type = REGISTRY;
+            }
+            Some(("oci-layout", reference)) => {
+                request.reference = reference.to_owned();
+                request.resolver_type = OCI_LAYOUT;
+                request.store_id = judged.attrs.get("oci.store").cloned().unwrap_or_default();
+            }
+            _ => {
+                return Err(Error::unknown(format!(
+                    "ref {:?} resolved to non-image {:?}",
+                    asked.identifier, judged.identifier
+                )));
+            }
+        }
         let (reference, platform) = (&request.reference, request.platform.as_ref());
         let meta = match request.resolver_type {
             OCI_LAYOUT => {
@@ -122,12 +172,23 @@ impl Job {
         })
     }
 
-    /// What is known of a source; of client directories only the identifier.
+    /// What is known of a source; of client directories only the identifier. `policies` hold for it
+    /// beside the build's own: the answer is about what they make of the source.
     pub async fn resolve_source_meta(
         &self,
         request: ResolveSourceMetaRequest,
+        policies: &SourcePolicies,
     ) -> Result<SourceMeta, Error> {
-        let source = &request.source;
+        let judged = self.judged(&request.source, policies).map_err(|error| {
+            match request.source.identifier.strip_prefix("docker-image://") {
+                Some(reference) => {
+                    let shown = image::canonical(reference);
+                    error.context(format!("failed to resolve source metadata for {shown}"))
+                }
+                None => error,
+            }
+        })?;
+        let source = &judged;
         let Some((scheme, reference)) = source.identifier.split_once("://") else {
             return Err(Error::unknown(format!(
                 "failed to parse {}: invalid",

@@ -34,7 +34,7 @@ const FRONTEND: [&str; 22] = [
 const FRONTEND_DEPRECATED: &str = "solve.inlinereturn";
 
 /// What ops may ask of the solver.
-const LLB: [&str; 51] = [
+const LLB: [&str; 52] = [
     llb::SOURCE_IMAGE,
     llb::SOURCE_IMAGE_RESOLVE_MODE,
     llb::SOURCE_IMAGE_LAYER_LIMIT,
@@ -86,6 +86,7 @@ const LLB: [&str; 51] = [
     "exporter.image.annotations",
     "exporter.multiple",
     "diffop",
+    llb::SOURCE_POLICY,
 ];
 
 /// As Ping answers.

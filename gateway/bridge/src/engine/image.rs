@@ -49,7 +49,7 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
     let image = resolve(engine, job, &call, &source).await?;
     check_caps(&image, &call)?;
 
-    let result = job.load(image.definition.clone());
+    let result = job.load(image.definition.clone(), &call.policies);
     // Pulling and unpacking, and starting the launcher, at the same time.
     let (rootfs, launcher) = tokio::try_join!(job.rootfs(&result), engine.0.solver.launcher())?;
     let gateway = engine.gateway(job, call);
@@ -101,7 +101,7 @@ async fn resolve(
     let familiar = reference.familiar();
     let name = familiar.strip_suffix(":latest").unwrap_or(&familiar);
     let Some(context) = call.opts.get(&format!("context:{name}")) else {
-        return resolve_image(engine, job, &reference).await;
+        return resolve_image(engine, job, call, &reference).await;
     };
     match context.split_once(':') {
         Some(("docker-image", image)) => {
@@ -109,7 +109,7 @@ async fn resolve(
             let reference = Reference::parse(image).map_err(|error| {
                 Error::unknown(format!("invalid named context {context}: {error}"))
             })?;
-            resolve_image(engine, job, &reference).await
+            resolve_image(engine, job, call, &reference).await
         }
         Some(("input", key)) => {
             let definition = call.inputs.get(key).cloned().ok_or_else(|| {
@@ -146,21 +146,29 @@ async fn resolve(
 async fn resolve_image(
     engine: &Engine,
     job: &Job,
+    call: &FrontendCall,
     reference: &Reference,
 ) -> Result<FrontendImage, Error> {
     let resolved = job
-        .resolve_image_config(ResolveImageConfigRequest {
-            reference: reference.to_string(),
-            log_name: format!("resolve image config for docker-image://{reference}"),
-            ..ResolveImageConfigRequest::default()
-        })
+        .resolve_image_config(
+            ResolveImageConfigRequest {
+                reference: reference.to_string(),
+                log_name: format!("resolve image config for docker-image://{reference}"),
+                ..ResolveImageConfigRequest::default()
+            },
+            &call.policies,
+        )
         .await?;
     let config = gateway_images::config::ImageConfig::parse(&resolved.config).map_err(|error| {
         Error::unknown(format!(
             "invalid config of the frontend image {reference}: {error}"
         ))
     })?;
-    // Pinned: what runs is what was looked at.
+    // Pinned: what runs is what was looked at. A policy may have meant another image.
+    let reference = Reference::parse(&resolved.reference).map_err(|error| {
+        let reference = &resolved.reference;
+        Error::unknown(format!("failed to parse ref {reference:?}: {error}"))
+    })?;
     let pinned = match reference.digest() {
         Some(_) => reference.to_string(),
         None => format!("{reference}@{}", resolved.digest),
@@ -272,6 +280,7 @@ mod tests {
             opts: Default::default(),
             inputs: Default::default(),
             depth: 0,
+            policies: Default::default(),
         };
         call.opts
             .insert("frontend.caps".to_owned(), caps.to_owned());

@@ -7,16 +7,17 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use gateway_api::{
-    BuildResult, Code, Container, ContainerRequest, Detail, Error, FileRange, Gateway, ImageConfig,
+    BuildResult, Container, ContainerRequest, Detail, Error, FileRange, Gateway, ImageConfig,
     Invocation, Ref, Refs, ResolveImageConfigRequest, ResolveSourceMetaRequest, SolveRequest,
     SourceMeta, Stat, Warning,
 };
 use gateway_llb::pb;
+use gateway_solver::policy::SourcePolicies;
 use gateway_solver::{Job, MountSource, ResultRef, SolvedRefs};
 use tokio_util::sync::CancellationToken;
 
 use super::solved::Solved;
-use super::{Engine, FrontendCall};
+use super::{Engine, FrontendCall, source_policy};
 use crate::container::LocalContainer;
 
 /// One frontend call's gateway.
@@ -27,6 +28,8 @@ pub(crate) struct LocalGateway {
     inputs: BTreeMap<String, pb::Definition>,
     /// Of this frontend call.
     depth: usize,
+    /// What its caller set beside the build's own.
+    policies: SourcePolicies,
     refs: RefTable,
     /// Cancelled when the call ends, and with it what it left running.
     containers: CancellationToken,
@@ -83,6 +86,7 @@ impl LocalGateway {
             invocation,
             inputs: call.inputs,
             depth: call.depth,
+            policies: call.policies,
             refs: RefTable::default(),
         }
     }
@@ -149,6 +153,11 @@ impl LocalGateway {
         }
     }
 
+    /// What a request brings along, beside what holds for the whole call.
+    fn policies(&self, messages: &[Vec<u8>]) -> Result<SourcePolicies, Error> {
+        Ok(self.policies.and(&source_policy::read(messages)?))
+    }
+
     fn result(&self, reference: &Ref) -> Result<ResultRef, Error> {
         self.refs
             .get(&reference.id)
@@ -173,7 +182,11 @@ impl LocalGateway {
         Ok(MountSource::Result(result))
     }
 
-    async fn nested(&self, request: SolveRequest) -> Result<Solved, Error> {
+    async fn nested(
+        &self,
+        request: SolveRequest,
+        policies: SourcePolicies,
+    ) -> Result<Solved, Error> {
         let detail = Detail::Frontend {
             name: request.frontend.clone(),
             source: request
@@ -187,6 +200,7 @@ impl LocalGateway {
             opts: request.frontend_opts,
             inputs: request.frontend_inputs,
             depth: self.depth + 1,
+            policies,
         };
         self.engine
             .call(&self.job, call)
@@ -195,17 +209,6 @@ impl LocalGateway {
                 error.details.insert(0, detail);
                 error
             })
-    }
-}
-
-fn refuse_policies(policies: &[Vec<u8>]) -> Result<(), Error> {
-    match policies {
-        [] => Ok(()),
-        // Ignoring one would let through what it forbids.
-        _ => Err(Error::new(
-            Code::Unimplemented,
-            "source policies are not supported",
-        )),
     }
 }
 
@@ -220,7 +223,7 @@ impl Gateway for LocalGateway {
     }
 
     async fn solve(&self, request: SolveRequest) -> Result<BuildResult, Error> {
-        refuse_policies(&request.source_policies)?;
+        let policies = self.policies(&request.source_policies)?;
         let definition = request
             .definition
             .clone()
@@ -233,10 +236,10 @@ impl Gateway for LocalGateway {
                 ));
             }
             (Some(definition), true) => Solved {
-                refs: SolvedRefs::Single(Some(self.job.load(definition))),
+                refs: SolvedRefs::Single(Some(self.job.load(definition, &policies))),
                 ..Solved::default()
             },
-            (None, false) => self.nested(request).await?,
+            (None, false) => self.nested(request, policies).await?,
             (None, true) => Solved {
                 refs: SolvedRefs::Single(None),
                 ..Solved::default()
@@ -254,16 +257,16 @@ impl Gateway for LocalGateway {
         &self,
         request: ResolveImageConfigRequest,
     ) -> Result<ImageConfig, Error> {
-        refuse_policies(&request.source_policies)?;
-        self.job.resolve_image_config(request).await
+        let policies = self.policies(&request.source_policies)?;
+        self.job.resolve_image_config(request, &policies).await
     }
 
     async fn resolve_source_meta(
         &self,
         request: ResolveSourceMetaRequest,
     ) -> Result<SourceMeta, Error> {
-        refuse_policies(&request.source_policies)?;
-        self.job.resolve_source_meta(request).await
+        let policies = self.policies(&request.source_policies)?;
+        self.job.resolve_source_meta(request, &policies).await
     }
 
     async fn read_file(

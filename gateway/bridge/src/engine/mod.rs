@@ -6,6 +6,7 @@ mod image;
 mod local;
 mod policy;
 mod solved;
+mod source_policy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -17,6 +18,7 @@ use gateway_api::progress::Progress;
 use gateway_api::{Code, Error, FrontendFn, Gateway, Invocation, Worker};
 use gateway_llb::pb;
 use gateway_session::Session;
+use gateway_solver::policy::SourcePolicies;
 use gateway_solver::{CacheImport, Exporter, Job, JobOptions, Solver};
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +56,8 @@ pub struct BuildRequest {
     pub progress: Progress,
     /// Of `network.host`, `security.insecure`, `device`.
     pub entitlements: BTreeSet<String>,
+    /// What sources may be used, by the build and for its frontends.
+    pub source_policies: SourcePolicies,
     pub exporters: Vec<Exporter>,
     /// Caches to look in besides the store.
     pub cache_imports: Vec<CacheImport>,
@@ -76,6 +80,8 @@ pub(crate) struct FrontendCall {
     pub inputs: BTreeMap<String, pb::Definition>,
     /// Frontends that called this one.
     pub depth: usize,
+    /// What those set for its sources, beside the build's own.
+    pub policies: SourcePolicies,
 }
 
 impl Engine {
@@ -105,6 +111,7 @@ impl Engine {
             session: request.session,
             progress: request.progress,
             entitlements: request.entitlements,
+            policies: request.source_policies,
             cancel: request.cancel,
         });
         let mut call = FrontendCall {
@@ -112,6 +119,7 @@ impl Engine {
             opts: request.opts,
             inputs: request.inputs,
             depth: 0,
+            policies: SourcePolicies::default(),
         };
         self.prefer_builtin(&mut call);
         // Before anything is solved: a step that began does not look again.

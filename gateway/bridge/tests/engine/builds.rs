@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use gateway_api::{BuildResult, Code, Detail, Error, Ref, Refs, SolveRequest};
+use gateway_api::{
+    BuildResult, Code, Detail, Error, Ref, Refs, ResolveSourceMetaRequest, SolveRequest,
+};
 use gateway_llb::{Constraints, LocalSource, MarshalOptions, pb};
+use gateway_solver::policy::{Policy, SourcePolicies};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 
@@ -335,4 +338,85 @@ pub async fn p26_a_broken_definition_fails_on_first_use() {
         Ok(BuildResult::default())
     });
     rig.build("test.v0", &[]).await.unwrap();
+}
+
+/// A policy message that denies what `identifier` names.
+fn deny(identifier: &str) -> Vec<u8> {
+    use gateway_proto::sourcepolicy::{Policy, PolicyAction, Rule, Selector};
+    let rule = Rule {
+        action: PolicyAction::Deny.into(),
+        selector: Some(Selector {
+            identifier: identifier.to_owned(),
+            ..Selector::default()
+        }),
+        ..Rule::default()
+    };
+    Policy {
+        version: 1,
+        rules: vec![rule],
+    }
+    .encode_to_vec()
+}
+
+pub async fn policies_of_a_request_hold_for_it_and_for_the_frontend_it_calls() {
+    const DENIED: &str = "source \"local://context\" denied by policy";
+    let rig = Rig::new()
+        .with_builtin("inner.v0", |gateway| async move {
+            gateway.solve(solve(local("dockerfile"))).await?;
+            let solved = gateway.solve(solve(local("context"))).await?;
+            gateway.evaluate(&single(&solved)).await?;
+            Ok(solved)
+        })
+        .with_builtin("test.v0", |gateway| async move {
+            let policies = vec![deny("local://context")];
+            let request = SolveRequest {
+                source_policies: policies.clone(),
+                evaluate: true,
+                ..solve(local("context"))
+            };
+            let error = gateway.solve(request).await.unwrap_err();
+            assert!(error.message.contains(DENIED), "{error}");
+            let request = ResolveSourceMetaRequest {
+                source: pb::SourceOp {
+                    identifier: "local://context".into(),
+                    ..pb::SourceOp::default()
+                },
+                source_policies: policies.clone(),
+                ..ResolveSourceMetaRequest::default()
+            };
+            let error = gateway.resolve_source_meta(request).await.unwrap_err();
+            assert!(
+                error
+                    .message
+                    .starts_with(&format!("could not resolve image due to policy: {DENIED}")),
+                "{error}"
+            );
+            let inner = |source_policies| SolveRequest {
+                frontend: "inner.v0".into(),
+                source_policies,
+                ..SolveRequest::default()
+            };
+            let error = gateway.solve(inner(policies)).await.unwrap_err();
+            assert!(error.message.contains(DENIED), "{error}");
+            // They hold for nothing else.
+            let unread = gateway.solve(inner(vec![vec![0xff]])).await.unwrap_err();
+            assert_eq!(unread.code, Code::InvalidArgument);
+            gateway.solve(inner(Vec::new())).await
+        });
+    rig.build("test.v0", &[]).await.unwrap();
+}
+
+pub async fn policies_of_the_build_hold_for_every_frontend() {
+    let json = r#"{"rules": [{"action": "DENY", "selector": {"identifier": "local://raw"}}]}"#;
+    let mut rig = Rig::new();
+    let policy = Policy::parse("policy.json", json).unwrap();
+    rig.source_policies = SourcePolicies::new([policy]);
+    // The frontend's own image is that directory.
+    let error = rig.build_raw("current").await.unwrap_err();
+    assert!(
+        error
+            .message
+            .contains("source \"local://raw\" denied by policy"),
+        "{error}"
+    );
 }

@@ -39,6 +39,8 @@ const TESTS: &[(&str, Test)] = tests![
     builds::p22_p53_an_exit_code_comes_with_the_last_output,
     builds::p24_text_on_stdout_is_quoted,
     builds::p23_cancelling_kills_the_frontend_within_a_second,
+    builds::policies_of_a_request_hold_for_it_and_for_the_frontend_it_calls,
+    builds::policies_of_the_build_hold_for_every_frontend,
     builds::p26_a_broken_definition_fails_on_first_use,
     containers::p40_a_container_on_a_mount_id_shows_the_failed_steps_files,
     containers::p40_mounts_are_private_copies_and_readable_from_outside,

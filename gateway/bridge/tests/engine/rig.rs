@@ -12,6 +12,7 @@ use gateway_bridge::{
 use gateway_images::registry::{Registries, RegistriesConfig};
 use gateway_sandbox::LauncherOptions;
 use gateway_session::{LocalSession, Secret, SecretSource};
+use gateway_solver::policy::SourcePolicies;
 use gateway_solver::{Solver, SolverOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ pub struct Rig {
     pub builtins: BTreeMap<String, FrontendFn>,
     pub policy: FrontendPolicy,
     pub limits: FrontendLimits,
+    pub source_policies: SourcePolicies,
     pub statuses: Arc<Mutex<Vec<Status>>>,
 }
 
@@ -36,6 +38,7 @@ impl Rig {
             builtins: BTreeMap::new(),
             policy: FrontendPolicy::default(),
             limits: FrontendLimits::default(),
+            source_policies: SourcePolicies::default(),
             statuses: Arc::default(),
         };
         let bin = rig.path("root/bin");
@@ -115,6 +118,7 @@ impl Rig {
                 session: Arc::new(session),
                 progress: Progress::new(move |status| statuses.lock().unwrap().push(status)),
                 entitlements: Default::default(),
+                source_policies: self.source_policies.clone(),
                 exporters: Vec::new(),
                 cancel,
             })

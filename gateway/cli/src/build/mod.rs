@@ -4,6 +4,7 @@ mod cache;
 mod contexts;
 mod csv;
 mod output;
+mod policy;
 mod request;
 pub mod secrets;
 
@@ -48,6 +49,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
     let (display, notes) = DisplayOptions::new(mode, args.debug, &env);
     let mut exporters = output::exporters(args, &env)?;
     let cache_imports = cache::imports(&args.cache_from)?;
+    let source_policies = policy::read(&args.source_policies, &env)?;
     let inputs = request::inputs(args, &env, session_id())?;
     output::set_epoch(&mut exporters, &inputs.opts);
     let settings = config::settings(args.config.as_deref(), &env)?;
@@ -86,6 +88,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
             session: Arc::new(inputs.session),
             progress: display.progress(),
             entitlements: inputs.entitlements,
+            source_policies,
             exporters,
             cache_imports,
             cancel: cancel.clone(),

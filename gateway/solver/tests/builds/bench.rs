@@ -12,6 +12,7 @@ use gateway_llb::{
 };
 use gateway_sandbox::LauncherOptions;
 use gateway_session::{LocalSession, Secret, SecretSource};
+use gateway_solver::policy::SourcePolicies;
 use gateway_solver::{Job, JobOptions, ResultRef, Solver, SolverOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -92,6 +93,7 @@ impl Bench {
             session: Arc::new(self.session()),
             progress: Progress::new(move |status| seen.lock().unwrap().push(status)),
             entitlements: BTreeSet::new(),
+            policies: SourcePolicies::default(),
             cancel,
         })
     }
@@ -99,7 +101,7 @@ impl Bench {
     /// Evaluates in a new job on a new solver.
     pub async fn build(&self, state: &State) -> Result<(Job, ResultRef), Error> {
         let job = self.job().await;
-        let result = job.load(definition(state));
+        let result = job.load(definition(state), &SourcePolicies::default());
         job.evaluate(&result).await?;
         Ok((job, result))
     }

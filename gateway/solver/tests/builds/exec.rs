@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use gateway_api::{Code, Detail};
 use gateway_llb::{CacheSharing, Mount, Secret, State};
+use gateway_solver::policy::SourcePolicies;
 use tokio_util::sync::CancellationToken;
 
 use crate::Bench;
@@ -83,7 +84,10 @@ async fn cancelling_a_build_ends_its_steps_within_a_second() {
     let bench = Bench::new();
     let cancel = CancellationToken::new();
     let job = bench.job_with(&bench.solver().await, cancel.clone());
-    let result = job.load(definition(&sh(&base(), "echo up; sleep 60")));
+    let result = job.load(
+        definition(&sh(&base(), "echo up; sleep 60")),
+        &SourcePolicies::default(),
+    );
     let running = tokio::spawn(async move { job.evaluate(&result).await });
     while !bench.logs().contains("up") {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use gateway_llb::{Constraints, ImageSource, ResolveMode};
+use gateway_solver::policy::SourcePolicies;
 use gateway_solver::{Exporter, OutputTarget, SolvedRefs, SolvedResult};
 
 use crate::Bench;
@@ -47,7 +48,7 @@ async fn an_oci_tar_holds_one_layer_a_step_with_only_its_changes() {
         "rm /a; mkdir /d",
     );
     let state = sh(&state, "test -e /b");
-    let result = job.load(definition(&state));
+    let result = job.load(definition(&state), &SourcePolicies::default());
     let dest = bench.dir.path().join("out.tar");
     let config = r#"{"architecture":"amd64","os":"linux","config":{"Cmd":["/bin/sh"]}}"#;
     let exporter = Exporter::Oci {
@@ -100,7 +101,10 @@ async fn an_oci_tar_holds_one_layer_a_step_with_only_its_changes() {
 async fn an_image_in_the_store_is_the_base_of_another_build_without_a_registry() {
     let bench = Bench::new();
     let job = bench.job().await;
-    let result = job.load(definition(&sh(&base(), "echo from-base > /base")));
+    let result = job.load(
+        definition(&sh(&base(), "echo from-base > /base")),
+        &SourcePolicies::default(),
+    );
     let exporter = Exporter::ImageStore {
         names: vec!["example.com/base:1".into()],
         attrs: BTreeMap::new(),

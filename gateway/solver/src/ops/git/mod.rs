@@ -19,7 +19,7 @@ use crate::live::{LiveVertex, VertexKey};
 use crate::shared::{Outcome, blocking, spawn_shared};
 use crate::solve::internal;
 use crate::store::{Layer, LayerRecord, Snapshot, WorkDir};
-use identifier::Git;
+pub use identifier::Git;
 use program::Program;
 pub use remote::Resolved;
 
