@@ -207,6 +207,18 @@ fn the_frontend_image_of_a_syntax_line_is_judged_too() {
 }
 
 #[test]
+fn a_configuration_of_frontends_that_is_not_understood_stops_the_build() {
+    let home =
+        Home::new("[frontend.\"gateway.v0\"]\nallowedRepository = [\"docker/dockerfile\"]\n");
+    let trial = Trial::new("FROM scratch\nCOPY Dockerfile /\n", "{}");
+    let output = trial.build(&home);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let text = stderr(&output);
+    assert!(text.contains("unknown key allowedRepository"), "{text}");
+    assert!(!home.store().exists());
+}
+
+#[test]
 fn a_policy_that_is_not_understood_stops_the_build() {
     let home = Home::new("");
     let trial = Trial::new(
