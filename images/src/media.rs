@@ -355,7 +355,8 @@ pub fn essence(content_type: &str) -> String {
         .to_ascii_lowercase()
 }
 
-fn says_nothing(media_type: &str) -> bool {
+/// A Content-Type that tells nothing about a manifest.
+pub(crate) fn says_nothing(media_type: &str) -> bool {
     matches!(
         media_type,
         "" | "application/json"

@@ -13,8 +13,8 @@ use super::challenge::Challenge;
 use super::credentials::{Credential, Login};
 use super::error::{AuthError, HostError};
 use super::hosts::{HostClient, redacted};
-use super::tls::{Probe, classify};
-use super::transport::{read_limited, service_message};
+use super::quirks::Quirk;
+use super::transport::{named, read_limited, service_message};
 
 /// Largest token answer that is read; tokens are some kilobytes.
 const MAX_TOKEN_ANSWER: u64 = 1 << 20;
@@ -133,6 +133,12 @@ impl Inner {
         }
     }
 
+    /// A login that may be sent as Basic is there.
+    pub(super) async fn has_password(&self, client: &HostClient) -> bool {
+        let login = self.who(client).await.login;
+        login.is_some_and(|login| matches!(login.credential, Credential::Basic { .. }))
+    }
+
     /// Who the caller is, for an error text.
     pub(super) async fn credentials_shown(&self, client: &HostClient) -> String {
         shown(&self.who(client).await)
@@ -191,6 +197,7 @@ impl Inner {
             (_, false) => &[false, true],
         };
         let mut last = None;
+        let mut other_verb = None;
         let mut repeats = 0;
         let mut verbs = order.iter();
         let mut next = verbs.next();
@@ -203,13 +210,13 @@ impl Inner {
             let response = match request.send().await {
                 Ok(response) => response,
                 Err(error) => {
-                    let port = realm.port_or_known_default().unwrap_or(443);
-                    let tls = (realm.scheme() == "https").then_some(&service.tls);
-                    let host = realm
-                        .host_str()
-                        .unwrap_or_default()
-                        .trim_matches(['[', ']']);
-                    let transport = classify(&error, Probe { host, port, tls }).await;
+                    let transport = named(&error, &realm, &service).await;
+                    // A service that closes the connection is asked again; one with the wrong certificate is not.
+                    if transport.kind.is_passing() && repeats < MAX_REPEATS {
+                        self.pause(repeats).await;
+                        repeats += 1;
+                        continue;
+                    }
                     let request = format!("{verb} {}", redacted(&realm));
                     let mut error = auth_error(who, None, &client.host, None);
                     error.transport = Some(Box::new((request, transport)));
@@ -222,6 +229,9 @@ impl Inner {
                 .await
                 .map_err(|e| refused(who, Some(status), &by, Some(e.to_string())))?;
             if status == 200 {
+                if let Some((verb, status)) = other_verb {
+                    self.quirk(client, Quirk::TokenVerb(verb, status));
+                }
                 return token_of(&body).ok_or_else(|| {
                     let words = "authorization server did not include a token in the response";
                     refused(who, Some(status), &by, Some(words.into()))
@@ -229,7 +239,10 @@ impl Inner {
             }
             last = Some(refused(who, Some(status), &by, service_message(&body)));
             next = match status {
-                400 | 401 | 403 | 404 | 405 | 501 => verbs.next(),
+                400 | 401 | 403 | 404 | 405 | 501 => {
+                    other_verb = Some((if *post { "POST" } else { "GET" }, status));
+                    verbs.next()
+                }
                 429 | 500 | 502..=504 if repeats < MAX_REPEATS => {
                     self.pause(repeats).await;
                     repeats += 1;

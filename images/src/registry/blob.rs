@@ -6,13 +6,17 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use futures_util::stream::{self, Stream};
+use reqwest::Url;
 use reqwest::header::CONTENT_RANGE;
 use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncRead;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::encoding::{self, Decoder};
 use super::error::{Attempt, HostError, RegistryError};
-use super::hosts::Endpoint;
+use super::foreign;
+use super::hosts::{Endpoint, HostClient, Purpose, redacted};
+use super::quirks::Quirk;
 use super::transport::Request;
 use super::{Inner, Registries};
 use crate::digest::Digest;
@@ -21,6 +25,8 @@ use crate::reference::Reference;
 
 /// Resumes without a new byte before the next host is asked.
 const MAX_IDLE_RESUMES: u32 = 4;
+
+const KNOWN_BAD: &str = "this host served wrong bytes for this digest before";
 
 /// The bytes of a blob. The last piece comes only when size and digest are right, so a stream that ended well is the blob.
 pub type BlobStream = Pin<Box<dyn Stream<Item = Result<Bytes, RegistryError>> + Send>>;
@@ -75,11 +81,12 @@ impl Inner {
             });
         }
         self.online(reference)?;
-        let (endpoints, attempts) = self.usable(reference, false);
+        let (endpoints, attempts) = self.usable(reference, Purpose::Fetch);
         let mut blob = BlobRead {
             inner: self.clone(),
             reference: reference.clone(),
             descriptor: descriptor.clone(),
+            foreign: foreign::addresses(reference, descriptor).into(),
             waiting: endpoints.into(),
             open: None,
             done: offset.min(descriptor.size),
@@ -100,8 +107,11 @@ pub fn blob_reader(stream: BlobStream) -> impl AsyncRead + Send + Unpin {
 }
 
 struct Open {
-    endpoint: Endpoint,
+    client: Arc<HostClient>,
+    url: Url,
     response: reqwest::Response,
+    /// For a body that came encoded.
+    decoder: Option<Decoder>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -109,6 +119,8 @@ pub(super) struct BlobRead {
     inner: Arc<Inner>,
     reference: Reference,
     descriptor: Descriptor,
+    /// Addresses outside the registry, asked before it.
+    foreign: VecDeque<Url>,
     /// Hosts to ask; the first is the one in use.
     waiting: VecDeque<Endpoint>,
     open: Option<Open>,
@@ -129,20 +141,40 @@ impl BlobRead {
                 self.open().await?;
                 continue;
             };
-            match open.response.chunk().await {
-                Ok(Some(mut chunk)) => {
-                    let skipped = self.skip.min(chunk.len() as u64);
+            // More than this is too much, whatever it decodes to.
+            let most = (self.descriptor.size - self.done + self.skip).saturating_add(1);
+            let piece = match open.response.chunk().await {
+                Ok(Some(piece)) => match &mut open.decoder {
+                    None => Ok(Some(piece)),
+                    Some(decoder) => decoder.feed(&piece, most).map(Some),
+                },
+                Ok(None) => match open.decoder.take() {
+                    None => Ok(None),
+                    Some(decoder) => decoder.finish(most).map(Some),
+                },
+                Err(error) => Err(Some(error.without_url().to_string())),
+            };
+            match piece {
+                Ok(Some(mut piece)) => {
+                    let skipped = self.skip.min(piece.len() as u64);
                     self.skip -= skipped;
-                    chunk.advance(skipped as usize);
-                    if chunk.is_empty() {
+                    piece.advance(skipped as usize);
+                    if piece.is_empty() {
                         continue;
                     }
-                    if let Some(chunk) = self.take(chunk)? {
-                        return Ok(Some(chunk));
+                    if let Some(piece) = self.take(piece)? {
+                        return Ok(Some(piece));
                     }
                 }
                 Ok(None) => self.broke_off("the body ended early".into()).await?,
-                Err(error) => self.broke_off(error.without_url().to_string()).await?,
+                Err(Some(why)) => self.broke_off(why).await?,
+                Err(None) => {
+                    let size = self.descriptor.size;
+                    return Err(self.bad(HostError::Size {
+                        expected: size,
+                        found: size + 1,
+                    }));
+                }
             }
         }
         Ok(None)
@@ -184,19 +216,16 @@ impl BlobRead {
                 .bad_blobs
                 .lock()
                 .unwrap_or_else(|e| e.into_inner());
-            bad.insert((
-                open.endpoint.client.host.clone(),
-                self.descriptor.digest.clone(),
-            ));
+            bad.insert((open.client.host.clone(), self.descriptor.digest.clone()));
             drop(bad);
-            self.failed(&open.endpoint, error);
+            self.failed(&open.client, &open.url, error);
         }
         self.give_up()
     }
 
     /// No other host is left to ask.
     pub(super) fn is_on_last_host(&self) -> bool {
-        self.waiting.len() <= 1
+        self.foreign.is_empty() && self.waiting.len() <= 1
     }
 
     async fn broke_off(&mut self, why: String) -> Result<(), RegistryError> {
@@ -205,8 +234,10 @@ impl BlobRead {
         };
         self.idle_resumes += 1;
         if self.idle_resumes > MAX_IDLE_RESUMES {
-            self.failed(&open.endpoint, HostError::Body(why));
-            self.waiting.pop_front();
+            self.failed(&open.client, &open.url, HostError::Body(why));
+            if self.foreign.pop_front().is_none() {
+                self.waiting.pop_front();
+            }
             self.idle_resumes = 0;
         } else if self.idle_resumes > 1 {
             self.inner.pause(self.idle_resumes - 2).await;
@@ -216,16 +247,40 @@ impl BlobRead {
 
     /// Opens the body at `done` on the first host that serves it.
     async fn open(&mut self) -> Result<(), RegistryError> {
-        // Always from the registry's own URL: signed storage URLs expire.
-        while let Some(endpoint) = self.waiting.front().cloned() {
-            match self.open_on(&endpoint).await {
+        while let Some(url) = self.foreign.front().cloned() {
+            match self.open_foreign(&url).await {
                 Ok(open) => {
                     self.open = Some(open);
                     return Ok(());
                 }
                 Err(error) => {
+                    self.attempts.push(Attempt {
+                        host: url.host_str().unwrap_or_default().to_owned(),
+                        mirror: false,
+                        place: None,
+                        proxy: None,
+                        verb: "Get",
+                        url: redacted(&url),
+                        error,
+                    });
+                    self.foreign.pop_front();
+                }
+            }
+        }
+        // Always from the registry's own URL: signed storage URLs expire.
+        while let Some(endpoint) = self.waiting.front().cloned() {
+            match self.open_on(&endpoint).await {
+                Ok(open) => {
+                    self.inner.tell(&self.reference, &endpoint, &self.attempts);
+                    self.open = Some(open);
+                    return Ok(());
+                }
+                Err(error) => {
                     self.inner.note_failure(&endpoint, &error);
-                    self.failed(&endpoint, error);
+                    let tail = format!("blobs/{}", self.descriptor.digest);
+                    if let Ok(url) = endpoint.url(&self.reference, &tail) {
+                        self.attempts.push(endpoint.attempt("Get", &url, error));
+                    }
                     self.waiting.pop_front();
                 }
             }
@@ -233,19 +288,15 @@ impl BlobRead {
         Err(self.give_up())
     }
 
+    fn is_known_bad(&self, host: &str) -> bool {
+        let bad = self.inner.bad_blobs.lock();
+        bad.unwrap_or_else(|e| e.into_inner())
+            .contains(&(host.to_owned(), self.descriptor.digest.clone()))
+    }
+
     async fn open_on(&mut self, endpoint: &Endpoint) -> Result<Open, HostError> {
-        let known_bad = {
-            let bad = self
-                .inner
-                .bad_blobs
-                .lock()
-                .unwrap_or_else(|e| e.into_inner());
-            bad.contains(&(endpoint.client.host.clone(), self.descriptor.digest.clone()))
-        };
-        if known_bad && self.waiting.len() > 1 {
-            return Err(HostError::Body(
-                "this host served wrong bytes for this digest before".into(),
-            ));
+        if self.waiting.len() > 1 && self.is_known_bad(&endpoint.client.host) {
+            return Err(HostError::Body(KNOWN_BAD.into()));
         }
         let permit = endpoint.client.blobs.clone().acquire_owned().await.ok();
         let url = endpoint.url(
@@ -253,7 +304,7 @@ impl BlobRead {
             &format!("blobs/{}", self.descriptor.digest),
         )?;
         let mut request = Request::get(
-            url,
+            url.clone(),
             format!("repository:{}:pull", endpoint.repository(&self.reference)),
         );
         request.from = self.done;
@@ -270,20 +321,63 @@ impl BlobRead {
             request.from = 0;
             answer = self.inner.send(endpoint, &request).await?;
         }
-        let response = answer.response;
-        let start = if response.status().as_u16() == 206 {
-            request.from
-        } else {
-            0
+        // A part of an encoded body is a part of other bytes.
+        if request.from > 0 && encoding::name(answer.response.headers()).is_some() {
+            request.from = 0;
+            answer = self.inner.send(endpoint, &request).await?;
+        }
+        if self.done > 0 && answer.response.status().as_u16() != 206 {
+            self.inner.quirk(&endpoint.client, Quirk::Ranges);
+        }
+        let repository = endpoint.repository(&self.reference);
+        let host = &endpoint.client.host;
+        self.inner
+            .hosts
+            .seen_in(host, &repository, &self.descriptor.digest);
+        self.opened(
+            endpoint.client.clone(),
+            url,
+            answer.response,
+            request.from,
+            permit,
+        )
+    }
+
+    async fn open_foreign(&mut self, url: &Url) -> Result<Open, HostError> {
+        let (client, response) = self
+            .inner
+            .open_foreign(&self.reference, url, self.done)
+            .await?;
+        if self.is_known_bad(&client.host) {
+            return Err(HostError::Body(KNOWN_BAD.into()));
+        }
+        self.opened(client, url.clone(), response, self.done, None)
+    }
+
+    /// Looks at how the body begins before any of it is taken.
+    fn opened(
+        &mut self,
+        client: Arc<HostClient>,
+        url: Url,
+        response: reqwest::Response,
+        from: u64,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Open, HostError> {
+        let start = match response.status().as_u16() == 206 {
+            true if range_start(&response) == Some(from) => from,
+            true => {
+                return Err(HostError::Body(
+                    "another part than asked for was served".into(),
+                ));
+            }
+            false => 0,
         };
         self.skip = self.done - start;
-        let encoded = response
-            .headers()
-            .contains_key(reqwest::header::CONTENT_ENCODING);
+        let decoder = Decoder::of(response.headers());
         let expected = self.descriptor.size - start;
         if let Some(length) = response
             .content_length()
-            .filter(|length| *length != expected && !encoded)
+            .filter(|length| *length != expected && decoder.is_none())
         {
             return Err(HostError::Size {
                 expected: self.descriptor.size,
@@ -291,25 +385,30 @@ impl BlobRead {
             });
         }
         Ok(Open {
-            endpoint: endpoint.clone(),
+            client,
+            url,
             response,
+            decoder,
             _permit: permit,
         })
     }
 
-    fn failed(&mut self, endpoint: &Endpoint, error: HostError) {
-        let attempt = match endpoint.url(
-            &self.reference,
-            &format!("blobs/{}", self.descriptor.digest),
-        ) {
-            Ok(url) => endpoint.attempt("Get", &url, error),
-            Err(_) => return,
-        };
-        self.attempts.push(attempt);
+    fn failed(&mut self, client: &HostClient, url: &Url, error: HostError) {
+        let mirror = self.waiting.front().and_then(|endpoint| endpoint.mirror);
+        self.attempts.push(Attempt {
+            host: client.host.clone(),
+            mirror: mirror.is_some(),
+            place: mirror,
+            proxy: client.proxy(url).map(str::to_owned),
+            verb: "Get",
+            url: redacted(url),
+            error,
+        });
     }
 
     fn give_up(&mut self) -> RegistryError {
         self.waiting.clear();
+        self.foreign.clear();
         RegistryError::AllHostsFailed {
             reference: self.reference.to_string(),
             attempts: std::mem::take(&mut self.attempts),

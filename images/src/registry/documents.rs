@@ -8,7 +8,8 @@ use reqwest::header::CONTENT_TYPE;
 
 use super::Inner;
 use super::error::{Attempt, HostError, RegistryError};
-use super::hosts::Endpoint;
+use super::hosts::{Candidate, Endpoint, Purpose};
+use super::quirks::Quirk;
 use super::transport::{Answer, ReadError, Request, read_limited};
 use crate::digest::Digest;
 use crate::media::{
@@ -18,7 +19,7 @@ use crate::media::{
 use crate::reference::Reference;
 
 /// Each type on a line of its own: some registries do not split a list.
-const ACCEPT: &[&str] = &[
+pub(super) const ACCEPT: &[&str] = &[
     DOCKER_MANIFEST,
     DOCKER_INDEX,
     OCI_MANIFEST,
@@ -47,11 +48,16 @@ impl Inner {
     pub(super) fn usable(
         &self,
         reference: &Reference,
-        push: bool,
+        purpose: Purpose,
     ) -> (Vec<Endpoint>, Vec<Attempt>) {
         let mut attempts = Vec::new();
         let mut usable = Vec::new();
-        for (host, mirror, endpoint) in self.hosts.endpoints(&self.config, reference, push) {
+        for candidate in self.hosts.endpoints(&self.config, reference, purpose) {
+            let Candidate {
+                host,
+                mirror,
+                endpoint,
+            } = candidate;
             let error = match endpoint {
                 Ok(endpoint) => match endpoint.client.recent_failure(&self.config) {
                     None => {
@@ -64,7 +70,9 @@ impl Inner {
             };
             attempts.push(Attempt {
                 host: host.clone(),
-                mirror,
+                mirror: mirror.is_some(),
+                place: mirror,
+                proxy: None,
                 verb: "Get",
                 url: format!("https://{host}/v2/"),
                 error,
@@ -72,10 +80,10 @@ impl Inner {
         }
         // With every host struck off, striking off serves nobody.
         if usable.is_empty() {
-            let endpoints = self.hosts.endpoints(&self.config, reference, push);
-            usable = endpoints
+            let candidates = self.hosts.endpoints(&self.config, reference, purpose);
+            usable = candidates
                 .into_iter()
-                .filter_map(|(_, _, endpoint)| endpoint.ok())
+                .filter_map(|candidate| candidate.endpoint.ok())
                 .collect();
             attempts.retain(|a| !matches!(a.error, HostError::Skipped(_)));
         }
@@ -89,32 +97,26 @@ impl Inner {
         }
     }
 
-    /// What the user should hear after a success.
-    pub(super) fn notices(
-        &self,
-        reference: &Reference,
-        endpoint: &Endpoint,
-        attempts: &[Attempt],
-    ) -> Vec<String> {
-        let skipped = attempts
-            .iter()
-            .filter(|a| !matches!(a.error, HostError::Skipped(_)))
-            .map(|a| {
-                let role = if a.mirror { "mirror" } else { "registry" };
-                format!(
-                    "{role} {} of {} was passed over: {}",
-                    a.host,
-                    reference.domain(),
-                    a.error
-                )
-            });
-        let insecure = endpoint.client.tls.tolerated().map(|refused| {
-            format!(
+    /// What the user should hear after a success: hosts that were passed over, certificates that were let through.
+    pub(super) fn tell(&self, reference: &Reference, endpoint: &Endpoint, attempts: &[Attempt]) {
+        for attempt in attempts {
+            if matches!(attempt.error, HostError::Skipped(_)) {
+                continue;
+            }
+            let role = if attempt.mirror { "mirror" } else { "registry" };
+            self.notices.add(format!(
+                "{role} {} of {} was passed over: {}",
+                attempt.host,
+                reference.domain(),
+                attempt.error
+            ));
+        }
+        if let Some(refused) = endpoint.client.tls.tolerated() {
+            self.notices.add(format!(
                 "{}: the certificate was accepted only because the host is marked insecure: {}",
                 endpoint.client.host, refused.phrase
-            )
-        });
-        skipped.chain(insecure).collect()
+            ));
+        }
     }
 
     pub(super) async fn manifest_from_hosts(
@@ -122,17 +124,23 @@ impl Inner {
         reference: &Reference,
         digest: Option<&Digest>,
         descriptor: Option<&Descriptor>,
-        resolving: bool,
+        head: Head,
     ) -> Result<(RawManifest, Endpoint, Vec<String>), RegistryError> {
         let object = digest.map_or_else(|| reference.object(), ToString::to_string);
-        let (endpoints, mut attempts) = self.usable(reference, false);
-        for endpoint in endpoints {
+        let purpose = match (descriptor, digest) {
+            (None, None) => Purpose::Resolve,
+            _ => Purpose::Fetch,
+        };
+        let (endpoints, mut attempts) = self.usable(reference, purpose);
+        for (at, endpoint) in endpoints.into_iter().enumerate() {
             let url = match endpoint.url(reference, &format!("manifests/{object}")) {
                 Ok(url) => url,
                 Err(error) => {
                     attempts.push(Attempt {
                         host: endpoint.client.host.clone(),
                         mirror: endpoint.is_mirror(),
+                        place: endpoint.mirror,
+                        proxy: None,
                         verb: "Get",
                         url: String::new(),
                         error,
@@ -145,16 +153,27 @@ impl Inner {
                 .await
             {
                 Ok(raw) => {
-                    let mut notices = self.notices(reference, &endpoint, &attempts);
-                    notices.extend(raw.notices.iter().cloned());
-                    return Ok((raw, endpoint, notices));
+                    // Only now it is known that the HEAD was wrong.
+                    if let (0, Head::Failed(status)) = (at, head) {
+                        let client = &endpoint.client;
+                        client.head_unreliable.store(true, Ordering::Relaxed);
+                        self.quirk(client, Quirk::HeadFails(status));
+                    }
+                    self.tell(reference, &endpoint, &attempts);
+                    return Ok((raw, endpoint, self.notices.take()));
                 }
-                Err(error) => {
+                Err(mut error) => {
                     self.note_failure(&endpoint, &error);
+                    if let (0, Head::Failed(status), HostError::Status(failure)) =
+                        (at, head, &mut error)
+                    {
+                        failure.head_status = Some(status);
+                    }
                     // Nothing was sent when the connection failed. Resolving is a Head in the words of BuildKit, and
                     // what people search for is `failed to do request: Head`.
-                    let verb = match (&error, resolving) {
-                        (HostError::Transport(_), true) => "Head",
+                    let verb = match (&error, head) {
+                        (HostError::Transport(_), Head::None) => "Get",
+                        (HostError::Transport(_), _) => "Head",
                         _ => "Get",
                     };
                     attempts.push(endpoint.attempt(verb, &url, error));
@@ -167,7 +186,7 @@ impl Inner {
         })
     }
 
-    async fn manifest_from(
+    pub(super) async fn manifest_from(
         &self,
         endpoint: &Endpoint,
         reference: &Reference,
@@ -176,15 +195,29 @@ impl Inner {
         descriptor: Option<&Descriptor>,
     ) -> Result<RawManifest, HostError> {
         let mut first = None;
-        for accept in std::iter::once(&ACCEPT).chain(ACCEPT_OTHERWISE) {
+        for (at, accept) in std::iter::once(&ACCEPT).chain(ACCEPT_OTHERWISE).enumerate() {
             let scope = format!("repository:{}:pull", endpoint.repository(reference));
             let mut request = Request::get(url.clone(), scope);
             request.accept = accept;
             let error = match self.send(endpoint, &request).await {
-                Ok(answer) => match read_manifest(answer, digest, descriptor).await {
-                    Ok(raw) => return Ok(raw),
-                    Err(error) => error,
-                },
+                Ok(answer) => {
+                    let quirks = header_quirks(&answer);
+                    match read_manifest(answer, digest, descriptor).await {
+                        Ok(raw) => {
+                            let told = raw.notices.iter().cloned().map(Quirk::MediaType);
+                            let accept = match at {
+                                0 => None,
+                                1 => Some(Quirk::AcceptInOneLine),
+                                _ => Some(Quirk::AcceptOneType),
+                            };
+                            for quirk in quirks.into_iter().chain(told).chain(accept) {
+                                self.quirk(&endpoint.client, quirk);
+                            }
+                            return Ok(raw);
+                        }
+                        Err(error) => error,
+                    }
+                }
                 Err(error) => error,
             };
             let misunderstood = match &error {
@@ -207,15 +240,15 @@ impl Inner {
     }
 
     /// The digest of a tag from a HEAD; anything odd is no answer.
-    pub(super) async fn head_says(&self, reference: &Reference) -> Option<Digest> {
-        let (endpoints, _) = self.usable(reference, false);
-        let endpoint = endpoints.first()?;
+    pub(super) async fn head_says(&self, reference: &Reference) -> Result<Digest, Head> {
+        let (endpoints, _) = self.usable(reference, Purpose::Resolve);
+        let endpoint = endpoints.first().ok_or(Head::Unasked)?;
         if endpoint.client.head_unreliable.load(Ordering::Relaxed) {
-            return None;
+            return Err(Head::Unasked);
         }
         let url = endpoint
             .url(reference, &format!("manifests/{}", reference.object()))
-            .ok()?;
+            .map_err(|_| Head::Unasked)?;
         let mut request = Request::get(
             url,
             format!("repository:{}:pull", endpoint.repository(reference)),
@@ -223,15 +256,13 @@ impl Inner {
         request.method = Method::HEAD;
         request.accept = ACCEPT;
         match self.send(endpoint, &request).await {
-            Ok(answer) => stated_digest(&answer),
-            Err(HostError::Status(_) | HostError::Auth(_)) => {
-                endpoint
-                    .client
-                    .head_unreliable
-                    .store(true, Ordering::Relaxed);
-                None
-            }
-            Err(_) => None,
+            Ok(answer) => stated_digest(&answer).ok_or_else(|| {
+                self.quirk(&endpoint.client, Quirk::HeadSaysNothing);
+                Head::Unasked
+            }),
+            Err(HostError::Status(status)) => Err(Head::Failed(status.status)),
+            Err(HostError::Auth(auth)) => Err(auth.status.map_or(Head::Unasked, Head::Failed)),
+            Err(_) => Err(Head::Unasked),
         }
     }
 
@@ -240,7 +271,7 @@ impl Inner {
         reference: &Reference,
         descriptor: &Descriptor,
     ) -> Result<Bytes, RegistryError> {
-        let (endpoints, mut attempts) = self.usable(reference, false);
+        let (endpoints, mut attempts) = self.usable(reference, Purpose::Fetch);
         for endpoint in endpoints {
             let Ok(url) = endpoint.url(reference, &format!("blobs/{}", descriptor.digest)) else {
                 continue;
@@ -254,7 +285,10 @@ impl Inner {
                 Err(error) => Err(error),
             };
             match outcome {
-                Ok(bytes) => return Ok(bytes),
+                Ok(bytes) => {
+                    self.tell(reference, &endpoint, &attempts);
+                    return Ok(bytes);
+                }
                 Err(error) => {
                     self.note_failure(&endpoint, &error);
                     attempts.push(endpoint.attempt("Get", &url, error));
@@ -268,8 +302,41 @@ impl Inner {
     }
 }
 
+/// What a HEAD told before the GET.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// The request is no resolution of a name.
+    None,
+    /// No HEAD was sent, or it said nothing of use.
+    Unasked,
+    Failed(u16),
+}
+
+/// What of the answer's headers is passed over in favour of the body.
+fn header_quirks(answer: &Answer) -> Vec<Quirk> {
+    let headers = answer.response.headers();
+    let mut quirks = Vec::new();
+    let said = headers.get(CONTENT_TYPE).map(|v| v.as_bytes());
+    let said = String::from_utf8_lossy(said.unwrap_or_default());
+    if crate::media::says_nothing(&crate::media::essence(&said)) {
+        let shown = said.chars().filter(|c| !c.is_control()).take(100).collect();
+        quirks.push(Quirk::ContentType(shown));
+    }
+    let digest = headers.get("docker-content-digest");
+    if digest.is_some_and(|v| v.to_str().map_or(true, |v| is_no_digest(v.trim()))) {
+        quirks.push(Quirk::DigestHeader);
+    }
+    quirks
+}
+
+/// Digests of other algorithms are digests.
+fn is_no_digest(text: &str) -> bool {
+    use crate::digest::DigestError;
+    !matches!(text.parse::<Digest>(), Ok(_) | Err(DigestError::Algorithm))
+}
+
 /// The digest that the answer announces, if it is one that we know.
-fn stated_digest(answer: &Answer) -> Option<Digest> {
+pub(super) fn stated_digest(answer: &Answer) -> Option<Digest> {
     answer
         .response
         .headers()

@@ -89,6 +89,10 @@ pub struct Attempt {
     pub host: String,
     /// The host stood in as a mirror of another.
     pub mirror: bool,
+    /// Which of how many mirrors.
+    pub place: Option<(usize, usize)>,
+    /// The proxy that the request went through, `host:port`.
+    pub proxy: Option<String>,
     /// The request's verb as Go capitalises it: `Head`, `Get`, `Put`, `Post`.
     pub verb: &'static str,
     /// Without credentials and without query except `ns`.
@@ -103,6 +107,11 @@ pub enum HostError {
     Transport(TransportError),
     /// An HTTP status that ends the matter.
     Status(StatusError),
+    /// The same, with what to do about it.
+    Refused {
+        failure: StatusError,
+        hint: String,
+    },
     /// Login needed or refused.
     Auth(AuthError),
     Manifest(ManifestError),
@@ -146,6 +155,7 @@ impl HostError {
             HostError::Digest { .. } | HostError::Size { .. } | HostError::Manifest(_) => 4,
             HostError::TooLarge { .. } | HostError::Redirect(_) | HostError::Body(_) => 5,
             HostError::Status(status) if status.status == 404 => 7,
+            HostError::Refused { .. } => 2,
             HostError::Status(_) => 6,
             // "Not there" of one host says more than the silence of another, as in BuildKit.
             HostError::Transport(_) => 8,
@@ -161,6 +171,10 @@ pub struct TransportError {
     pub phrase: String,
     /// `host:port` that was really dialled: a redirect or token service may be another host than the registry.
     pub peer: String,
+    /// The URL, when it is not the one that was asked for first (after a redirect).
+    pub url: Option<String>,
+    /// The proxy on the way, `host:port`.
+    pub proxy: Option<String>,
     /// What the peer presented, when it got that far.
     pub report: Option<Arc<PeerReport>>,
 }
@@ -180,6 +194,7 @@ pub enum Kind {
     WrongEku,
     WeakSignature,
     WeakKey,
+    UnsupportedKey,
     BadSignature,
     NotACa,
     NameConstraint,
@@ -192,6 +207,7 @@ pub enum Kind {
     ProtocolVersion,
     NoSharedCipher,
     PlainHttp,
+    SpeaksTls,
     NotTls,
     SniRefused,
     ClosedInHandshake,
@@ -201,6 +217,8 @@ pub enum Kind {
     TcpReset,
     Dns,
     ResponseTimeout,
+    ProxyRefused,
+    ProxyAuth,
     Other,
 }
 
@@ -219,6 +237,7 @@ impl Kind {
             Kind::WrongEku => "wrong_eku",
             Kind::WeakSignature => "weak_signature",
             Kind::WeakKey => "weak_key",
+            Kind::UnsupportedKey => "unsupported_key",
             Kind::BadSignature => "bad_signature",
             Kind::NotACa => "not_a_ca",
             Kind::NameConstraint => "name_constraint",
@@ -231,6 +250,7 @@ impl Kind {
             Kind::ProtocolVersion => "protocol_version",
             Kind::NoSharedCipher => "no_shared_cipher",
             Kind::PlainHttp => "plain_http",
+            Kind::SpeaksTls => "speaks_tls",
             Kind::NotTls => "not_tls",
             Kind::SniRefused => "sni_refused",
             Kind::ClosedInHandshake => "closed_in_handshake",
@@ -240,6 +260,8 @@ impl Kind {
             Kind::TcpReset => "tcp_reset",
             Kind::Dns => "dns",
             Kind::ResponseTimeout => "response_timeout",
+            Kind::ProxyRefused => "proxy_refused",
+            Kind::ProxyAuth => "proxy_auth",
             Kind::Other => "other",
         }
     }
@@ -253,6 +275,8 @@ impl Kind {
                 | Kind::TcpReset
                 | Kind::Dns
                 | Kind::ResponseTimeout
+                | Kind::ProxyRefused
+                | Kind::ProxyAuth
                 | Kind::Other
         )
     }
@@ -286,6 +310,10 @@ pub struct PeerReport {
     pub client_cert_asked: Option<Vec<String>>,
     /// One more sentence about the cause, if there is one.
     pub note: Option<String>,
+    /// Where certificates for this host are looked for, if such a folder is configured.
+    pub certs_dir: Option<PathBuf>,
+    /// The address that was spoken to and what was agreed, as far as a second look could tell.
+    pub connection: Option<String>,
 }
 
 /// One certificate, as far as it could be read.
@@ -302,6 +330,8 @@ pub struct PeerCertificate {
     pub is_ca: bool,
     /// Upper-case hex pairs with colons.
     pub sha256: String,
+    /// `43 days left`, `expired 3 days ago`: when it was looked at.
+    pub left: String,
 }
 
 /// An answer that is not success.
@@ -314,6 +344,8 @@ pub struct StatusError {
     pub message: Option<String>,
     /// The status of the HEAD that was tried before, when there was one.
     pub head_status: Option<u16>,
+    /// Who answered so, when the registry sent us there.
+    pub redirected_to: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -339,7 +371,9 @@ impl fmt::Display for Attempt {
                 write!(
                     f,
                     "failed to do request: {} {}: {}",
-                    self.verb, self.url, t.phrase
+                    self.verb,
+                    t.url.as_deref().unwrap_or(&self.url),
+                    t.phrase
                 )
             }
             HostError::Status(s) if s.status == 404 => write!(f, "{}: not found", self.url),
@@ -361,6 +395,7 @@ impl fmt::Display for HostError {
         match self {
             HostError::Transport(t) => f.write_str(&t.phrase),
             HostError::Status(s) => s.fmt(f),
+            HostError::Refused { failure, hint } => write!(f, "{failure} ({hint})"),
             HostError::Auth(a) => a.fmt(f),
             HostError::Manifest(m) => m.fmt(f),
             HostError::Digest { expected, found } => {
@@ -389,6 +424,9 @@ impl fmt::Display for StatusError {
         if let Some(head) = self.head_status {
             write!(f, " (HEAD before it: {head})")?;
         }
+        if let Some(url) = &self.redirected_to {
+            write!(f, " (after a redirect to {url})")?;
+        }
         match (&self.code, &self.message) {
             (Some(code), Some(message)) => write!(f, ": {code}: {message}"),
             (Some(text), None) | (None, Some(text)) => write!(f, ": {text}"),
@@ -400,9 +438,14 @@ impl fmt::Display for StatusError {
 impl fmt::Display for AuthError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(inner) = &self.transport {
+            let sort = if self.credentials == "none" {
+                "anonymous"
+            } else {
+                "oauth"
+            };
             return write!(
                 f,
-                "failed to fetch oauth token: {}: {}",
+                "failed to fetch {sort} token: {}: {}",
                 inner.0, inner.1.phrase
             );
         }

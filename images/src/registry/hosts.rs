@@ -1,49 +1,71 @@
 //! Which hosts serve a reference, in order, and the one HTTP client that each of them has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use reqwest::Url;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
 
 use super::auth::Token;
 use super::challenge::Challenge;
-use super::config::{HostConfig, RegistriesConfig};
+use super::config::{HostConfig, Mirror, MirrorPath, PrefixRule, RegistriesConfig};
 use super::credentials::Credential;
 use super::error::HostError;
+use super::proxy::{self, proxy_for};
+use super::quirks::Quirks;
 use super::tls::{HostTls, TrustStore};
+use crate::digest::Digest;
 use crate::reference::{HUB, Reference, api_host};
+
+/// What a host is asked for: not every mirror serves everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// What a tag names.
+    Resolve,
+    /// Content by digest.
+    Fetch,
+    Push,
+}
 
 /// One place to ask for a reference.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(crate) client: Arc<HostClient>,
-    /// The mirror's path in front of the repository, without slashes at the ends.
-    pub(crate) prefix: String,
+    /// The path of the API, without a slash at its end: `/v2`, and a mirror's own path.
+    pub(crate) root: String,
+    /// Put in front of the repository by a mirror that keeps several registries apart.
+    prefix: String,
+    /// The repository on this host, when it is another than the reference's.
+    renamed: Option<String>,
     /// The namespace that a mirror is told to stand in for.
-    pub(crate) namespace: Option<String>,
+    namespace: Option<String>,
+    /// Which of how many mirrors; `None` for the registry itself.
+    pub(crate) mirror: Option<(usize, usize)>,
 }
 
 impl Endpoint {
     pub(crate) fn is_mirror(&self) -> bool {
-        self.namespace.is_some()
+        self.mirror.is_some()
     }
 
     /// The repository as this host knows it.
     pub(crate) fn repository(&self, reference: &Reference) -> String {
-        match self.prefix.as_str() {
-            "" => reference.path().to_owned(),
-            prefix => format!("{prefix}/{}", reference.path()),
+        match (&self.renamed, self.prefix.as_str()) {
+            (Some(renamed), _) => renamed.clone(),
+            (None, "") => reference.path().to_owned(),
+            (None, prefix) => format!("{prefix}/{}", reference.path()),
         }
     }
 
     /// `/v2/<repository>/<tail>` on this host.
     pub(crate) fn url(&self, reference: &Reference, tail: &str) -> Result<Url, HostError> {
         let text = format!(
-            "{}/v2/{}/{tail}",
+            "{}{}/{}/{tail}",
             self.client.base(),
+            self.root,
             self.repository(reference)
         );
         let mut url = Url::parse(&text).map_err(|e| HostError::Config(format!("{text}: {e}")))?;
@@ -52,6 +74,13 @@ impl Endpoint {
         }
         Ok(url)
     }
+}
+
+/// A place to ask, or why it cannot be.
+pub(crate) struct Candidate {
+    pub(crate) host: String,
+    pub(crate) mirror: Option<(usize, usize)>,
+    pub(crate) endpoint: Result<Endpoint, HostError>,
 }
 
 const UNDECIDED: u8 = 0;
@@ -77,6 +106,11 @@ pub(crate) struct HostClient {
     pub(crate) head_unreliable: AtomicBool,
     failed: Mutex<Option<(Instant, HostError)>>,
     pub(crate) blobs: Arc<Semaphore>,
+    pub(crate) quirks: Quirks,
+    /// The URLs of the proxies that requests go through, for http and https. They may hold logins.
+    proxies: [Option<String>; 2],
+    /// The same as `host:port`.
+    proxies_shown: [Option<String>; 2],
 }
 
 impl HostClient {
@@ -97,6 +131,16 @@ impl HostClient {
                 .scheme
                 .compare_exchange(UNDECIDED, PLAIN, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
+    }
+
+    /// Through which proxy a URL of this host is asked, `host:port`.
+    pub(crate) fn proxy(&self, url: &Url) -> Option<&str> {
+        self.proxies_shown[usize::from(url.scheme() == "https")].as_deref()
+    }
+
+    /// The URL of that proxy, with its login.
+    pub(crate) fn proxy_url(&self) -> Option<&str> {
+        self.proxies[usize::from(!self.is_plain())].as_deref()
     }
 
     pub(crate) fn has_port(&self) -> bool {
@@ -123,7 +167,27 @@ impl HostClient {
 /// All clients, made when first needed.
 pub(crate) struct Hosts {
     trust: Arc<TrustStore>,
-    clients: Mutex<HashMap<String, Arc<HostClient>>>,
+    /// A host reached through two registries may be trusted by two sets of files.
+    clients: Mutex<HashMap<(String, HostConfig), Arc<HostClient>>>,
+    /// Repositories that have a blob, by host and digest, as far as this process saw.
+    seen: Mutex<HashMap<(String, Digest), BTreeSet<String>>>,
+}
+
+/// Blobs and repositories that are remembered.
+const MOST_SEEN: usize = 20_000;
+const MOST_REPOSITORIES: usize = 8;
+
+/// What is configured for a namespace or host.
+pub(crate) fn settings_of(config: &RegistriesConfig, domain: &str) -> HostConfig {
+    let own = config
+        .hosts
+        .get(domain)
+        .or_else(|| config.hosts.get(api_host(domain)));
+    match (own, &config.default_host) {
+        (Some(own), _) => own.clone(),
+        (None, Some(default)) => default.clone(),
+        (None, None) => HostConfig::default(),
+    }
 }
 
 impl Hosts {
@@ -131,7 +195,27 @@ impl Hosts {
         Hosts {
             trust: TrustStore::shared(&config.system_trust),
             clients: Mutex::default(),
+            seen: Mutex::default(),
         }
+    }
+
+    /// Remembers that a repository of a host has a blob.
+    pub(crate) fn seen_in(&self, host: &str, repository: &str, digest: &Digest) {
+        let mut seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
+        let key = (host.to_owned(), digest.clone());
+        if seen.len() >= MOST_SEEN && !seen.contains_key(&key) {
+            return;
+        }
+        let repositories = seen.entry(key).or_default();
+        if repositories.len() < MOST_REPOSITORIES {
+            repositories.insert(repository.to_owned());
+        }
+    }
+
+    pub(crate) fn repositories_with(&self, host: &str, digest: &Digest) -> Vec<String> {
+        let seen = self.seen.lock().unwrap_or_else(|e| e.into_inner());
+        let found = seen.get(&(host.to_owned(), digest.clone()));
+        found.into_iter().flatten().cloned().collect()
     }
 
     /// Mirrors in order, then the registry itself. An unusable configuration of one host is that host's attempt.
@@ -139,42 +223,147 @@ impl Hosts {
         &self,
         config: &RegistriesConfig,
         reference: &Reference,
-        push: bool,
-    ) -> Vec<(String, bool, Result<Endpoint, HostError>)> {
-        let domain = reference.domain();
-        let own = config
-            .hosts
-            .get(domain)
-            .or_else(|| config.hosts.get(reference.api_host()));
-        let mut endpoints = Vec::new();
-        for mirror in own.map(|h| h.mirrors.as_slice()).unwrap_or_default() {
-            if push {
-                break;
-            }
-            let bare = mirror
-                .split_once("://")
-                .map_or(mirror.as_str(), |(_, rest)| rest);
-            let (host, prefix) = bare.split_once('/').unwrap_or((bare, ""));
-            let settings = config.hosts.get(host).cloned().unwrap_or_default();
-            let endpoint = self
-                .client(config, api_host(host), &settings)
-                .map(|client| Endpoint {
-                    client,
-                    prefix: prefix.trim_matches('/').to_owned(),
-                    namespace: Some(domain.to_owned()),
-                });
-            endpoints.push((host.to_owned(), true, endpoint));
+        purpose: Purpose,
+    ) -> Vec<Candidate> {
+        let name = reference.name();
+        let rule = config
+            .rules
+            .iter()
+            .filter_map(|rule| Some((rule.covers(&name)?, rule)))
+            .max_by_key(|(covered, _)| *covered);
+        if let Some((_, rule)) = rule {
+            return self.ruled(config, reference, rule, purpose);
         }
-        let settings = own.cloned().unwrap_or_default();
+        let own = settings_of(config, reference.domain());
+        let mirrors: Vec<&Mirror> = own
+            .mirrors
+            .iter()
+            .filter(|mirror| match purpose {
+                Purpose::Resolve => mirror.resolve && mirror.pull,
+                Purpose::Fetch => mirror.pull,
+                Purpose::Push => mirror.push,
+            })
+            .collect();
+        let count = mirrors.len();
+        let mut candidates: Vec<Candidate> = mirrors
+            .into_iter()
+            .enumerate()
+            .map(|(at, mirror)| {
+                let mut candidate = self.mirror(config, mirror, Some((at + 1, count)));
+                if let Ok(endpoint) = &mut candidate.endpoint {
+                    endpoint.namespace = Some(reference.domain().to_owned());
+                }
+                candidate
+            })
+            .collect();
+        // A push goes to one place: a mirror only when it is named for that.
+        if own.fallback == Some(false) && purpose != Purpose::Push {
+            return candidates;
+        }
+        candidates.push(match &own.server {
+            Some(server) => self.mirror(config, server, None),
+            None => {
+                let host = reference.api_host().to_owned();
+                let endpoint = self.client(config, &host, &own).map(plain_endpoint);
+                Candidate {
+                    host,
+                    mirror: None,
+                    endpoint,
+                }
+            }
+        });
+        candidates
+    }
+
+    fn mirror(
+        &self,
+        config: &RegistriesConfig,
+        mirror: &Mirror,
+        place: Option<(usize, usize)>,
+    ) -> Candidate {
+        let settings = match &mirror.settings {
+            Some(own) => merged(own, config.hosts.get(&mirror.host)),
+            None => settings_by_host(config, &mirror.host),
+        };
         let endpoint = self
-            .client(config, reference.api_host(), &settings)
-            .map(|client| Endpoint {
-                client,
-                prefix: String::new(),
-                namespace: None,
+            .client(config, api_host(&mirror.host), &settings)
+            .map(|client| {
+                let (root, prefix) = match &mirror.path {
+                    MirrorPath::Prefix(prefix) => ("/v2".to_owned(), prefix.clone()),
+                    MirrorPath::Instead(root) => (root.clone(), String::new()),
+                };
+                Endpoint {
+                    root,
+                    prefix,
+                    mirror: place,
+                    ..plain_endpoint(client)
+                }
             });
-        endpoints.push((reference.api_host().to_owned(), false, endpoint));
-        endpoints
+        Candidate {
+            host: mirror.host.clone(),
+            mirror: place,
+            endpoint,
+        }
+    }
+
+    /// The hosts of a rule of registries.conf: names are rewritten, and nobody is told of the original.
+    fn ruled(
+        &self,
+        config: &RegistriesConfig,
+        reference: &Reference,
+        rule: &PrefixRule,
+        purpose: Purpose,
+    ) -> Vec<Candidate> {
+        let name = reference.name();
+        if rule.blocked {
+            let why = format!(
+                "blocked by the rule for {:?} in registries.conf",
+                rule.prefix
+            );
+            return vec![Candidate {
+                host: reference.api_host().to_owned(),
+                mirror: None,
+                endpoint: Err(HostError::Config(why)),
+            }];
+        }
+        let pinned = reference.digest().is_some();
+        let fits = |m: &&super::config::PrefixMirror| {
+            purpose != Purpose::Push && if pinned { m.by_digest } else { m.by_tag }
+        };
+        let mirrors: Vec<_> = rule.mirrors.iter().filter(fits).collect();
+        let count = mirrors.len();
+        let places = mirrors.iter().enumerate().map(|(at, mirror)| {
+            (
+                Some((at + 1, count)),
+                mirror.location.as_str(),
+                mirror.insecure,
+            )
+        });
+        places
+            .chain([(None, rule.location.as_str(), rule.insecure)])
+            .filter_map(|(place, location, insecure)| {
+                let full = rule.moved(&name, location)?;
+                let (domain, path) = full.split_once('/')?;
+                let mut settings = settings_by_host(config, domain);
+                if insecure {
+                    settings.insecure.get_or_insert(true);
+                    settings.http.get_or_insert(true);
+                }
+                let host = api_host(domain).to_owned();
+                let endpoint = self
+                    .client(config, &host, &settings)
+                    .map(|client| Endpoint {
+                        renamed: Some(path.to_owned()),
+                        mirror: place,
+                        ..plain_endpoint(client)
+                    });
+                Some(Candidate {
+                    host,
+                    mirror: place,
+                    endpoint,
+                })
+            })
+            .collect()
     }
 
     /// The client of a host that a registry sent us to: with its own settings, else with those of the registry,
@@ -193,14 +382,7 @@ impl Hosts {
         let domain = if api_host(HUB) == host { HUB } else { &host };
         match config.hosts.get(domain).or_else(|| config.hosts.get(&host)) {
             Some(settings) => self.client(config, &host, settings),
-            None => self.client(
-                config,
-                &host,
-                &HostConfig {
-                    mirrors: Vec::new(),
-                    ..from.config.clone()
-                },
-            ),
+            None => self.client(config, &host, &from.config.for_other_host()),
         }
     }
 
@@ -219,22 +401,38 @@ impl Hosts {
         self.client(config, &host, &settings)
     }
 
+    /// Every host that was used.
+    pub(crate) fn used(&self) -> Vec<Arc<HostClient>> {
+        let clients = self.clients.lock().unwrap_or_else(|e| e.into_inner());
+        clients.values().cloned().collect()
+    }
+
     fn client(
         &self,
         config: &RegistriesConfig,
         host: &str,
         settings: &HostConfig,
     ) -> Result<Arc<HostClient>, HostError> {
-        // The settings are part of the key: a host reached through two registries may be trusted by two sets of files.
-        let key = format!(
-            "{host} {:?} {:?} {:?}",
-            settings.insecure, settings.ca, settings.keypair
-        );
+        let mut settings = HostConfig {
+            mirrors: Vec::new(),
+            server: None,
+            ..settings.clone()
+        };
+        if let Ok(address) = split_port(host)
+            .0
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            && config.insecure_networks.iter().any(|n| n.contains(address))
+        {
+            settings.insecure.get_or_insert(true);
+            settings.http.get_or_insert(true);
+        }
+        let key = (host.to_owned(), settings);
         let mut clients = self.clients.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
-        let client = Arc::new(self.build(config, host, settings)?);
+        let client = Arc::new(self.build(config, host, &key.1)?);
         clients.insert(key, client.clone());
         Ok(client)
     }
@@ -245,6 +443,9 @@ impl Hosts {
         host: &str,
         settings: &HostConfig,
     ) -> Result<HostClient, HostError> {
+        if let Some(problem) = &settings.broken {
+            return Err(HostError::Config(problem.clone()));
+        }
         let insecure = settings.insecure == Some(true);
         let loopback = is_loopback(host);
         // Who names certificates for a loopback registry means TLS.
@@ -255,9 +456,24 @@ impl Hosts {
             (true, true) => UNDECIDED,
             (false, _) => TLS,
         };
-        let tls = HostTls::new(settings, &self.trust, insecure)?;
-        let http = client(config, &tls, loopback, Some(config.limits.stall))?;
-        let upload = client(config, &tls, loopback, None)?;
+        let certs_dir = config
+            .certs_dirs
+            .first()
+            .map(|dir| dir.join(if host == api_host(HUB) { HUB } else { host }));
+        let tls = HostTls::new(settings, &self.trust, insecure, certs_dir)?;
+        let mut proxies = [None, None];
+        let mut shown = [None, None];
+        if let Some(proxy) = &config.proxy {
+            let (name, port) = split_port(host);
+            let port = port.and_then(|port| port.parse::<u16>().ok());
+            for (at, (scheme, default)) in [("http", 80), ("https", 443)].into_iter().enumerate() {
+                let through = proxy_for(proxy, scheme, name, port.unwrap_or(default));
+                shown[at] = through.map(proxy::shown);
+                proxies[at] = through;
+            }
+        }
+        let http = client(config, settings, &tls, proxies, Some(config.limits.stall))?;
+        let upload = client(config, settings, &tls, proxies, None)?;
         Ok(HostClient {
             host: host.to_owned(),
             http,
@@ -272,14 +488,45 @@ impl Hosts {
             head_unreliable: AtomicBool::new(false),
             failed: Mutex::default(),
             blobs: Arc::new(Semaphore::new(config.limits.blobs_per_host.max(1))),
+            quirks: Quirks::default(),
+            proxies: proxies.map(|proxy| proxy.map(str::to_owned)),
+            proxies_shown: shown,
         })
     }
 }
 
+/// The registry itself, under its own name.
+fn plain_endpoint(client: Arc<HostClient>) -> Endpoint {
+    Endpoint {
+        client,
+        root: "/v2".into(),
+        prefix: String::new(),
+        renamed: None,
+        namespace: None,
+        mirror: None,
+    }
+}
+
+/// What is configured under a mirror's own host.
+fn settings_by_host(config: &RegistriesConfig, host: &str) -> HostConfig {
+    config.hosts.get(host).cloned().unwrap_or_default()
+}
+
+/// A mirror's own settings, with the files that are known for its host besides.
+fn merged(own: &HostConfig, known: Option<&HostConfig>) -> HostConfig {
+    let mut settings = own.clone();
+    if let Some(known) = known {
+        settings.ca.extend(known.ca.iter().cloned());
+        settings.keypair.extend(known.keypair.iter().cloned());
+    }
+    settings
+}
+
 fn client(
     config: &RegistriesConfig,
+    settings: &HostConfig,
     tls: &HostTls,
-    loopback: bool,
+    [http, https]: [Option<&str>; 2],
     stall: Option<std::time::Duration>,
 ) -> Result<reqwest::Client, HostError> {
     let mut builder = reqwest::Client::builder()
@@ -289,35 +536,38 @@ fn client(
         .referer(false)
         .retry(reqwest::retry::never())
         .user_agent(config.user_agent.as_str())
-        .connect_timeout(config.limits.connect)
+        .connect_timeout(settings.connect.unwrap_or(config.limits.connect))
         .tcp_nodelay(true)
         .no_proxy();
     if let Some(stall) = stall {
         builder = builder.read_timeout(stall);
     }
-    if let Some(proxy) = config.proxy.as_ref().filter(|_| !loopback) {
-        let except = proxy
-            .no_proxy
-            .as_deref()
-            .and_then(reqwest::NoProxy::from_string);
-        let wrong = |e: reqwest::Error| HostError::Config(format!("proxy: {}", e.without_url()));
-        if let Some(url) = &proxy.http {
-            builder = builder.proxy(
-                reqwest::Proxy::http(url)
-                    .map_err(wrong)?
-                    .no_proxy(except.clone()),
-            );
+    if !settings.headers.is_empty() {
+        let mut headers = HeaderMap::new();
+        for header in &settings.headers {
+            // The value may be a secret, and so is not told.
+            let wrong =
+                || HostError::Config(format!("header {:?}: not a header line", header.name));
+            let name = HeaderName::try_from(header.name.as_str()).map_err(|_| wrong())?;
+            let mut value = HeaderValue::try_from(header.value.as_str()).map_err(|_| wrong())?;
+            value.set_sensitive(true);
+            headers.append(name, value);
         }
-        if let Some(url) = &proxy.https {
-            builder = builder.proxy(reqwest::Proxy::https(url).map_err(wrong)?.no_proxy(except));
-        }
+        builder = builder.default_headers(headers);
+    }
+    let wrong = |e: reqwest::Error| HostError::Config(format!("proxy: {}", e.without_url()));
+    if let Some(url) = http {
+        builder = builder.proxy(reqwest::Proxy::http(url).map_err(wrong)?);
+    }
+    if let Some(url) = https {
+        builder = builder.proxy(reqwest::Proxy::https(url).map_err(wrong)?);
     }
     builder
         .build()
         .map_err(|e| HostError::Config(format!("HTTP client: {e}")))
 }
 
-fn split_port(host: &str) -> (&str, Option<&str>) {
+pub(crate) fn split_port(host: &str) -> (&str, Option<&str>) {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => (name, Some(port)),
         _ => (host, None),

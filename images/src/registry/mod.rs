@@ -6,17 +6,23 @@
 mod auth;
 mod blob;
 mod challenge;
+mod check;
 pub mod config;
 pub mod credentials;
 mod documents;
+mod encoding;
 pub mod error;
 mod fetch;
+mod foreign;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hosts;
 mod page;
+mod proxy;
 mod push;
+mod quirks;
+mod referrers;
 mod resolve;
 mod tls;
 mod transport;
@@ -31,19 +37,23 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 pub use blob::{BlobStream, blob_reader};
+pub use check::{Check, CheckOptions, CheckStep, Verdict};
 pub use config::{
-    HostConfig, KeyPair, Limits, ProxyConfig, RegistriesConfig, SystemTrust, add_certificate_dir,
-    add_certs_d, parse_buildkitd_toml,
+    Header, HostConfig, KeyPair, Limits, Mirror, MirrorPath, Network, PrefixMirror, PrefixRule,
+    ProxyConfig, RegistriesConfig, SystemTrust, add_certificate_dir, add_certs_d, add_daemon_json,
+    add_hosts_dir, parse_buildkitd_toml, parse_hosts_toml, parse_registries_conf, unused_tables,
 };
 pub use credentials::{Anonymous, Credential, Credentials, DockerConfig, FixedCredentials, Login};
 pub use error::{Attempt, HostError, Kind, RegistryError, TransportError};
 pub use page::{error_json, error_page};
-pub use push::{BlobSource, Pushed, SourceFuture, SourceReader};
+pub use push::{BlobSource, PushOptions, Pushed, SourceFuture, SourceReader};
+pub use quirks::Quirk;
 pub use resolve::{PulledImageMeta, Resolved};
 pub use web::{WebLogin, WebRequest, WebResponse, shown_url};
 
 use crate::digest::Digest;
-use hosts::Hosts;
+use hosts::{HostClient, Hosts};
+use quirks::Notices;
 
 /// The client of all registries. Cheap to clone; clones share connections, tokens and what is known about hosts.
 #[derive(Clone)]
@@ -54,6 +64,8 @@ pub(crate) struct Inner {
     hosts: Arc<Hosts>,
     /// Hosts that served wrong bytes for a digest: not asked for it again.
     bad_blobs: Arc<Mutex<HashSet<(String, Digest)>>>,
+    /// What the user should hear, once for each login.
+    notices: Notices,
 }
 
 impl Registries {
@@ -64,6 +76,7 @@ impl Registries {
             config,
             hosts,
             bad_blobs: Arc::default(),
+            notices: Notices::default(),
         }))
     }
 
@@ -76,6 +89,7 @@ impl Registries {
             },
             hosts: self.0.hosts.clone(),
             bad_blobs: self.0.bad_blobs.clone(),
+            notices: Notices::default(),
         }))
     }
 
@@ -89,7 +103,38 @@ impl Registries {
             config,
             hosts: self.0.hosts.clone(),
             bad_blobs: self.0.bad_blobs.clone(),
+            notices: Notices::default(),
         }))
+    }
+}
+
+impl Registries {
+    /// What the user should hear and has not heard yet: mirrors passed over, oddities tolerated. Each line comes once.
+    pub fn take_notices(&self) -> Vec<String> {
+        self.0.notices.take()
+    }
+
+    /// The oddities of a host (`host[:port]`) that have shown so far.
+    pub fn quirks_of(&self, host: &str) -> Vec<Quirk> {
+        let used = self.0.hosts.used();
+        let mut quirks: Vec<Quirk> = used
+            .iter()
+            .filter(|client| client.host == host)
+            .flat_map(|client| client.quirks.all())
+            .collect();
+        quirks.sort();
+        quirks.dedup();
+        quirks
+    }
+}
+
+impl Inner {
+    /// Remembers an oddity, and tells it.
+    fn quirk(&self, client: &HostClient, quirk: Quirk) {
+        if quirk.is_told() {
+            self.notices.add(quirk.notice(&client.host));
+        }
+        client.quirks.add(quirk);
     }
 }
 

@@ -28,9 +28,6 @@ pub fn error_page(error: &RegistryError) -> String {
         _ => page.line(&format!("{reference}: {}", first.error)),
     }
     page.row("image", reference);
-    if attempts.len() == 1 {
-        page.row("registry", &first.host);
-    }
     for attempt in attempts.iter().filter(|_| attempts.len() > 1) {
         let role = if attempt.mirror { "mirror" } else { "registry" };
         page.row(
@@ -38,8 +35,29 @@ pub fn error_page(error: &RegistryError) -> String {
             &format!("{role} {}: {}", attempt.host, attempt.error),
         );
     }
+    page.row("registry", &registry_row(reference, first));
     explain(&mut page, first, &first.error);
     page.text
+}
+
+/// `HOST (ADDRESS, TLS 1.3) as mirror 1/2 of docker.io, through the proxy P`.
+fn registry_row(reference: &str, attempt: &Attempt) -> String {
+    let mut row = attempt.host.clone();
+    let report = match &attempt.error {
+        HostError::Transport(transport) => transport.report.as_ref(),
+        _ => None,
+    };
+    if let Some(connection) = report.and_then(|report| report.connection.as_ref()) {
+        let _ = write!(row, " ({connection})");
+    }
+    if let Some((at, of)) = attempt.place {
+        let domain = reference.split('/').next().unwrap_or(reference);
+        let _ = write!(row, " as mirror {at}/{of} of {domain}");
+    }
+    if let Some(proxy) = &attempt.proxy {
+        let _ = write!(row, ", through the proxy {proxy}");
+    }
+    row
 }
 
 #[derive(Default)]
@@ -68,17 +86,28 @@ fn explain(page: &mut Page, attempt: &Attempt, error: &HostError) {
         HostError::Transport(transport) => transport_rows(page, attempt, transport),
         HostError::Auth(auth) => {
             if let Some(inner) = &auth.transport {
+                let service = &inner.1.peer;
                 page.row(
                     "problem",
-                    "the token service that the registry names could not be asked",
+                    &format!(
+                        "{} names {service} as its token service, and that could not be asked",
+                        attempt.host
+                    ),
                 );
                 return transport_rows(page, attempt, &inner.1);
             }
             page.row("problem", &format!("{} refused the request", auth.by));
             page.row("login", &auth.credentials);
-            page.row("fix", &format!("docker login {}", attempt.host));
+            page.row(
+                "fix",
+                &format!("gateway login {}", login_name(&attempt.host)),
+            );
             page.row("fix", "check the spelling: many registries answer the same for a repository that does not exist");
+            if auth.action == "push" && attempt.host == "registry-1.docker.io" {
+                page.row("fix", "on Docker Hub a repository has two parts, YOU/NAME");
+            }
         }
+        HostError::Refused { hint, .. } => page.row("problem", hint),
         HostError::Status(status) if status.status == 404 => {
             page.row(
                 "problem",
@@ -89,6 +118,13 @@ fn explain(page: &mut Page, attempt: &Attempt, error: &HostError) {
         HostError::Status(status) if status.status == 429 => {
             page.row("problem", "the registry limits how often it is asked");
             page.row("fix", "log in, wait, or configure a mirror");
+        }
+        HostError::Status(status) if wants_certificate(status) => {
+            page.row("problem", "the server wants a client certificate and none is configured, or not the right one");
+            certificate_fix(page, &attempt.host, None);
+        }
+        HostError::Status(status) if status.status == 413 => {
+            page.row("problem", "the registry, or a proxy in front of it, limits the size of a request (nginx: client_max_body_size)");
         }
         HostError::Status(status) if wants_tls(status) => {
             page.row(
@@ -107,10 +143,35 @@ fn explain(page: &mut Page, attempt: &Attempt, error: &HostError) {
         HostError::Skipped(inner) => explain(page, attempt, inner),
         HostError::Config(_) => page.row(
             "fix",
-            &format!("correct [registry.{:?}] in the configuration", attempt.host),
+            &format!("correct the configuration of {}", attempt.host),
         ),
+        HostError::Manifest(crate::media::ManifestError::Schema1) => {
+            page.row(
+                "problem",
+                "the image is stored in a form of before 2016 that is no longer read",
+            );
+            page.row("fix", "push it again with a current tool");
+        }
+        HostError::Manifest(crate::media::ManifestError::Html { .. }) => {
+            page.row("problem", "a web page answers where the registry's API should be: a login page, or another port or path");
+            page.row("fix", "a registry below a path needs a mirror with override_path, or its port in the reference");
+        }
         _ => {}
     }
+}
+
+/// The name under which logins of a host are kept.
+fn login_name(host: &str) -> &str {
+    match host {
+        "registry-1.docker.io" => "docker.io",
+        other => other,
+    }
+}
+
+/// What front ends say that check client certificates themselves: nginx with `ssl_verify_client`.
+fn wants_certificate(status: &StatusError) -> bool {
+    let said = status.message.as_deref().unwrap_or_default();
+    matches!(status.status, 400 | 403 | 495 | 496) && said.contains("SSL certificate")
 }
 
 /// What servers say to plain HTTP on their TLS port.
@@ -139,7 +200,7 @@ fn attempt_json(attempt: &Attempt) -> serde_json::Value {
         "host": attempt.host,
         "mirror": attempt.mirror,
         "url": attempt.url,
-        "kind": kind_name(&attempt.error),
+        "kind": attempt.error.kind(),
         "message": attempt.error.to_string(),
     });
     let transport = match &attempt.error {
@@ -147,8 +208,31 @@ fn attempt_json(attempt: &Attempt) -> serde_json::Value {
         HostError::Auth(auth) => auth.transport.as_ref().map(|inner| &inner.1),
         _ => None,
     };
+    if let Some((at, of)) = attempt.place {
+        value["place"] = json!([at, of]);
+    }
+    if let Some(proxy) = &attempt.proxy {
+        value["proxy"] = json!(proxy);
+    }
     if let Some(transport) = transport {
         value["peer"] = json!(transport.peer);
+        // For failed logins this, and not "denied", is what went wrong.
+        value["kind"] = json!(transport.kind.as_str());
+        value["phrase"] = json!(transport.phrase);
+        if let Some(note) = transport.report.as_ref().and_then(|r| r.note.as_ref()) {
+            value["note"] = json!(note);
+        }
+        if let Some(asked) = transport
+            .report
+            .as_ref()
+            .and_then(|r| r.client_cert_asked.as_ref())
+        {
+            value["client_cert_issuers"] = json!(asked);
+        }
+        let trusted = transport.report.iter().flat_map(|r| &r.trusted);
+        value["trusted"] = trusted
+            .map(|(from, n)| json!({ "from": from, "certificates": n }))
+            .collect();
         let chain = transport.report.iter().flat_map(|report| &report.chain);
         value["chain"] = chain
             .map(|c| {
@@ -165,26 +249,35 @@ fn attempt_json(attempt: &Attempt) -> serde_json::Value {
     value
 }
 
-fn kind_name(error: &HostError) -> &'static str {
-    match error {
-        HostError::Transport(transport) => transport.kind.as_str(),
-        HostError::Status(status) if status.status == 404 => "not_found",
-        HostError::Status(_) => "status",
-        HostError::Auth(_) => "denied",
-        HostError::Manifest(_) => "manifest",
-        HostError::Digest { .. } => "digest_mismatch",
-        HostError::Size { .. } => "size_mismatch",
-        HostError::TooLarge { .. } => "too_large",
-        HostError::Redirect(_) => "redirect",
-        HostError::Body(_) => "body",
-        HostError::Skipped(inner) => kind_name(inner),
-        HostError::Config(_) => "configuration",
+impl HostError {
+    /// A stable name for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            HostError::Transport(transport) => transport.kind.as_str(),
+            HostError::Status(status) if status.status == 404 => "not_found",
+            HostError::Status(_) => "status",
+            HostError::Refused { .. } => "refused",
+            HostError::Auth(_) => "denied",
+            HostError::Manifest(_) => "manifest",
+            HostError::Digest { .. } => "digest_mismatch",
+            HostError::Size { .. } => "size_mismatch",
+            HostError::TooLarge { .. } => "too_large",
+            HostError::Redirect(_) => "redirect",
+            HostError::Body(_) => "body",
+            HostError::Skipped(inner) => inner.kind(),
+            HostError::Config(_) => "configuration",
+        }
     }
 }
 
 fn transport_rows(page: &mut Page, attempt: &Attempt, error: &TransportError) {
     let peer = &error.peer;
-    page.row("peer", peer);
+    // Another host than the registry: a redirect's or a token service's.
+    if peer.rsplit_once(':').map(|(host, _)| host)
+        != Some(super::hosts::split_port(&attempt.host).0)
+    {
+        page.row("peer", peer);
+    }
     if let Some(report) = &error.report {
         report_rows(page, report);
     }
@@ -204,8 +297,23 @@ fn transport_rows(page: &mut Page, attempt: &Attempt, error: &TransportError) {
             );
         }
         Kind::UnknownIssuer | Kind::IncompleteChain | Kind::IssuerKeyMismatch | Kind::NoTrust => {
-            page.row("fix", "ask for the CA certificate named above as a PEM file, and add to the configuration:");
-            page.row("fix", &format!("{table} ca = [\"/path/to/ca.pem\"]"));
+            let dir = error.report.as_ref().and_then(|r| r.certs_dir.as_ref());
+            if let Some(dir) = dir {
+                page.row(
+                    "fix",
+                    &format!(
+                        "ask for the CA certificate named above as a PEM file and save it as {}",
+                        dir.join("ca.crt").display()
+                    ),
+                );
+                page.row(
+                    "fix",
+                    &format!("or add to the configuration: {table} ca = [\"/path/to/ca.pem\"]"),
+                );
+            } else {
+                page.row("fix", "ask for the CA certificate named above as a PEM file, and add to the configuration:");
+                page.row("fix", &format!("{table} ca = [\"/path/to/ca.pem\"]"));
+            }
             page.row(
                 "fix",
                 "or install it for the whole system (update-ca-certificates)",
@@ -227,11 +335,18 @@ fn transport_rows(page: &mut Page, attempt: &Attempt, error: &TransportError) {
             &format!("{table} http = true   (the connection is then not protected)"),
         ),
         Kind::ClientCertRequired | Kind::ClientCertRejected => {
-            page.row(
-                "fix",
-                &format!("{table} keypair = [{{ key = \"client.key\", cert = \"client.cert\" }}]"),
-            );
+            let dir = error.report.as_ref().and_then(|r| r.certs_dir.as_deref());
+            certificate_fix(page, host, dir);
         }
+        Kind::SpeaksTls => page.row("fix", &format!("{table} http = false")),
+        Kind::ProxyAuth => page.row(
+            "fix",
+            "put the login into the proxy's URL: http://USER:PASSWORD@HOST:PORT",
+        ),
+        Kind::ProxyRefused => page.row(
+            "fix",
+            "check HTTP_PROXY and HTTPS_PROXY; NO_PROXY names hosts that need no proxy",
+        ),
         Kind::Dns => page.row(
             "fix",
             "check the host's spelling, the network and the name server",
@@ -262,12 +377,33 @@ fn transport_rows(page: &mut Page, attempt: &Attempt, error: &TransportError) {
     }
 }
 
+fn certificate_fix(page: &mut Page, host: &str, dir: Option<&std::path::Path>) {
+    if let Some(dir) = dir {
+        page.row(
+            "fix",
+            &format!(
+                "save the client certificate and its key as {}/client.cert and client.key",
+                dir.display()
+            ),
+        );
+    }
+    let table = format!("[registry.{host:?}]");
+    page.row(
+        "fix",
+        &format!("{table} keypair = [{{ key = \"client.key\", cert = \"client.cert\" }}]"),
+    );
+}
+
 fn report_rows(page: &mut Page, report: &PeerReport) {
     for (at, certificate) in report.chain.iter().enumerate() {
         page.row(
             "presented",
             &format!("[{at}] subject {}", certificate.subject),
         );
+        let left = match certificate.left.as_str() {
+            "" => String::new(),
+            left => format!(" ({left})"),
+        };
         page.row("presented", &format!("    issuer  {}", certificate.issuer));
         if !certificate.names.is_empty() {
             page.row(
@@ -278,7 +414,7 @@ fn report_rows(page: &mut Page, report: &PeerReport) {
         page.row(
             "presented",
             &format!(
-                "    valid   {} .. {}",
+                "    valid   {} .. {}{left}",
                 certificate.not_before, certificate.not_after
             ),
         );
@@ -333,6 +469,27 @@ fn problem(kind: Kind) -> &'static str {
         Kind::ClientCertRequired => "the server wants a client certificate and none is configured",
         Kind::ClientCertRejected => "the server refused the client certificate",
         Kind::PlainHttp => "the port speaks plain HTTP, not TLS",
+        Kind::SpeaksTls => {
+            "the port speaks TLS, and was asked in plain HTTP (the default for local hosts)"
+        }
+        Kind::ProxyRefused => {
+            "the proxy could not be reached, or does not let this host be reached"
+        }
+        Kind::ProxyAuth => "the proxy wants a login",
+        Kind::UnsupportedKey => "a certificate's key is of a kind that is not supported",
+        Kind::WeakSignature => {
+            "a certificate is signed with an algorithm that is no longer trusted"
+        }
+        Kind::WrongEku => "the certificate is not meant for servers",
+        Kind::NotACa => "the certificate was issued by one that may not issue any",
+        Kind::NameConstraint => {
+            "an authority in the chain may not issue certificates for this name"
+        }
+        Kind::CriticalExtension => "a certificate holds a demand that is not understood here",
+        Kind::CertVersion => "the certificate is of an old version that names no hosts",
+        Kind::BadSignature => "the server could not prove that the certificate is its own",
+        Kind::SniRefused => "the server has nothing under this name",
+        Kind::Revoked => "a certificate was revoked",
         Kind::NotTls => "the port speaks something that is not TLS",
         Kind::ProtocolVersion => "the server speaks only TLS 1.1 or older",
         Kind::NoSharedCipher => "client and server share no cipher",
@@ -362,6 +519,8 @@ mod tests {
         Attempt {
             host: host.into(),
             mirror,
+            place: mirror.then_some((1, 2)),
+            proxy: None,
             verb,
             url,
             error,
@@ -381,6 +540,7 @@ mod tests {
             code: None,
             message: message.map(str::to_owned),
             head_status: None,
+            redirected_to: None,
         })
     }
 
@@ -394,15 +554,20 @@ mod tests {
             key: "ECDSA P-256".into(),
             is_ca: false,
             sha256: "4F:1A".into(),
+            left: "43 days left".into(),
         };
         HostError::Transport(TransportError {
             kind: Kind::UnknownIssuer,
             phrase: "x509: certificate signed by unknown authority".into(),
             peer: format!("{host}:443"),
+            url: None,
+            proxy: None,
             report: Some(Arc::new(PeerReport {
                 server_name: host.into(),
                 chain: vec![certificate],
                 trusted: vec![("the system store".into(), 142)],
+                certs_dir: Some(format!("/etc/docker/certs.d/{host}").into()),
+                connection: Some("10.1.2.3, TLS 1.3".into()),
                 ..PeerReport::default()
             })),
         })

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::Registries;
+use super::documents::Head;
 use super::error::RegistryError;
+use super::hosts::Endpoint;
 use crate::digest::Digest;
 use crate::media::{Descriptor, MAX_CONFIG_BYTES, ParsedManifest, RawManifest};
 use crate::platform::{NoMatch, Platform};
@@ -59,14 +61,9 @@ impl Registries {
         self.0.online(reference)?;
         let (root, endpoint, notices) = self
             .0
-            .manifest_from_hosts(reference, reference.digest(), None, true)
+            .manifest_from_hosts(reference, reference.digest(), None, Head::Unasked)
             .await?;
-        Ok(Resolved {
-            reference: reference.clone(),
-            root,
-            host: endpoint.client.host.clone(),
-            notices,
-        })
+        Ok(resolved(reference, root, &endpoint, notices))
     }
 
     /// Asks whether a tag still names `known`: `None` when it does. Costs one HEAD where HEAD works, which Docker Hub
@@ -80,11 +77,23 @@ impl Registries {
         if reference.digest() == Some(known) {
             return Ok(None);
         }
-        if self.0.head_says(reference).await.as_ref() == Some(known) {
+        let head = match self.0.head_says(reference).await {
+            Ok(digest) if digest == *known => return Ok(None),
+            Ok(_) => Head::Unasked,
+            Err(head) => head,
+        };
+        let (root, endpoint, notices) = self
+            .0
+            .manifest_from_hosts(reference, reference.digest(), None, head)
+            .await?;
+        if root.descriptor.digest == *known {
+            // What is to be told comes with the next answer.
+            notices
+                .into_iter()
+                .for_each(|line| self.0.notices.put_back(line));
             return Ok(None);
         }
-        let resolved = self.resolve(reference).await?;
-        Ok((resolved.root.descriptor.digest != *known).then_some(resolved))
+        Ok(Some(resolved(reference, root, &endpoint, notices)))
     }
 
     /// Fetches a manifest or index by digest.
@@ -104,7 +113,12 @@ impl Registries {
         self.0.online(reference)?;
         let found = self
             .0
-            .manifest_from_hosts(reference, Some(&descriptor.digest), Some(descriptor), false)
+            .manifest_from_hosts(
+                reference,
+                Some(&descriptor.digest),
+                Some(descriptor),
+                Head::None,
+            )
             .await?;
         Ok(found.0)
     }
@@ -166,7 +180,8 @@ impl Registries {
                     source,
                 })?
                 .clone();
-            current = self.manifest(&reference, &chosen).await?;
+            let child = self.manifest(&reference, &chosen).await;
+            current = child.map_err(|error| of_child(error, &chosen))?;
         }
         let Some(manifest) = current.image() else {
             return Err(RegistryError::TooDeep {
@@ -189,7 +204,7 @@ impl Registries {
                 },
             });
         }
-        notices.extend(current.notices.iter().cloned());
+        notices.extend(self.take_notices());
         Ok(PulledImageMeta {
             reference,
             root,
@@ -201,6 +216,38 @@ impl Registries {
             host,
             notices,
         })
+    }
+}
+
+fn resolved(
+    reference: &Reference,
+    root: RawManifest,
+    endpoint: &Endpoint,
+    notices: Vec<String>,
+) -> Resolved {
+    Resolved {
+        reference: reference.clone(),
+        root,
+        host: endpoint.client.host.clone(),
+        notices,
+    }
+}
+
+/// The reference alone would say that the image is not there, when it is only what its index names.
+fn of_child(error: RegistryError, child: &Descriptor) -> RegistryError {
+    match error {
+        RegistryError::AllHostsFailed {
+            reference,
+            attempts,
+        } => {
+            let platform = child.platform.as_ref().map(ToString::to_string);
+            let platform = platform.unwrap_or_else(|| "unnamed".into());
+            RegistryError::AllHostsFailed {
+                reference: format!("{reference}: its {platform} manifest {}", child.digest),
+                attempts,
+            }
+        }
+        other => other,
     }
 }
 

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
-    RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue,
+    LOCATION, RANGE, RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use reqwest::{Method, Response, Url};
 use serde::Deserialize;
 
 use super::Inner;
 use super::challenge::{self, Challenge};
+use super::encoding::{self, Decoder};
 use super::error::{Attempt, AuthError, HostError, Kind, StatusError, TransportError};
 use super::hosts::{Endpoint, HostClient, redacted};
+use super::quirks::Quirk;
 use super::tls::{Probe, classify};
 
 /// Redirects that are followed.
@@ -69,12 +71,33 @@ pub(crate) struct Answer {
 impl Endpoint {
     pub(crate) fn attempt(&self, verb: &'static str, url: &Url, error: HostError) -> Attempt {
         Attempt {
+            proxy: self.client.proxy(url).map(str::to_owned),
+            ..self.attempt_at(verb, redacted(url), error)
+        }
+    }
+
+    /// The same for what was not sent.
+    pub(crate) fn attempt_at(&self, verb: &'static str, url: String, error: HostError) -> Attempt {
+        Attempt {
             host: self.client.host.clone(),
             mirror: self.is_mirror(),
+            place: self.mirror,
+            proxy: None,
             verb,
-            url: redacted(url),
+            url,
             error,
         }
+    }
+}
+
+/// The verb as Go's errors write it.
+pub(crate) fn verb(method: &Method) -> &'static str {
+    match method.as_str() {
+        "HEAD" => "Head",
+        "POST" => "Post",
+        "PUT" => "Put",
+        "PATCH" => "Patch",
+        _ => "Get",
     }
 }
 
@@ -90,12 +113,14 @@ impl Inner {
         let mut scopes = BTreeSet::from([request.scope.clone()]);
         scopes.extend(request.further_scope.clone());
         let (mut logins, mut pauses, mut repeats) = (0, 0, 0);
+        let mut hidden = None;
         loop {
             let authorization = self.authorization(client, &scopes).await?;
             let answer = match self.follow(client, &request, authorization.as_ref()).await {
                 Ok(answer) => answer,
                 Err(HostError::Transport(error)) => {
                     if may_be_plain(client, &error) && client.fall_back_to_plain() {
+                        self.quirk(client, Quirk::Plain);
                         // The URL can only take a scheme of the same sort, which http and https are.
                         let _ = request.url.set_scheme("http");
                         continue;
@@ -110,7 +135,17 @@ impl Inner {
                 Err(error) => return Err(error),
             };
             let status = answer.response.status().as_u16();
+            self.warnings(client, answer.response.headers());
             if answer.response.status().is_success() {
+                if logins == MAX_LOGINS {
+                    self.quirk(client, Quirk::TokenTooNew);
+                }
+                if let Some(hidden) = hidden {
+                    self.quirk(client, hidden);
+                }
+                if let Some(coding) = encoding::name(answer.response.headers()) {
+                    self.quirk(client, Quirk::Encoded(coding));
+                }
                 return Ok(answer);
             }
             let headers = answer.response.headers().clone();
@@ -132,14 +167,15 @@ impl Inner {
                 code: said.0,
                 message: said.1,
                 head_status: None,
+                redirected_to: elsewhere.then(|| redacted(&answer.url)),
             };
-            let wants_login =
-                status == 401 || (status == 400 && failure.code.as_deref() == Some("UNAUTHORIZED"));
+            let wants_login = status == 401
+                || (matches!(status, 400 | 403) && failure.code.as_deref() == Some("UNAUTHORIZED"));
             if wants_login {
                 if logins < MAX_LOGINS
                     && self
-                        .learn(client, &headers, &mut scopes, &mut logins)
-                        .await?
+                        .learn(client, &answer.url, &headers, &mut scopes, &mut logins)
+                        .await
                 {
                     if let Some(refused) = &authorization {
                         self.forget_token(client, refused).await;
@@ -150,11 +186,19 @@ impl Inner {
             }
             if matches!(status, 400 | 403 | 404)
                 && authorization.is_none()
+                && !elsewhere
                 && !client.pinged.swap(true, Ordering::Relaxed)
-                && self.ping(client).await
             {
-                logins += 1;
-                continue;
+                if self.ping(client).await {
+                    hidden = Some(Quirk::LoginAtRootOnly(status));
+                    logins += 1;
+                    continue;
+                }
+                if status != 404 && self.log_in_unasked(client).await {
+                    hidden = Some(Quirk::LoginUnasked(status));
+                    logins += 1;
+                    continue;
+                }
             }
             match status {
                 408 | 429 if pauses < MAX_PAUSES => {
@@ -177,7 +221,7 @@ impl Inner {
                     self.pause(repeats).await;
                     repeats += 1;
                 }
-                403 => return Err(self.denied(client, failure).await),
+                403 if !elsewhere => return Err(self.denied(client, failure).await),
                 _ => return Err(HostError::Status(failure)),
             }
         }
@@ -210,6 +254,8 @@ impl Inner {
             {
                 headers.insert(RANGE, value);
             }
+            // A body that is encoded on the way has another length and digest.
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             if let Some(value) = authorization.filter(|_| at_home) {
                 headers.insert(AUTHORIZATION, value.clone());
             }
@@ -223,7 +269,11 @@ impl Inner {
             }
             let response = match builder.headers(headers).send().await {
                 Ok(response) => response,
-                Err(error) => return Err(HostError::Transport(named(&error, &url, via).await)),
+                Err(error) => {
+                    let mut error = named(&error, &url, via).await;
+                    error.url = (!at_home).then(|| redacted(&url));
+                    return Err(HostError::Transport(error));
+                }
             };
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(Answer { response, url });
@@ -268,17 +318,26 @@ impl Inner {
     async fn learn(
         &self,
         client: &HostClient,
+        url: &Url,
         headers: &HeaderMap,
         scopes: &mut BTreeSet<String>,
         logins: &mut usize,
-    ) -> Result<bool, HostError> {
+    ) -> bool {
         *logins += 1;
-        let Some(challenge) = best_challenge(headers) else {
+        let Some(challenge) = best_challenge(headers, url) else {
             client.pinged.store(true, Ordering::Relaxed);
-            return Ok(self.ping(client).await);
+            if self.ping(client).await || self.log_in_unasked(client).await {
+                self.quirk(client, Quirk::LoginAtRootOnly(401));
+                return true;
+            }
+            return false;
         };
         if challenge.get("error") == Some("insufficient_scope") && *logins > 1 {
-            return Ok(false);
+            return false;
+        }
+        if *logins > 1 {
+            // A token that was just issued and is refused may be too new for the clock of the registry.
+            self.pause(1).await;
         }
         // A scope for the same repository is ours to choose; another is added.
         if let Some(scope) = challenge.get("scope") {
@@ -290,11 +349,36 @@ impl Inner {
             }
         }
         *client.challenge.lock().unwrap_or_else(|e| e.into_inner()) = Some(challenge);
-        Ok(true)
+        true
+    }
+
+    /// Some registries refuse without asking for a login. True when there is one to send; it goes nowhere but to this
+    /// host.
+    async fn log_in_unasked(&self, client: &HostClient) -> bool {
+        if !self.has_password(client).await {
+            return false;
+        }
+        *client.challenge.lock().unwrap_or_else(|e| e.into_inner()) = Some(Challenge {
+            scheme: "basic".into(),
+            parameters: Default::default(),
+        });
+        true
+    }
+
+    /// What the registry wants its users to hear (`Warning: 299 - "text"`).
+    fn warnings(&self, client: &HostClient, headers: &HeaderMap) {
+        const MOST: usize = 8;
+        for value in headers.get_all(WARNING).iter().take(MOST) {
+            let text = value.to_str().ok().and_then(|v| v.strip_prefix("299 "));
+            let quoted = text.and_then(|text| Some(text.split_once('"')?.1.rsplit_once('"')?.0));
+            if let Some(text) = quoted.and_then(cleaned) {
+                self.notices.add(format!("{} warns: {text}", client.host));
+            }
+        }
     }
 
     /// Asks `/v2/` how to log in, for registries that say so only there. True when they did.
-    async fn ping(&self, client: &HostClient) -> bool {
+    pub(super) async fn ping(&self, client: &HostClient) -> bool {
         let Ok(url) = Url::parse(&format!("{}/v2/", client.base())) else {
             return false;
         };
@@ -304,7 +388,8 @@ impl Inner {
         if response.status().as_u16() != 401 {
             return false;
         }
-        let challenge = best_challenge(response.headers()).unwrap_or_else(|| Challenge {
+        let url = response.url().clone();
+        let challenge = best_challenge(response.headers(), &url).unwrap_or_else(|| Challenge {
             scheme: "basic".into(),
             parameters: Default::default(),
         });
@@ -344,7 +429,14 @@ pub(super) async fn named(error: &reqwest::Error, url: &Url, via: &HostClient) -
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let port = url.port_or_known_default().unwrap_or(443);
     let tls = (url.scheme() == "https").then_some(&via.tls);
-    classify(error, Probe { host, port, tls }).await
+    let proxy = via.proxy(url);
+    let probe = Probe {
+        host,
+        port,
+        tls,
+        proxy,
+    };
+    classify(error, probe).await
 }
 
 fn may_be_plain(client: &HostClient, error: &TransportError) -> bool {
@@ -356,14 +448,23 @@ fn may_be_plain(client: &HostClient, error: &TransportError) -> bool {
 }
 
 /// Bearer before Basic; others are not spoken.
-fn best_challenge(headers: &HeaderMap) -> Option<Challenge> {
-    let all: Vec<Challenge> = headers
+pub(super) fn best_challenge(headers: &HeaderMap, url: &Url) -> Option<Challenge> {
+    let mut all: Vec<Challenge> = headers
         .get_all(WWW_AUTHENTICATE)
         .iter()
         .take(8)
         .filter_map(|v| std::str::from_utf8(v.as_bytes()).ok())
         .flat_map(challenge::parse)
         .collect();
+    // A realm may be relative to what was asked for.
+    for challenge in all.iter_mut().filter(|c| c.scheme == "bearer") {
+        if let Some(realm) = challenge
+            .get("realm")
+            .and_then(|realm| url.join(realm).ok())
+        {
+            challenge.parameters.insert("realm".into(), realm.into());
+        }
+    }
     let of = |scheme: &str| all.iter().find(|c| c.scheme == scheme).cloned();
     of("bearer").or_else(|| of("basic"))
 }
@@ -393,18 +494,29 @@ pub(crate) enum ReadError {
 
 /// Reads a body while counting; what the header announces is not believed.
 pub(crate) async fn read_limited(mut response: Response, limit: u64) -> Result<Bytes, ReadError> {
+    let mut decoder = Decoder::of(response.headers());
     let mut body = Vec::new();
     loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) => {
-                if body.len() as u64 + chunk.len() as u64 > limit {
-                    return Err(ReadError::TooLarge(limit));
-                }
-                body.extend_from_slice(&chunk);
-            }
-            Ok(None) => return Ok(body.into()),
+        let left = limit - body.len() as u64;
+        let chunk = match response.chunk().await {
+            Ok(Some(chunk)) => match &mut decoder {
+                Some(decoder) => decoder.feed(&chunk, left),
+                None => Ok(chunk),
+            },
+            Ok(None) => match decoder.take() {
+                Some(decoder) => decoder.finish(left),
+                None => return Ok(body.into()),
+            },
             Err(error) => return Err(ReadError::Broken(error.without_url().to_string())),
+        };
+        let chunk = chunk.map_err(|error| match error {
+            Some(problem) => ReadError::Broken(problem),
+            None => ReadError::TooLarge(limit),
+        })?;
+        if chunk.len() as u64 > left {
+            return Err(ReadError::TooLarge(limit));
         }
+        body.extend_from_slice(&chunk);
     }
 }
 

@@ -152,9 +152,11 @@ impl BlobSource for Source<'_> {
         })
     }
 
-    fn origin(&self, descriptor: &Descriptor) -> Option<Reference> {
-        let lazy = self.layers.get(&descriptor.digest)?;
-        Reference::parse(&lazy.reference).ok()
+    fn origins(&self, descriptor: &Descriptor) -> Vec<Reference> {
+        let lazy = self.layers.get(&descriptor.digest);
+        lazy.and_then(|lazy| Reference::parse(&lazy.reference).ok())
+            .into_iter()
+            .collect()
     }
 
     fn blobs_done(&self) {

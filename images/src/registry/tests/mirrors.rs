@@ -8,7 +8,7 @@ async fn a_dead_mirror_is_dialled_once() {
         .unwrap()
         .port();
     let server = Server::plain(good).await;
-    let mirrors = vec![format!("localhost:{port}")];
+    let mirrors = vec![format!("localhost:{port}").into()];
     let registries = with_host(
         &server.host(),
         HostConfig {
@@ -31,7 +31,7 @@ async fn a_dead_mirror_is_dialled_once() {
 async fn a_mirror_that_served_wrong_bytes_is_not_asked_for_them_again() {
     let mirror = Server::plain(|_| reply(200, vec![7; sample().layer.len()])).await;
     let server = Server::plain(good).await;
-    let mirrors = vec![mirror.host()];
+    let mirrors = vec![mirror.host().into()];
     let registries = with_host(
         &server.host(),
         HostConfig {
@@ -55,7 +55,7 @@ async fn a_failing_mirror_is_passed_over_with_a_notice() {
     let registries = with_host(
         &server.host(),
         HostConfig {
-            mirrors: vec![format!("http://{}/proxy", mirror.host())],
+            mirrors: vec![format!("http://{}/proxy", mirror.host()).into()],
             ..HostConfig::default()
         },
     );
@@ -86,7 +86,7 @@ async fn when_all_hosts_fail_each_is_reported_with_its_reason() {
         (
             server.host(),
             HostConfig {
-                mirrors: vec![mirror.host()],
+                mirrors: vec![mirror.host().into()],
                 ..HostConfig::default()
             },
         ),

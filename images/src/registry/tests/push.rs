@@ -109,8 +109,9 @@ impl crate::registry::BlobSource for Elsewhere {
         self.0.open(descriptor)
     }
 
-    fn origin(&self, descriptor: &Descriptor) -> Option<Reference> {
-        crate::media::is_layer(&descriptor.media_type).then(|| self.1.clone())
+    fn origins(&self, descriptor: &Descriptor) -> Vec<Reference> {
+        let layer = crate::media::is_layer(&descriptor.media_type);
+        layer.then(|| self.1.clone()).into_iter().collect()
     }
 }
 

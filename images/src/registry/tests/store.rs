@@ -4,7 +4,7 @@ use super::*;
 async fn a_blob_comes_into_the_store_although_the_mirror_served_wrong_bytes() {
     let mirror = Server::plain(|_| reply(200, vec![7; sample().layer.len()])).await;
     let server = Server::plain(good).await;
-    let mirrors = vec![mirror.host()];
+    let mirrors = vec![mirror.host().into()];
     let registries = with_host(
         &server.host(),
         HostConfig {

@@ -43,6 +43,29 @@ pub(crate) fn describe(der: &CertificateDer<'_>) -> PeerCertificate {
         key: key(&certificate),
         is_ca: certificate.is_ca(),
         sha256,
+        left: left(
+            certificate.validity().not_before.to_datetime(),
+            certificate.validity().not_after.to_datetime(),
+            OffsetDateTime::now_utc(),
+        ),
+    }
+}
+
+fn left(from: OffsetDateTime, until: OffsetDateTime, now: OffsetDateTime) -> String {
+    if now < from {
+        format!("valid in {}", span(from - now))
+    } else if now > until {
+        format!("expired {} ago", span(now - until))
+    } else {
+        format!("{} left", span(until - now))
+    }
+}
+
+/// Days, or hours when it is less than one.
+pub(crate) fn span(time: time::Duration) -> String {
+    match time.whole_days() {
+        0 => format!("{} hours", time.whole_hours()),
+        days => format!("{days} days"),
     }
 }
 
@@ -84,6 +107,32 @@ pub(crate) fn names_its_issuers_address(certificate: &X509Certificate<'_>) -> bo
 pub(crate) fn date(when: OffsetDateTime) -> String {
     when.format(&time::format_description::well_known::Rfc3339)
         .unwrap_or_else(|_| "?".into())
+}
+
+/// The name of a signature algorithm that is too weak to be believed, if the certificate has such a one.
+pub(crate) fn weak_signature(der: &CertificateDer<'_>) -> Option<&'static str> {
+    let oid = parsed(der)?.signature_algorithm.algorithm.to_id_string();
+    match oid.as_str() {
+        "1.2.840.113549.1.1.4" => Some("MD5 with RSA"),
+        "1.2.840.113549.1.1.5" => Some("SHA-1 with RSA"),
+        "1.2.840.10045.4.1" => Some("SHA-1 with ECDSA"),
+        "1.2.840.10040.4.3" => Some("SHA-1 with DSA"),
+        _ => None,
+    }
+}
+
+/// The first critical extension that nobody here understands.
+pub(crate) fn unknown_critical(der: &CertificateDer<'_>) -> Option<String> {
+    let certificate = parsed(der)?;
+    let unknown = |e: &&x509_parser::extensions::X509Extension<'_>| {
+        e.critical
+            && matches!(
+                e.parsed_extension(),
+                ParsedExtension::UnsupportedExtension { .. }
+            )
+    };
+    let found = certificate.extensions().iter().find(unknown)?;
+    Some(found.oid.to_id_string())
 }
 
 /// The key size in bits, for RSA.

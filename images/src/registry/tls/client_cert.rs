@@ -1,4 +1,4 @@
-//! The client certificate, and the memory of having been asked for one.
+//! The client certificates, the choice between them, and the memory of having been asked for one.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
+use rustls_pki_types::CertificateDer;
 
-use super::certificate::MAX_DESCRIBED;
+use super::certificate::{self, MAX_DESCRIBED};
 
 /// Remembers that the server asked for a client certificate: in TLS 1.3 nothing else tells.
 pub(crate) struct AskedForCertificate {
-    key: Option<Arc<CertifiedKey>>,
+    keys: Vec<Arc<CertifiedKey>>,
     asked: AtomicBool,
     authorities: Mutex<Vec<String>>,
 }
@@ -24,9 +25,9 @@ impl fmt::Debug for AskedForCertificate {
 }
 
 impl AskedForCertificate {
-    pub(crate) fn new(key: Option<Arc<CertifiedKey>>) -> Self {
+    pub(crate) fn new(keys: Vec<Arc<CertifiedKey>>) -> Self {
         AskedForCertificate {
-            key,
+            keys,
             asked: AtomicBool::new(false),
             authorities: Mutex::new(Vec::new()),
         }
@@ -42,8 +43,26 @@ impl AskedForCertificate {
     }
 
     pub(crate) fn has_key(&self) -> bool {
-        self.key.is_some()
+        !self.keys.is_empty()
     }
+
+    /// Of several, the one whose issuer the server named; without such a one the first, because the names that servers
+    /// send are hints only.
+    fn choose(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let usable = || {
+            self.keys
+                .iter()
+                .filter(|key| key.key.choose_scheme(schemes).is_some())
+        };
+        usable()
+            .find(|key| key.cert.iter().any(|der| is_issued_by(der, hints)))
+            .or_else(|| usable().next())
+            .cloned()
+    }
+}
+
+fn is_issued_by(der: &CertificateDer<'_>, issuers: &[&[u8]]) -> bool {
+    certificate::parsed(der).is_some_and(|c| issuers.contains(&c.issuer().as_raw()))
 }
 
 impl ResolvesClientCert for AskedForCertificate {
@@ -60,13 +79,10 @@ impl ResolvesClientCert for AskedForCertificate {
             .collect();
         *self.authorities.lock().unwrap_or_else(|e| e.into_inner()) = names;
         self.asked.store(true, Ordering::Relaxed);
-        self.key
-            .as_ref()
-            .filter(|key| key.key.choose_scheme(schemes).is_some())
-            .cloned()
+        self.choose(hints, schemes)
     }
 
     fn has_certs(&self) -> bool {
-        self.key.is_some()
+        !self.keys.is_empty()
     }
 }

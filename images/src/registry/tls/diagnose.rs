@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{AlertDescription, InvalidMessage};
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::HostTls;
+use super::connect::{Target, connect};
 use super::verifier::Refused;
 use crate::registry::error::{Kind, PeerReport, TransportError};
 
@@ -25,6 +27,8 @@ pub(crate) struct Probe<'a> {
     pub(crate) host: &'a str,
     pub(crate) port: u16,
     pub(crate) tls: Option<&'a HostTls>,
+    /// The proxy on the way, `host:port`.
+    pub(crate) proxy: Option<&'a str>,
 }
 
 /// Links of an error chain that are looked at.
@@ -72,90 +76,141 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
 
 /// Names the failure of a request that got no answer.
 pub(crate) async fn classify(error: &reqwest::Error, probe: Probe<'_>) -> TransportError {
-    let authority = format!("{}:{}", probe.host, probe.port);
-    if let Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) =
-        find::<rustls::Error>(error)
-        && let Some(refused) = (&*other.0 as &(dyn StdError + 'static)).downcast_ref::<Refused>()
-    {
-        return TransportError {
-            peer: authority,
-            ..refused.0.clone()
-        };
-    }
-    let mut report = None;
-    let (kind, phrase) = match find::<rustls::Error>(error) {
-        Some(tls_error) => {
-            let asked = probe.tls.and_then(HostTls::asked);
-            let found = tls_failure(tls_error, &probe, asked.is_some()).await;
-            if asked.is_some() {
-                report = Some(std::sync::Arc::new(PeerReport {
-                    server_name: probe.host.to_owned(),
-                    client_cert_asked: asked,
-                    ..PeerReport::default()
-                }));
+    let mut failure = match find::<rustls::Error>(error) {
+        Some(rustls_error) => {
+            let banner = match rustls_error {
+                rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+                    banner(&probe).await
+                }
+                _ => None,
+            };
+            let mut failure = tls_failure(rustls_error, probe.tls, probe.host, banner);
+            // A second look tells the address and what was agreed on.
+            if let (Some(tls), Some(report), None) = (probe.tls, &failure.report, probe.proxy) {
+                let target = Target::new(probe.host, probe.port, Some(tls), None, PROBE_TIME);
+                if let Ok(connected) = tokio::task::spawn_blocking(move || connect(&target)).await {
+                    let mut report = PeerReport::clone(report);
+                    report.connection = connected.summary();
+                    failure.report = Some(Arc::new(report));
+                }
             }
-            found
+            failure
         }
-        None => plain_failure(error, &probe, &authority).await,
+        None => {
+            let authority = format!("{}:{}", probe.host, probe.port);
+            let (kind, phrase) = plain_failure(error, &probe, &authority).await;
+            transport(kind, phrase)
+        }
     };
+    failure.peer = format!("{}:{}", probe.host, probe.port);
+    failure.proxy = probe.proxy.map(str::to_owned);
+    failure
+}
+
+pub(super) fn transport(kind: Kind, phrase: String) -> TransportError {
     TransportError {
         kind,
         phrase,
-        peer: authority,
-        report,
+        peer: String::new(),
+        url: None,
+        proxy: None,
+        report: None,
     }
 }
 
-async fn tls_failure(error: &rustls::Error, probe: &Probe<'_>, asked: bool) -> (Kind, String) {
-    let has_cert = probe.tls.is_some_and(HostTls::has_client_cert);
+/// Names a failed handshake. `banner` is what the port says to plain HTTP, where that was asked.
+pub(super) fn tls_failure(
+    error: &rustls::Error,
+    tls: Option<&HostTls>,
+    host: &str,
+    banner: Option<String>,
+) -> TransportError {
+    if let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) = error
+        && let Some(refused) = (&*other.0 as &(dyn StdError + 'static)).downcast_ref::<Refused>()
+    {
+        return refused.0.clone();
+    }
+    let asked = tls.and_then(HostTls::asked);
+    let has_cert = tls.is_some_and(HostTls::has_client_cert);
+    let (kind, phrase) = handshake_failure(error, asked.is_some(), has_cert, banner);
+    let mut failure = transport(kind, phrase);
+    let cipher = kind == Kind::NoSharedCipher;
+    if asked.is_some() || cipher {
+        let note = "ciphers with CBC and key exchange by RSA alone are not spoken; some old appliances have no others";
+        failure.report = Some(Arc::new(PeerReport {
+            server_name: host.to_owned(),
+            client_cert_asked: asked,
+            certs_dir: tls.and_then(HostTls::certs_dir),
+            note: cipher.then(|| note.to_owned()),
+            ..PeerReport::default()
+        }));
+    }
+    failure
+}
+
+fn handshake_failure(
+    error: &rustls::Error,
+    asked: bool,
+    has_cert: bool,
+    banner: Option<String>,
+) -> (Kind, String) {
+    use AlertDescription as Alert;
     match error {
-        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            match banner(probe).await {
-                Some(banner) if banner.starts_with("HTTP/") => (Kind::PlainHttp, PLAIN_HTTP.into()),
-                Some(banner) => (
-                    Kind::NotTls,
-                    format!(
-                        "tls: first record does not look like a TLS handshake (it says {banner:?})"
-                    ),
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => match banner {
+            Some(banner) if banner.starts_with("HTTP/") => (Kind::PlainHttp, PLAIN_HTTP.into()),
+            Some(banner) => (
+                Kind::NotTls,
+                format!(
+                    "tls: first record does not look like a TLS handshake (it says {banner:?})"
                 ),
-                None => (
-                    Kind::NotTls,
-                    "tls: first record does not look like a TLS handshake".into(),
-                ),
-            }
-        }
+            ),
+            None => (
+                Kind::NotTls,
+                "tls: first record does not look like a TLS handshake".into(),
+            ),
+        },
         rustls::Error::AlertReceived(alert) => match alert {
-            AlertDescription::CertificateRequired => (
+            Alert::CertificateRequired => (
                 Kind::ClientCertRequired,
                 "remote error: tls: certificate required".into(),
             ),
-            AlertDescription::HandshakeFailure if asked && !has_cert => (
+            Alert::HandshakeFailure if asked && !has_cert => (
                 Kind::ClientCertRequired,
                 "remote error: tls: handshake failure".into(),
             ),
-            AlertDescription::HandshakeFailure => (
-                Kind::NoSharedCipher,
-                "remote error: tls: handshake failure".into(),
-            ),
-            AlertDescription::ProtocolVersion => (
-                Kind::ProtocolVersion,
-                "remote error: tls: protocol version not supported".into(),
-            ),
-            AlertDescription::UnrecognisedName => (
-                Kind::SniRefused,
-                "remote error: tls: unrecognized name".into(),
-            ),
-            AlertDescription::UnknownCA | AlertDescription::BadCertificate if asked && has_cert => {
-                (
-                    Kind::ClientCertRejected,
-                    "remote error: tls: bad certificate".into(),
-                )
-            }
-            AlertDescription::BadCertificate if asked => (
+            Alert::BadCertificate if asked && !has_cert => (
                 Kind::ClientCertRequired,
                 "remote error: tls: bad certificate".into(),
             ),
-            other => (Kind::Other, format!("remote error: tls: {other:?}")),
+            Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::HandshakeFailure
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::CertificateUnknown
+            | Alert::DecryptError
+            | Alert::AccessDenied
+                if asked && has_cert =>
+            {
+                (
+                    Kind::ClientCertRejected,
+                    format!("remote error: tls: {}", words(*alert)),
+                )
+            }
+            Alert::HandshakeFailure => (
+                Kind::NoSharedCipher,
+                "remote error: tls: handshake failure".into(),
+            ),
+            Alert::ProtocolVersion => (
+                Kind::ProtocolVersion,
+                "remote error: tls: protocol version not supported".into(),
+            ),
+            Alert::UnrecognisedName => (
+                Kind::SniRefused,
+                "remote error: tls: unrecognized name".into(),
+            ),
+            other => (Kind::Other, format!("remote error: tls: {}", words(*other))),
         },
         rustls::Error::PeerIncompatible(_) => (
             Kind::ProtocolVersion,
@@ -171,6 +226,23 @@ async fn tls_failure(error: &rustls::Error, probe: &Probe<'_>, asked: bool) -> (
     }
 }
 
+/// Go's words for an alert.
+fn words(alert: AlertDescription) -> String {
+    match alert {
+        AlertDescription::UnknownCA => "unknown certificate authority".into(),
+        AlertDescription::BadCertificate => "bad certificate".into(),
+        AlertDescription::HandshakeFailure => "handshake failure".into(),
+        AlertDescription::UnsupportedCertificate => "unsupported certificate".into(),
+        AlertDescription::CertificateExpired => "expired certificate".into(),
+        AlertDescription::CertificateRevoked => "revoked certificate".into(),
+        AlertDescription::CertificateUnknown => "unknown certificate".into(),
+        AlertDescription::DecryptError => "error decrypting message".into(),
+        AlertDescription::AccessDenied => "access denied".into(),
+        AlertDescription::InternalError => "internal error".into(),
+        other => format!("{other:?}"),
+    }
+}
+
 async fn plain_failure(
     error: &reqwest::Error,
     probe: &Probe<'_>,
@@ -178,6 +250,17 @@ async fn plain_failure(
 ) -> (Kind, String) {
     let text = innermost(error);
     let io_kind = find::<io::Error>(error).map(io::Error::kind);
+    if let Some(proxy) = probe.proxy
+        && error.is_connect()
+    {
+        return through_proxy(error, &text, io_kind, proxy);
+    }
+    if probe.tls.is_none() && (text.contains("invalid HTTP") || text.contains("HTTP/0.9")) {
+        return (
+            Kind::SpeaksTls,
+            "net/http: HTTP/1.x transport connection broken: malformed HTTP response".into(),
+        );
+    }
     if io_kind == Some(io::ErrorKind::ConnectionRefused) {
         return (
             Kind::TcpRefused,
@@ -230,6 +313,32 @@ async fn plain_failure(
         return (Kind::TcpReset, "EOF".into());
     }
     (Kind::Other, text)
+}
+
+/// The way to the proxy, or what it said to `CONNECT`.
+fn through_proxy(
+    error: &reqwest::Error,
+    text: &str,
+    io_kind: Option<io::ErrorKind>,
+    proxy: &str,
+) -> (Kind, String) {
+    if text.contains("authorization required") || text.contains("authentication required") {
+        return (
+            Kind::ProxyAuth,
+            "proxyconnect tcp: Proxy Authentication Required".into(),
+        );
+    }
+    let why = if io_kind == Some(io::ErrorKind::ConnectionRefused) {
+        format!("dial tcp {proxy}: connect: connection refused")
+    } else if error.is_timeout() {
+        format!("dial tcp {proxy}: i/o timeout")
+    } else if debug_chain_names(error, "dns error") {
+        let host = proxy.rsplit_once(':').map_or(proxy, |(host, _)| host);
+        format!("dial tcp: lookup {host}: no such host")
+    } else {
+        text.to_owned()
+    };
+    (Kind::ProxyRefused, format!("proxyconnect tcp: {why}"))
 }
 
 fn debug_chain_names(error: &(dyn StdError + 'static), words: &str) -> bool {

@@ -6,10 +6,12 @@
 
 mod certificate;
 mod client_cert;
+mod connect;
 mod diagnose;
 mod trust;
 mod verifier;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -18,12 +20,15 @@ use rustls::client::ResolvesClientCert;
 use super::config::{HostConfig, SystemTrust};
 use super::error::{HostError, TransportError};
 
+pub(crate) use certificate::describe;
 use client_cert::AskedForCertificate;
+pub(crate) use connect::{Stage, Target, connect};
 pub(crate) use diagnose::{Probe, classify};
 pub(crate) use trust::TrustStore;
 use verifier::Verifier;
 
 /// The TLS side of one host: the configuration that its connections use and what they recorded.
+#[derive(Clone)]
 pub(crate) struct HostTls {
     pub(crate) config: ClientConfig,
     asked: Arc<AskedForCertificate>,
@@ -37,6 +42,7 @@ impl HostTls {
         host: &HostConfig,
         system: &Arc<TrustStore>,
         insecure: bool,
+        certs_dir: Option<PathBuf>,
     ) -> Result<Self, HostError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let own = trust::read_ca_files(&host.ca).map_err(HostError::Config)?;
@@ -44,13 +50,16 @@ impl HostTls {
             system.clone(),
             own,
             insecure,
+            certs_dir,
             provider.clone(),
         ));
-        let key = match host.keypair.first() {
-            Some(pair) => Some(trust::read_keypair(pair, &provider).map_err(HostError::Config)?),
-            None => None,
-        };
-        let asked = Arc::new(AskedForCertificate::new(key));
+        let keys = host
+            .keypair
+            .iter()
+            .map(|pair| trust::read_keypair(pair, &provider))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(HostError::Config)?;
+        let asked = Arc::new(AskedForCertificate::new(keys));
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| HostError::Config(e.to_string()))?
@@ -72,6 +81,11 @@ impl HostTls {
     /// The authorities whose client certificates the server asked for, if it asked at all.
     pub(crate) fn asked(&self) -> Option<Vec<String>> {
         self.asked.asked()
+    }
+
+    /// Where certificates for this host are looked for.
+    pub(crate) fn certs_dir(&self) -> Option<PathBuf> {
+        self.verifier.certs_dir()
     }
 
     pub(crate) fn has_client_cert(&self) -> bool {

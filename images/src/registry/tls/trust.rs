@@ -44,7 +44,7 @@ fn load(from: &SystemTrust) -> Loaded {
             loaded.problems = native.errors.iter().map(ToString::to_string).collect();
             loaded
                 .sources
-                .push(("the system store".into(), native.certs.len()));
+                .push((system_store_name(), native.certs.len()));
             loaded.certificates = native.certs;
         }
         SystemTrust::Files(files) => {
@@ -63,6 +63,20 @@ fn load(from: &SystemTrust) -> Loaded {
         SystemTrust::None => {}
     }
     loaded
+}
+
+/// Where distributions keep the one file with all certificates; for error pages only.
+fn system_store_name() -> String {
+    const BUNDLES: [&str; 4] = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
+    ];
+    match BUNDLES.iter().find(|bundle| Path::new(bundle).is_file()) {
+        Some(bundle) => format!("the system store ({bundle})"),
+        None => "the system store".into(),
+    }
 }
 
 /// The certificates of one host's own files.

@@ -1,6 +1,7 @@
 //! The certificate verifier: Go's order of checks and Go's words, and the peer's chain kept for the error page.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -38,6 +39,7 @@ pub(crate) struct Verifier {
     /// The host's own CA files: also the pinned certificates.
     own: Loaded,
     insecure: bool,
+    certs_dir: Option<PathBuf>,
     provider: Arc<CryptoProvider>,
     webpki: OnceLock<Result<Arc<WebPkiServerVerifier>, String>>,
     tolerated: Mutex<Option<TransportError>>,
@@ -54,12 +56,14 @@ impl Verifier {
         system: Arc<TrustStore>,
         own: Loaded,
         insecure: bool,
+        certs_dir: Option<PathBuf>,
         provider: Arc<CryptoProvider>,
     ) -> Self {
         Verifier {
             system,
             own,
             insecure,
+            certs_dir,
             provider,
             webpki: OnceLock::new(),
             tolerated: Mutex::new(None),
@@ -71,6 +75,10 @@ impl Verifier {
             .lock()
             .unwrap_or_else(|e| e.into_inner())
             .clone()
+    }
+
+    pub(crate) fn certs_dir(&self) -> Option<PathBuf> {
+        self.certs_dir.clone()
     }
 
     fn webpki(&self) -> Result<Arc<WebPkiServerVerifier>, String> {
@@ -159,11 +167,14 @@ impl Verifier {
                 let alone = intermediates.is_empty()
                     && parsed.as_ref().is_some_and(certificate::names_its_issuers_address);
                 match alone {
-                    true => (
-                        Kind::IncompleteChain,
-                        unknown,
-                        Some("the server sends its certificate without the intermediate that issued it".into()),
-                    ),
+                    true => {
+                        let issuer = parsed.map(|c| c.issuer().to_string()).unwrap_or_default();
+                        let note = format!(
+                            "the server sends its certificate without the intermediate {issuer:?} that issued it; its \
+                             operator should append that to the server's certificate file"
+                        );
+                        (Kind::IncompleteChain, unknown, Some(note))
+                    }
                     false => (Kind::UnknownIssuer, unknown, None),
                 }
             }
@@ -180,17 +191,24 @@ impl Verifier {
             }
             CertificateError::Revoked => (Kind::Revoked, "x509: certificate is revoked".into(), None),
             CertificateError::UnsupportedSignatureAlgorithmContext { .. }
-            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => (
-                Kind::WeakSignature,
-                unknown,
-                Some("the certificate is signed with an algorithm that is no longer accepted (SHA-1?)".into()),
-            ),
-            CertificateError::UnhandledCriticalExtension => {
-                (Kind::CriticalExtension, "x509: unhandled critical extension".into(), None)
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+                let chain = std::iter::once(leaf).chain(intermediates);
+                let weak = chain.filter_map(certificate::weak_signature).next();
+                match weak {
+                    Some(name) => (
+                        Kind::WeakSignature,
+                        unknown,
+                        Some(format!("a certificate is signed with {name}, which is no longer accepted")),
+                    ),
+                    None => (
+                        Kind::UnsupportedKey,
+                        unknown,
+                        Some("a certificate's key or signature is of a kind that is not supported".into()),
+                    ),
+                }
             }
-            _ if inner.contains("UnsupportedCriticalExtension") => {
-                (Kind::CriticalExtension, "x509: unhandled critical extension".into(), None)
-            }
+            CertificateError::UnhandledCriticalExtension => critical(leaf, intermediates),
+            _ if inner.contains("UnsupportedCriticalExtension") => critical(leaf, intermediates),
             _ if inner.contains("NameConstraintViolation") => (
                 Kind::NameConstraint,
                 "x509: a root or intermediate certificate is not authorized to sign for this name".into(),
@@ -219,6 +237,24 @@ impl Verifier {
         name: &ServerName<'_>,
     ) -> TransportError {
         let system = self.system.loaded();
+        let mut trusted: Vec<(String, usize)> = system
+            .sources
+            .iter()
+            .chain(&self.own.sources)
+            .cloned()
+            .collect();
+        if let Some(dir) = &self.certs_dir
+            && !trusted
+                .iter()
+                .any(|(from, _)| std::path::Path::new(from).starts_with(dir))
+        {
+            let state = if dir.is_dir() {
+                "no .crt file"
+            } else {
+                "absent"
+            };
+            trusted.push((format!("{} ({state})", dir.display()), 0));
+        }
         let report = PeerReport {
             server_name: name.to_str().into_owned(),
             chain: std::iter::once(leaf)
@@ -226,20 +262,19 @@ impl Verifier {
                 .take(MAX_DESCRIBED)
                 .map(certificate::describe)
                 .collect(),
-            trusted: system
-                .sources
-                .iter()
-                .chain(&self.own.sources)
-                .cloned()
-                .collect(),
+            trusted,
             trust_problems: system.problems.clone(),
             client_cert_asked: None,
             note,
+            certs_dir: self.certs_dir.clone(),
+            connection: None,
         };
         TransportError {
             kind,
             phrase,
             peer: String::new(),
+            url: None,
+            proxy: None,
             report: Some(Arc::new(report)),
         }
     }
@@ -277,6 +312,19 @@ impl Verifier {
     }
 }
 
+fn critical(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> (Kind, String, Option<String>) {
+    let chain = std::iter::once(leaf).chain(intermediates);
+    let oid = chain.filter_map(certificate::unknown_critical).next();
+    (
+        Kind::CriticalExtension,
+        "x509: unhandled critical extension".into(),
+        oid.map(|oid| format!("a certificate demands that the extension {oid} be understood")),
+    )
+}
+
 const UNKNOWN_AUTHORITY: &str = "x509: certificate signed by unknown authority";
 
 fn wrap(refused: TransportError) -> rustls::Error {
@@ -304,18 +352,14 @@ fn check_dates(
             certificate::date(bound)
         )
     };
-    let span = |d: time::Duration| match d.whole_days() {
-        0 => format!("{} hours", d.whole_hours()),
-        days => format!("{days} days"),
-    };
     if clock > until {
-        let note = format!("{which} expired {} ago", span(clock - until));
+        let note = format!("{which} expired {} ago", certificate::span(clock - until));
         return Err((Kind::Expired, phrase("after", until), Some(note)));
     }
     if clock < from {
         let note = format!(
             "{which} is valid in {}; is this machine's clock right?",
-            span(from - clock)
+            certificate::span(from - clock)
         );
         return Err((Kind::NotYetValid, phrase("before", from), Some(note)));
     }
