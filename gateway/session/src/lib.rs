@@ -31,6 +31,8 @@ pub enum SessionError {
     SecretTooLarge { id: String, size: u64 },
     #[error("secret {id}: environment variable {name} is not set")]
     SecretVariableMissing { id: String, name: String },
+    #[error("SSH agent {id}: cannot listen for the build: {source}")]
+    Agent { id: String, source: std::io::Error },
 }
 
 /// The client side of one build.
@@ -44,6 +46,11 @@ pub trait Session: Send + Sync {
 
     /// The directory of an OCI layout that the client offers under this id.
     fn oci_store(&self, _id: &str) -> Option<PathBuf> {
+        None
+    }
+
+    /// The file behind `http://buildkit-session/ID`: what the client hands in as one archive.
+    fn upload(&self, _id: &str) -> Option<PathBuf> {
         None
     }
 

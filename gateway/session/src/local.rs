@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
-use crate::ssh::Agent;
+use crate::ssh::{Agent, Running};
 use crate::{MAX_SECRET_BYTES, Secret, Session, SessionError};
 
 /// Where a secret's value comes from. Printing one never shows a value.
@@ -24,7 +24,8 @@ pub struct LocalSession {
     dirs: BTreeMap<String, PathBuf>,
     oci_stores: BTreeMap<String, PathBuf>,
     secrets: BTreeMap<String, SecretSource>,
-    agents: Vec<Agent>,
+    agents: Vec<Running>,
+    uploads: BTreeMap<String, PathBuf>,
 }
 
 impl LocalSession {
@@ -35,6 +36,7 @@ impl LocalSession {
             oci_stores: BTreeMap::new(),
             secrets: BTreeMap::new(),
             agents: Vec::new(),
+            uploads: BTreeMap::new(),
         }
     }
 
@@ -59,7 +61,14 @@ impl LocalSession {
 
     #[must_use]
     pub fn with_agent(mut self, agent: Agent) -> Self {
-        self.agents.push(agent);
+        self.agents.push(Running::new(agent));
+        self
+    }
+
+    /// Offers a file as what the address `http://buildkit-session/ID` leads to.
+    #[must_use]
+    pub fn with_upload(mut self, id: impl Into<String>, file: impl Into<PathBuf>) -> Self {
+        self.uploads.insert(id.into(), file.into());
         self
     }
 }
@@ -78,6 +87,10 @@ impl Session for LocalSession {
         self.oci_stores.get(id).cloned()
     }
 
+    fn upload(&self, id: &str) -> Option<PathBuf> {
+        self.uploads.get(id).cloned()
+    }
+
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {
         match self.secrets.get(id) {
             None => Ok(None),
@@ -91,11 +104,17 @@ impl Session for LocalSession {
     }
 
     async fn ssh_socket(&self, id: &str) -> Result<Option<PathBuf>, SessionError> {
-        Ok(self
-            .agents
-            .iter()
-            .find(|agent| agent.id == id)
-            .map(|agent| agent.socket.clone()))
+        let Some(agent) = self.agents.iter().find(|agent| agent.id() == id) else {
+            return Ok(None);
+        };
+        let socket = agent
+            .socket()
+            .await
+            .map_err(|source| SessionError::Agent {
+                id: id.to_owned(),
+                source,
+            })?;
+        Ok(Some(socket.to_owned()))
     }
 }
 

@@ -10,7 +10,7 @@ use gateway_images::digest::Digest;
 use gateway_images::registry::{WebLogin, WebRequest, WebResponse};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::name::{file_name, host};
 use super::{Found, Http, date, io};
@@ -51,6 +51,9 @@ fn etag(response: &WebResponse) -> Option<&str> {
 }
 
 pub async fn find(job: &Arc<JobInner>, http: &Http, shown: &str) -> Outcome<Found> {
+    if let Some(id) = http.upload() {
+        return uploaded(job, http, id, shown).await;
+    }
     let identity = http.identity();
     let name = format!("http:{identity}");
     let _lock = job.store().lock(&name).await.map_err(io(http))?;
@@ -93,7 +96,15 @@ pub async fn find(job: &Arc<JobInner>, http: &Http, shown: &str) -> Outcome<Foun
         };
     }
     let tag = etag(&response).map(str::to_owned);
-    let found = save(job, http, &mut response, shown).await?;
+    let filename = file_name(
+        &http.url,
+        &http.filename,
+        response.header("content-disposition"),
+    );
+    let last_modified = response.header("last-modified").and_then(date::normalize);
+    let total = response.length().unwrap_or_default();
+    let mut body = Body::Web(&mut response, total);
+    let found = save(job, http, filename, last_modified, &mut body, shown).await?;
     if let Some(etag) = tag {
         seen.retain(|old| old.etag != etag);
         seen.insert(
@@ -202,22 +213,66 @@ async fn authorization(job: &Arc<JobInner>, http: &Http) -> Outcome<Option<WebLo
     Ok(login)
 }
 
+/// What the client hands in itself. Nothing is remembered of the address, which is new each time;
+/// the file is known again by its content.
+async fn uploaded(
+    job: &Arc<JobInner>,
+    http: &Http,
+    id: &str,
+    shown: &str,
+) -> Outcome<Found> {
+    let path = job
+        .options
+        .session
+        .upload(id)
+        .ok_or_else(|| Error::unknown(format!("{}: the client has no such upload", http.url)))?;
+    let file = tokio::fs::File::open(&path).await.map_err(io(http))?;
+    let total = file.metadata().await.map_err(io(http))?.len();
+    let filename = file_name(&http.url, &http.filename, None);
+    let mut body = Body::File(file, total);
+    save(job, http, filename, None, &mut body, shown).await
+}
+
+/// Bytes of a file, and how many they are if that is known.
+enum Body<'a> {
+    Web(&'a mut WebResponse, u64),
+    File(tokio::fs::File, u64),
+}
+
+impl Body<'_> {
+    fn length(&self) -> u64 {
+        match self {
+            Body::Web(_, length) | Body::File(_, length) => *length,
+        }
+    }
+
+    async fn chunk(&mut self, http: &Http) -> Outcome<Option<bytes::Bytes>> {
+        match self {
+            Body::Web(response, _) => response
+                .chunk()
+                .await
+                .map_err(|error| Error::unknown(format!("{}: {error}", http.shown()))),
+            Body::File(file, _) => {
+                let mut buffer = bytes::BytesMut::with_capacity(1 << 18);
+                let count = file.read_buf(&mut buffer).await.map_err(io(http))?;
+                Ok((count > 0).then(|| buffer.freeze()))
+            }
+        }
+    }
+}
+
 /// Writes the body into a layer of its own.
 async fn save(
     job: &Arc<JobInner>,
     http: &Http,
-    response: &mut WebResponse,
+    filename: String,
+    last_modified: Option<String>,
+    content: &mut Body<'_>,
     shown: &str,
 ) -> Outcome<Found> {
-    let filename = file_name(
-        &http.url,
-        &http.filename,
-        response.header("content-disposition"),
-    );
-    let last_modified = response.header("last-modified").and_then(date::normalize);
     let work = job.store().work_dir().map_err(io(http))?;
     let dir = work.sub("fs").map_err(io(http))?;
-    let checksum = body(job, http, response, &dir.join(&filename), shown).await?;
+    let checksum = body(job, http, content, &dir.join(&filename), shown).await?;
     http.check(&checksum)?;
     let key = match &http.checksum {
         Some(_) => http.pinned().unwrap_or_default(),
@@ -239,11 +294,11 @@ async fn save(
 async fn body(
     job: &Arc<JobInner>,
     http: &Http,
-    response: &mut WebResponse,
+    content: &mut Body<'_>,
     path: &Path,
     shown: &str,
 ) -> Outcome<String> {
-    let total = response.length().unwrap_or_default();
+    let total = content.length();
     let name = path
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
@@ -255,11 +310,7 @@ async fn body(
     let file = tokio::fs::File::create_new(path).await.map_err(io(http))?;
     let mut file = tokio::io::BufWriter::with_capacity(1 << 18, file);
     let (mut hasher, mut written) = (Sha256::new(), 0_u64);
-    while let Some(piece) = response
-        .chunk()
-        .await
-        .map_err(|error| Error::unknown(format!("{}: {error}", http.shown())))?
-    {
+    while let Some(piece) = content.chunk(http).await? {
         written = written.saturating_add(piece.len() as u64);
         if written > MAX_BYTES {
             return Err(Error::unknown(format!(

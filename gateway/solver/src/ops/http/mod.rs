@@ -110,13 +110,13 @@ impl Http {
                 format!("{}: signatures are not verified yet", http.shown()),
             ));
         }
-        if name::host(&http.url) == SESSION_HOST {
-            return Err(Error::new(
-                Code::Unimplemented,
-                "uploads of the client are not supported yet",
-            ));
-        }
         Ok(http)
+    }
+
+    /// The id of the client's upload that this address stands for.
+    fn upload(&self) -> Option<&str> {
+        let (host, id) = self.url.split_once("://")?.1.split_once('/')?;
+        (host == SESSION_HOST).then_some(id)
     }
 
     /// The URL without a password.

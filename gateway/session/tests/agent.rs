@@ -1,0 +1,162 @@
+//! Agents as steps meet them, asked by OpenSSH's own programs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use gateway_session::ssh::{Agent, AgentSource, KeyError, Keys};
+use gateway_session::{LocalSession, Session};
+
+fn run(program: &str, args: &[&str], agent: Option<&Path>) -> Output {
+    let mut command = Command::new(program);
+    command.args(args).env_remove("SSH_AUTH_SOCK");
+    if let Some(agent) = agent {
+        command.env("SSH_AUTH_SOCK", agent);
+    }
+    command
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program} (package openssh-client): {error}"))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a readable path")
+}
+
+/// A new key of OpenSSH's.
+fn keygen(dir: &Path, name: &str, args: &[&str]) -> PathBuf {
+    let path = dir.join(name);
+    let made = run(
+        "ssh-keygen",
+        &[&["-q", "-N", "", "-C", name, "-f", text(&path)], args].concat(),
+        None,
+    );
+    assert!(made.status.success(), "{made:?}");
+    path
+}
+
+fn session(source: AgentSource) -> LocalSession {
+    LocalSession::new("s").with_agent(Agent {
+        id: "default".to_owned(),
+        source,
+    })
+}
+
+/// Signs with the agent and checks the signature with OpenSSH.
+fn signs(dir: &Path, key: &Path, agent: &Path) -> bool {
+    let message = dir.join("message");
+    std::fs::write(&message, "hello").unwrap();
+    let signature = dir.join("message.sig");
+    let _ = std::fs::remove_file(&signature);
+    let public = format!("{}.pub", text(key));
+    let signed = run(
+        "ssh-keygen",
+        &["-Y", "sign", "-q", "-f", &public, "-n", "file", text(&message)],
+        Some(agent),
+    );
+    if !signed.status.success() {
+        return false;
+    }
+    let check = format!(
+        "ssh-keygen -q -Y check-novalidate -n file -s {} < {}",
+        text(&signature),
+        text(&message)
+    );
+    let checked = run("sh", &["-c", &check], None);
+    assert!(checked.status.success(), "{checked:?}");
+    true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_given_as_files_sign_without_an_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let kinds: [(&str, &[&str]); 4] = [
+        ("ed25519", &["-t", "ed25519"]),
+        ("ecdsa", &["-t", "ecdsa", "-b", "256"]),
+        ("rsa", &["-t", "rsa", "-b", "2048"]),
+        ("old-rsa", &["-t", "rsa", "-b", "2048", "-m", "PEM"]),
+    ];
+    let mut files = Vec::new();
+    for (name, args) in kinds {
+        files.push(keygen(dir.path(), name, args));
+    }
+    let keys = Keys::read(&files).unwrap();
+    let session = session(AgentSource::Keys(keys));
+    let socket = session.ssh_socket("default").await.unwrap().unwrap();
+    let listed = run("ssh-add", &["-L"], Some(&socket));
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.lines().count(), files.len(), "{listed}");
+    for file in &files {
+        // The private half is away: only the agent can sign.
+        std::fs::remove_file(file).unwrap();
+        assert!(signs(dir.path(), file, &socket), "{}", file.display());
+    }
+    assert!(session.ssh_socket("other").await.unwrap().is_none());
+    drop(session);
+    assert!(!socket.exists(), "the socket goes with the build");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_agent_lists_and_signs_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = keygen(dir.path(), "key", &["-t", "ed25519"]);
+    let other = keygen(dir.path(), "other", &["-t", "ed25519"]);
+    let real = dir.path().join("real");
+    let mut agent = Command::new("ssh-agent")
+        .args(["-D", "-a", text(&real)])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("ssh-agent (package openssh-client)");
+    while !real.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let added = run("ssh-add", &[text(&key)], Some(&real));
+    assert!(added.status.success(), "{added:?}");
+
+    let session = session(AgentSource::Socket(real.clone()));
+    let socket = session.ssh_socket("default").await.unwrap().unwrap();
+    assert_ne!(socket, real);
+    assert!(signs(dir.path(), &key, &socket));
+    for forbidden in [&["-D"][..], &[text(&other)], &["-x"], &["-d", text(&key)]] {
+        let refused = run("ssh-add", forbidden, Some(&socket));
+        assert!(!refused.status.success(), "{forbidden:?}: {refused:?}");
+    }
+    let listed = run("ssh-add", &["-L"], Some(&real));
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.lines().count(), 1, "as it was: {listed}");
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+}
+
+#[test]
+fn files_that_are_no_usable_keys_say_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let locked = dir.path().join("locked");
+    let args = ["-q", "-t", "ed25519", "-N", "secret", "-f", text(&locked)];
+    assert!(run("ssh-keygen", &args, None).status.success());
+    let error = Keys::read(&[locked.clone()]).unwrap_err();
+    assert!(matches!(error, KeyError::Encrypted { .. }), "{error}");
+    assert!(error.to_string().contains("ssh-add"), "{error}");
+
+    let old = dir.path().join("old");
+    let args = [
+        "-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "secret", "-f", text(&old),
+    ];
+    assert!(run("ssh-keygen", &args, None).status.success());
+    let error = Keys::read(&[old]).unwrap_err();
+    assert!(matches!(error, KeyError::Encrypted { .. }), "{error}");
+
+    let public = dir.path().join("locked.pub");
+    for (path, content) in [
+        (public.clone(), None),
+        (dir.path().join("text"), Some(vec![b'x'; 20])),
+        (dir.path().join("huge"), Some(vec![b'x'; 200 << 10])),
+        (dir.path().join("binary"), Some(vec![0xff; 20])),
+        (dir.path().join("missing/file"), None),
+    ] {
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        let error = Keys::read(&[path.clone()]).unwrap_err().to_string();
+        assert!(error.contains(text(&path)), "{error}");
+    }
+}
