@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::error::UsageError;
 use crate::progress::Mode;
 
 /// Builds images from build files whose `# syntax` line names a frontend image.
@@ -32,11 +33,12 @@ Examples:
   gateway build --build-arg VERSION=1.2 --target test .  a stage, with an argument
   gateway build --secret id=npm,src=$HOME/.npmrc .       a secret for RUN --mount=type=secret,id=npm")]
 pub struct Build {
-    /// Directory whose files the build may copy, or the address of a git repository or an archive
+    /// Directory whose files the build may copy, the address of a git repository or an archive,
+    /// or - for a build file or an archive on stdin
     #[arg(value_name = "CONTEXT")]
     pub context: PathBuf,
 
-    /// Build file [default: CONTEXT/Dockerfile]
+    /// Build file, - for stdin [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
@@ -85,6 +87,10 @@ pub struct Build {
     #[arg(long)]
     pub no_cache: bool,
 
+    /// Run the steps of these stages again
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+
     /// Look for results of steps in a cache as well: type=local,src=DIR or type=registry,ref=NAME (may be repeated)
     #[arg(long = "cache-from", value_name = "TYPE,KEY=VALUE")]
     pub cache_from: Vec<String>,
@@ -105,7 +111,7 @@ pub struct Build {
     #[arg(long = "secret", value_name = "SPEC")]
     pub secrets: Vec<String>,
 
-    /// SSH agent for the build: default, or ID=SOCKET
+    /// SSH agent or keys for the build: default, ID=SOCKET, or ID=KEYFILE,KEYFILE
     #[arg(long = "ssh", value_name = "SPEC")]
     pub ssh: Vec<String>,
 
@@ -121,6 +127,31 @@ pub struct Build {
         value_name = "FILE"
     )]
     pub source_policies: Vec<PathBuf>,
+
+    /// Size of /dev/shm of RUN steps, e.g. 64m
+    #[arg(long, value_name = "BYTES")]
+    pub shm_size: Option<String>,
+
+    /// Limit of RUN steps, e.g. nofile=1024:2048
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
+    pub ulimits: Vec<String>,
+
+    /// Control group that those of RUN steps are made in
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_parent: Option<String>,
+
+    /// Limit of RUN steps: memory, memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus or
+    /// cpuset-mems
+    #[arg(long = "resource", value_name = "KEY=VALUE")]
+    pub resources: Vec<String>,
+
+    /// Ask about the build file instead of building: check, outline, targets, subrequests.describe
+    #[arg(long, value_name = "METHOD[,format=json]")]
+    pub call: Option<String>,
+
+    /// Look for mistakes in the build file instead of building (--call=check)
+    #[arg(long)]
+    pub check: bool,
 
     /// Frontend option, handed through as it is
     #[arg(long = "opt", value_name = "KEY=VALUE")]
@@ -153,4 +184,72 @@ pub struct Build {
     /// Write what the exporters say (digests, names) to a JSON file
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub docker: Docker,
+}
+
+/// Flags of `docker build` that scripts carry along: short forms, and some that change nothing here
+/// or cannot be done.
+#[derive(Debug, Args)]
+pub struct Docker {
+    #[arg(short = 'm', long, hide = true)]
+    pub memory: Option<String>,
+    #[arg(long, hide = true)]
+    pub memory_swap: Option<String>,
+    #[arg(short = 'c', long, hide = true)]
+    pub cpu_shares: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpu_period: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpu_quota: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    pub cpuset_mems: Option<String>,
+    /// Containers of steps never stay behind.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    pub rm: Option<Option<bool>>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    pub force_rm: Option<Option<bool>>,
+    /// There is one builder: this program.
+    #[arg(long, hide = true)]
+    pub builder: Option<String>,
+    #[arg(long, hide = true)]
+    pub isolation: Option<String>,
+    #[arg(long, hide = true)]
+    pub squash: bool,
+    #[arg(long, hide = true)]
+    pub compress: bool,
+    #[arg(long = "security-opt", hide = true)]
+    pub security_opts: Vec<String>,
+}
+
+impl Docker {
+    /// Refuses by name what cannot be done.
+    ///
+    /// # Errors
+    /// For the first such flag.
+    pub fn check(&self) -> Result<(), UsageError> {
+        let refused =
+            |flag: &str, value: &str, why: &str| Err(UsageError::new(flag, value, why.to_owned()));
+        match self.isolation.as_deref() {
+            None | Some("" | "default") => {}
+            Some(other) => return refused("--isolation", other, "is for Windows containers only"),
+        }
+        if self.squash {
+            let why = "layers are not squashed: copy the result into a stage FROM scratch instead";
+            return refused("--squash", "", why);
+        }
+        if self.compress {
+            let why = "the context is read where it lies, nothing is sent that could be compressed";
+            return refused("--compress", "", why);
+        }
+        if let Some(option) = self.security_opts.first() {
+            let why = "RUN --security=insecure with --allow security.insecure is the way to lift \
+                       the sandbox of one step";
+            return refused("--security-opt", option, why);
+        }
+        Ok(())
+    }
 }

@@ -85,12 +85,7 @@ pub fn settings(config: Option<&Path>, env: &Environment) -> Result<Settings, Cl
     if proxy.http.is_some() || proxy.https.is_some() {
         settings.proxy = Some(proxy);
     }
-    let docker = var("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| var("HOME").map(|home| Path::new(&home).join(".docker")))
-        .map(|dir| dir.join("config.json"))
-        .filter(|path| path.exists());
-    if let Some(path) = docker {
+    if let Some(path) = docker_config(env) {
         let credentials = DockerConfig::read(&path).map_err(|error| CliError::Credentials {
             path: path.clone(),
             problem: error.to_string(),
@@ -103,6 +98,16 @@ pub fn settings(config: Option<&Path>, env: &Environment) -> Result<Settings, Cl
         limits: frontends.1,
         warnings,
     })
+}
+
+/// Docker's configuration file of this user, if there is one.
+pub fn docker_config(env: &Environment) -> Option<PathBuf> {
+    let var = |name: &str| env.get(name).filter(|value| !value.is_empty());
+    var("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| var("HOME").map(|home| Path::new(home).join(".docker")))
+        .map(|dir| dir.join("config.json"))
+        .filter(|path| path.exists())
 }
 
 /// Longest time that may be set for a frontend's start, in seconds.

@@ -39,9 +39,20 @@ pub enum CliError {
         source: std::io::Error,
     },
     #[error(
-        "{path} is neither a directory nor an address; contexts from stdin and archives are not supported yet"
+        "{path} is neither a directory nor an address; an archive goes in on stdin: gateway build - < {path}"
     )]
     ContextKind { path: PathBuf },
+    #[error("cannot read stdin: {0}")]
+    Stdin(std::io::Error),
+    #[error("nothing came on stdin: give it a build file or an archive, or name a directory")]
+    EmptyStdin,
+    #[error("the build file on stdin is larger than {limit} bytes")]
+    StdinTooLarge { limit: u64 },
+    #[error("the frontend has no answer to {method}: it may be too old to be asked")]
+    NoAnswer { method: String },
+    /// The answer to a question is on stdout; only the exit code is left to tell.
+    #[error("the build file has mistakes")]
+    CheckFailed,
     #[error("OCI layout {path}: {problem}")]
     Layout { path: PathBuf, problem: String },
     #[error("cannot read the build file {path}: {source}")]
@@ -97,6 +108,9 @@ impl CliError {
             CliError::Usage(_)
             | CliError::Context { .. }
             | CliError::ContextKind { .. }
+            | CliError::Stdin(_)
+            | CliError::EmptyStdin
+            | CliError::StdinTooLarge { .. }
             | CliError::Layout { .. }
             | CliError::BuildFile { .. }
             | CliError::ConfigFile { .. }
@@ -127,6 +141,7 @@ impl CliError {
                 }
                 page
             }
+            CliError::CheckFailed => String::new(),
             other => format!("error: {other}\n"),
         }
     }

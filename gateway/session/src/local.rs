@@ -107,13 +107,10 @@ impl Session for LocalSession {
         let Some(agent) = self.agents.iter().find(|agent| agent.id() == id) else {
             return Ok(None);
         };
-        let socket = agent
-            .socket()
-            .await
-            .map_err(|source| SessionError::Agent {
-                id: id.to_owned(),
-                source,
-            })?;
+        let socket = agent.socket().await.map_err(|source| SessionError::Agent {
+            id: id.to_owned(),
+            source,
+        })?;
         Ok(Some(socket.to_owned()))
     }
 }

@@ -50,7 +50,16 @@ fn signs(dir: &Path, key: &Path, agent: &Path) -> bool {
     let public = format!("{}.pub", text(key));
     let signed = run(
         "ssh-keygen",
-        &["-Y", "sign", "-q", "-f", &public, "-n", "file", text(&message)],
+        &[
+            "-Y",
+            "sign",
+            "-q",
+            "-f",
+            &public,
+            "-n",
+            "file",
+            text(&message),
+        ],
         Some(agent),
     );
     if !signed.status.success() {
@@ -139,7 +148,17 @@ fn files_that_are_no_usable_keys_say_why() {
 
     let old = dir.path().join("old");
     let args = [
-        "-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "secret", "-f", text(&old),
+        "-q",
+        "-t",
+        "rsa",
+        "-b",
+        "2048",
+        "-m",
+        "PEM",
+        "-N",
+        "secret",
+        "-f",
+        text(&old),
     ];
     assert!(run("ssh-keygen", &args, None).status.success());
     let error = Keys::read(&[old]).unwrap_err();

@@ -1,12 +1,16 @@
 //! `gateway build`.
 
 mod cache;
+mod call;
 mod contexts;
 mod csv;
 mod output;
 mod policy;
+mod proxies;
 mod request;
+mod resources;
 pub mod secrets;
+mod stdin;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -46,11 +50,22 @@ async fn build(args: &Build) -> Result<(), CliError> {
         true => Mode::Quiet,
         false => args.progress.resolve(&env)?,
     };
-    let (display, notes) = DisplayOptions::new(mode, args.debug, &env);
-    let mut exporters = output::exporters(args, &env)?;
+    args.docker.check()?;
+    let call = call::call(args)?;
+    let (mut display, notes) = DisplayOptions::new(mode, args.debug, &env);
+    // The answer holds the warnings then.
+    display.summary = call.is_none();
+    let mut exporters = match call {
+        // An answer is text, nothing to export.
+        Some(_) => Vec::new(),
+        None => output::exporters(args, &env)?,
+    };
     let cache_imports = cache::imports(&args.cache_from)?;
     let source_policies = policy::read(&args.source_policies, &env)?;
-    let inputs = request::inputs(args, &env, session_id())?;
+    let mut inputs = request::inputs(args, &env, session_id())?;
+    if let Some(call) = &call {
+        call.options(&mut inputs.opts);
+    }
     output::set_epoch(&mut exporters, &inputs.opts);
     let settings = config::settings(args.config.as_deref(), &env)?;
     for warning in notes.iter().chain(&settings.warnings) {
@@ -94,11 +109,17 @@ async fn build(args: &Build) -> Result<(), CliError> {
             cancel: cancel.clone(),
         })
         .await;
-    drop(engine);
+    drop((engine, inputs.stdin));
     // Tasks that are still ending need the runtime to send their last events.
     let _ = tokio::task::spawn_blocking(move || display.finish()).await;
     match result {
-        Ok(response) => report(args, &response),
+        Ok(response) => match call {
+            None => report(args, &response),
+            Some(call) => match call.print(&response.metadata)? {
+                true => Ok(()),
+                false => Err(CliError::CheckFailed),
+            },
+        },
         Err(_) if cancel.is_cancelled() => Err(CliError::Interrupted),
         Err(error) => Err(CliError::Build(Box::new(error))),
     }

@@ -18,8 +18,13 @@ const ANNOTATION_TYPES: [&str; 4] = [
     "manifest-descriptor",
     "index-descriptor",
 ];
-/// Programs that take an image from `--load`, in this order.
-const LOADERS: [&str; 2] = ["docker", "podman"];
+/// Programs that take an image from `--load`, in this order, and how they are told to.
+const LOADERS: [(&str, &[&str]); 4] = [
+    ("docker", &["load"]),
+    ("podman", &["load"]),
+    ("nerdctl", &["load"]),
+    ("ctr", &["images", "import", "-"]),
+];
 
 /// One exporter for each `--output`, `--push` and `--load`; without any, the image store.
 pub fn exporters(args: &Build, env: &Environment) -> Result<Vec<Exporter>, UsageError> {
@@ -41,7 +46,7 @@ pub fn exporters(args: &Build, env: &Environment) -> Result<Vec<Exporter>, Usage
     }
     if args.load {
         exporters.push(Exporter::Docker {
-            dest: OutputTarget::Program(vec![loader(env)?, "load".into()]),
+            dest: OutputTarget::Program(loader(env)?),
             names: args.tags.clone(),
             attrs: BTreeMap::new(),
         });
@@ -115,22 +120,27 @@ fn annotations(texts: &[String]) -> Result<Vec<(String, String)>, UsageError> {
     Ok(found)
 }
 
-/// The program that loads images here.
-fn loader(env: &Environment) -> Result<String, UsageError> {
+/// The program that loads images here, with its arguments.
+fn loader(env: &Environment) -> Result<Vec<String>, UsageError> {
     let path = env.get("PATH").map_or("", String::as_str);
-    LOADERS
-        .iter()
-        .flat_map(|name| std::env::split_paths(path).map(move |dir| dir.join(name)))
-        .find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok())
-        .map(|file| file.to_string_lossy().into_owned())
-        .ok_or_else(|| {
-            UsageError::new(
-                "--load",
-                LOADERS.join(" or "),
-                "not found in PATH: write an archive with --output type=docker,dest=FILE instead"
-                    .into(),
-            )
-        })
+    for (name, arguments) in LOADERS {
+        for dir in std::env::split_paths(path) {
+            let file = dir.join(name);
+            if rustix::fs::access(&file, rustix::fs::Access::EXEC_OK).is_ok() {
+                let words = arguments.iter().map(|word| (*word).to_owned());
+                return Ok(std::iter::once(file.to_string_lossy().into_owned())
+                    .chain(words)
+                    .collect());
+            }
+        }
+    }
+    let names: Vec<&str> = LOADERS.iter().map(|(name, _)| *name).collect();
+    Err(UsageError::new(
+        "--load",
+        names.join(", "),
+        "none of them is in PATH: write an archive with --output type=docker,dest=FILE instead"
+            .into(),
+    ))
 }
 
 /// `type=cacheonly` is none: the build runs for its cache.

@@ -1,17 +1,23 @@
 //! Flags to a request: the frontend options and the session of a build.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use gateway_session::LocalSession;
+use gateway_session::{LocalSession, Session};
 
-use super::contexts;
 use super::secrets::{self, Environment};
+use super::stdin::{self, Stdin};
+use super::{contexts, proxies, resources};
 use crate::args::Build;
 use crate::error::{CliError, UsageError};
 
 /// The build file when none is named.
 const DEFAULT_FILE: &str = "Dockerfile";
+/// As a context or a build file.
+const STDIN: &str = "-";
+/// Address of what the client hands in itself.
+const UPLOADS: &str = "http://buildkit-session/";
 /// Entitlements that a build may be given.
 const ENTITLEMENTS: [&str; 3] = ["network.host", "security.insecure", "device"];
 
@@ -20,12 +26,18 @@ pub struct Inputs {
     pub opts: BTreeMap<String, String>,
     pub session: LocalSession,
     pub entitlements: BTreeSet<String>,
+    /// What stdin held; must live as long as the build.
+    pub stdin: Option<Stdin>,
 }
 
 pub fn inputs(args: &Build, env: &Environment, session_id: String) -> Result<Inputs, CliError> {
     let mut opts = BTreeMap::new();
     let session = LocalSession::new(session_id);
+    let stdin = stdin(args)?;
     let mut session = match contexts::remote(&args.context) {
+        _ if args.context == Path::new(STDIN) => {
+            from_stdin(args, stdin.as_ref(), session, &mut opts)?
+        }
         Some(address) => {
             // The build file is a part of what is fetched.
             if let Some(file) = &args.file {
@@ -36,7 +48,10 @@ pub fn inputs(args: &Build, env: &Environment, session_id: String) -> Result<Inp
         }
         None => {
             let context = context_dir(&args.context)?;
-            let (dockerfile_dir, filename) = build_file(args, &context)?;
+            let (dockerfile_dir, filename) = match &stdin {
+                Some(stdin) => (stdin.dir.path().to_owned(), DEFAULT_FILE.to_owned()),
+                None => build_file(args, &context)?,
+            };
             if filename != DEFAULT_FILE {
                 opts.insert("filename".to_owned(), filename);
             }
@@ -47,12 +62,13 @@ pub fn inputs(args: &Build, env: &Environment, session_id: String) -> Result<Inp
     };
 
     build_args(args, env, &mut opts)?;
+    proxies::options(env, &mut opts)?;
     for text in &args.labels {
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
         opts.insert(format!("label:{key}"), value.to_owned());
     }
     session = build_contexts(args, session, &mut opts)?;
-    simple_opts(args, &mut opts)?;
+    simple_opts(args, env, &mut opts)?;
     for text in &args.opts {
         let (key, value) = pair("--opt", text)?;
         opts.insert(key, value);
@@ -68,12 +84,62 @@ pub fn inputs(args: &Build, env: &Environment, session_id: String) -> Result<Inp
         opts,
         session,
         entitlements: entitlements(args)?,
+        stdin,
     })
+}
+
+/// Reads stdin where the flags name it: as the context or as the build file.
+fn stdin(args: &Build) -> Result<Option<Stdin>, CliError> {
+    let file = args.file.as_deref() == Some(Path::new(STDIN));
+    let context = args.context == Path::new(STDIN);
+    if file && context {
+        let problem = "stdin cannot be the context and the build file at once";
+        return Err(UsageError::new("--file", STDIN, problem.into()).into());
+    }
+    if !file && !context {
+        return Ok(None);
+    }
+    if std::io::stdin().is_terminal() {
+        eprintln!("reading the build file from the terminal, up to Ctrl-D");
+    }
+    stdin::read(std::io::stdin().lock(), file).map(Some)
+}
+
+/// A build whose context is stdin: an archive of it, or a build file without any.
+fn from_stdin(
+    args: &Build,
+    stdin: Option<&Stdin>,
+    session: LocalSession,
+    opts: &mut BTreeMap<String, String>,
+) -> Result<LocalSession, CliError> {
+    let Some(stdin) = stdin else {
+        return Err(CliError::EmptyStdin);
+    };
+    match &stdin.content {
+        stdin::Content::BuildFile => {
+            if let Some(file) = &args.file {
+                let problem = "the build file came on stdin: leave --file out";
+                let file = file.to_string_lossy();
+                return Err(UsageError::new("--file", file, problem.into()).into());
+            }
+            Ok(session
+                .with_dir("context", stdin::empty_context(stdin)?)
+                .with_dir("dockerfile", stdin.dir.path()))
+        }
+        stdin::Content::Archive(path) => {
+            if let Some(file) = &args.file {
+                opts.insert("filename".to_owned(), file.to_string_lossy().into_owned());
+            }
+            let id = session.id().to_owned();
+            opts.insert("context".to_owned(), format!("{UPLOADS}{id}"));
+            Ok(session.with_upload(id, path))
+        }
+    }
 }
 
 fn context_dir(path: &Path) -> Result<PathBuf, CliError> {
     let text = path.to_string_lossy();
-    if text == "-" || text.contains("://") {
+    if text.contains("://") {
         return Err(CliError::ContextKind {
             path: path.to_owned(),
         });
@@ -182,16 +248,28 @@ fn build_contexts(
     Ok(session)
 }
 
-fn simple_opts(args: &Build, opts: &mut BTreeMap<String, String>) -> Result<(), UsageError> {
+fn simple_opts(
+    args: &Build,
+    env: &Environment,
+    opts: &mut BTreeMap<String, String>,
+) -> Result<(), UsageError> {
     if let Some(target) = &args.target {
         opts.insert("target".into(), target.clone());
     }
+    let default = env
+        .get("DOCKER_DEFAULT_PLATFORM")
+        .filter(|text| !text.is_empty());
     if !args.platforms.is_empty() {
         opts.insert("platform".into(), args.platforms.join(","));
+    } else if let Some(platform) = default {
+        opts.insert("platform".into(), platform.clone());
     }
     if args.no_cache {
         opts.insert("no-cache".into(), String::new());
+    } else if !args.no_cache_filter.is_empty() {
+        opts.insert("no-cache".into(), args.no_cache_filter.join(","));
     }
+    resources::options(args, opts)?;
     if args.pull {
         opts.insert("image-resolve-mode".into(), "pull".into());
     }
@@ -215,7 +293,11 @@ fn simple_opts(args: &Build, opts: &mut BTreeMap<String, String>) -> Result<(), 
             .split_once('=')
             .or_else(|| text.split_once(':'))
             .ok_or_else(|| UsageError::new("--add-host", text, "write HOST:IP".into()))?;
-        let address = address.trim_matches(['[', ']']);
+        let address = match address.trim_matches(['[', ']']) {
+            // Steps share the network of this machine, so its gateway is the machine itself.
+            "host-gateway" => "127.0.0.1",
+            address => address,
+        };
         if address.parse::<std::net::IpAddr>().is_err() {
             let problem = format!("{address:?} is not an IP address");
             return Err(UsageError::new("--add-host", text, problem));
@@ -244,10 +326,8 @@ fn entitlements(args: &Build) -> Result<BTreeSet<String>, UsageError> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-    use gateway_session::Session;
-
     use super::*;
+    use clap::Parser;
 
     fn parse(line: &[&str]) -> Build {
         let words = ["gateway", "build"].iter().chain(line);

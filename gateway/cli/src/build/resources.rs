@@ -33,13 +33,13 @@ pub fn options(args: &Build, opts: &mut BTreeMap<String, String>) -> Result<(), 
         opts.insert("cgroup-parent".into(), parent.clone());
     }
     let shorts: [Short; 7] = [
-        ("--memory", "memory", &args.memory),
-        ("--memory-swap", "memory-swap", &args.memory_swap),
-        ("--cpu-shares", "cpu-shares", &args.cpu_shares),
-        ("--cpu-period", "cpu-period", &args.cpu_period),
-        ("--cpu-quota", "cpu-quota", &args.cpu_quota),
-        ("--cpuset-cpus", "cpuset-cpus", &args.cpuset_cpus),
-        ("--cpuset-mems", "cpuset-mems", &args.cpuset_mems),
+        ("--memory", "memory", &args.docker.memory),
+        ("--memory-swap", "memory-swap", &args.docker.memory_swap),
+        ("--cpu-shares", "cpu-shares", &args.docker.cpu_shares),
+        ("--cpu-period", "cpu-period", &args.docker.cpu_period),
+        ("--cpu-quota", "cpu-quota", &args.docker.cpu_quota),
+        ("--cpuset-cpus", "cpuset-cpus", &args.docker.cpuset_cpus),
+        ("--cpuset-mems", "cpuset-mems", &args.docker.cpuset_mems),
     ];
     for (flag, key, value) in shorts {
         if let Some(value) = value {
@@ -135,9 +135,22 @@ mod tests {
     #[test]
     fn limits_become_options_of_the_frontend() {
         let opts = given(&[
-            "--shm-size", "64m", "--ulimit", "nofile=1:2", "--ulimit", "nproc=3", "-m", "2g",
-            "--cpu-quota", "5", "--resource", "cpuset-cpus=0-3", "--resource", "memory-swap=-1",
-            "--cgroup-parent", "/x",
+            "--shm-size",
+            "64m",
+            "--ulimit",
+            "nofile=1:2",
+            "--ulimit",
+            "nproc=3",
+            "-m",
+            "2g",
+            "--cpu-quota",
+            "5",
+            "--resource",
+            "cpuset-cpus=0-3",
+            "--resource",
+            "memory-swap=-1",
+            "--cgroup-parent",
+            "/x",
         ])
         .unwrap();
         let expected: BTreeMap<String, String> = [

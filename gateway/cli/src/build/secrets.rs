@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use gateway_session::ssh::Agent;
+use gateway_session::ssh::{Agent, AgentSource, Keys};
 use gateway_session::{Secret, SecretSource};
 
 use super::csv;
@@ -68,31 +68,59 @@ fn file(path: String, wrong: impl Fn(String) -> UsageError) -> Result<SecretSour
     }
 }
 
-/// One `--ssh`: `default`, `ID` or `ID=SOCKET`.
+/// One `--ssh`: `default`, `ID`, `ID=SOCKET` or `ID=KEYFILE,KEYFILE`; with `,raw=true` any socket.
 pub fn agent(text: &str, env: &Environment) -> Result<Agent, UsageError> {
     let wrong = |problem: String| UsageError::new("--ssh", text, problem);
-    let (id, path) = match text.split_once('=') {
-        Some((id, path)) => (id, Some(path.to_owned())),
-        None => (text, None),
-    };
+    let (id, rest) = text.split_once('=').unwrap_or((text, ""));
     if id.is_empty() {
         return Err(wrong("no id: write default or ID=SOCKET".into()));
     }
-    let socket = path
-        .or_else(|| env.get("SSH_AUTH_SOCK").cloned())
-        .filter(|path| !path.is_empty())
-        .ok_or_else(|| wrong("no agent: SSH_AUTH_SOCK is not set; write ID=SOCKET".into()))?;
-    use std::os::unix::fs::FileTypeExt;
-    match std::fs::metadata(&socket) {
-        Ok(metadata) if metadata.file_type().is_socket() => Ok(Agent {
-            id: id.to_owned(),
-            socket: PathBuf::from(socket),
-        }),
-        Ok(_) => Err(wrong(format!(
-            "{socket} is not a socket; key files are not supported yet, add the key to an agent"
-        ))),
-        Err(error) => Err(wrong(format!("{socket}: {error}"))),
+    let mut raw = false;
+    let mut paths = Vec::new();
+    for field in rest.split(',').filter(|field| !field.is_empty()) {
+        match field {
+            "raw=true" => raw = true,
+            "raw=false" => raw = false,
+            path => paths.push(path.to_owned()),
+        }
     }
+    if paths.is_empty() {
+        let socket = env.get("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
+        let problem = "no agent: SSH_AUTH_SOCK is not set; write ID=SOCKET or ID=KEYFILE";
+        paths.push(socket.cloned().ok_or_else(|| wrong(problem.into()))?);
+    }
+    let source = source(&paths, raw).map_err(wrong)?;
+    Ok(Agent {
+        id: id.to_owned(),
+        source,
+    })
+}
+
+/// One socket, or keys.
+fn source(paths: &[String], raw: bool) -> Result<AgentSource, String> {
+    use std::os::unix::fs::FileTypeExt;
+    let mut keys = Vec::new();
+    for path in paths {
+        let metadata = std::fs::metadata(path).map_err(|error| format!("{path}: {error}"))?;
+        if !metadata.file_type().is_socket() {
+            keys.push(PathBuf::from(path));
+            continue;
+        }
+        if paths.len() > 1 {
+            return Err(format!("{path} is a socket, which must stand alone"));
+        }
+        let path = PathBuf::from(path);
+        return Ok(match raw {
+            true => AgentSource::Raw(path),
+            false => AgentSource::Socket(path),
+        });
+    }
+    if raw {
+        return Err("raw=true needs a socket".into());
+    }
+    Keys::read(&keys)
+        .map(AgentSource::Keys)
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -130,8 +158,18 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_needs_a_socket() {
+    fn an_agent_needs_a_socket_or_keys() {
         assert!(agent("default", &env(&[])).is_err());
-        assert!(agent("default=/etc/passwd", &env(&[])).is_err());
+        let error = agent("default=/etc/passwd", &env(&[])).unwrap_err();
+        assert!(error.to_string().contains("/etc/passwd"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let path = path.to_str().unwrap();
+        let found = agent("default", &env(&[("SSH_AUTH_SOCK", path)])).unwrap();
+        assert!(matches!(found.source, AgentSource::Socket(_)));
+        let found = agent(&format!("x={path},raw=true"), &env(&[])).unwrap();
+        assert!(matches!(found.source, AgentSource::Raw(_)), "{}", found.id);
+        assert!(agent(&format!("x={path},/etc/passwd"), &env(&[])).is_err());
     }
 }

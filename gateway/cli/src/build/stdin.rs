@@ -70,8 +70,7 @@ pub fn read(mut stdin: impl Read, only_file: bool) -> Result<Stdin, CliError> {
         let content = Content::Archive(path.clone());
         return Ok(Stdin { dir, content });
     }
-    let count =
-        std::io::copy(&mut stdin.take(MAX_BUILD_FILE), &mut file).map_err(failed)?;
+    let count = std::io::copy(&mut stdin.take(MAX_BUILD_FILE), &mut file).map_err(failed)?;
     if count == MAX_BUILD_FILE {
         return Err(CliError::StdinTooLarge {
             limit: MAX_BUILD_FILE,
@@ -118,7 +117,12 @@ mod tests {
 
         let mut tar = vec![0; 1024];
         tar[257..262].copy_from_slice(b"ustar");
-        for bytes in [&tar[..], &[0x1f, 0x8b, 8, 0][..], b"BZh9", b"\x28\xb5\x2f\xfd"] {
+        for bytes in [
+            &tar[..],
+            &[0x1f, 0x8b, 8, 0][..],
+            b"BZh9",
+            b"\x28\xb5\x2f\xfd",
+        ] {
             let archive = read(bytes, false).unwrap();
             let Content::Archive(path) = &archive.content else {
                 panic!("an archive");

@@ -94,7 +94,9 @@ impl Mode {
 pub struct Options {
     pub mode: Mode,
     look: Look,
-    /// Warnings at the end with their explanations.
+    /// Warnings once more at the end.
+    pub summary: bool,
+    /// ... with their explanations.
     debug: bool,
 }
 
@@ -112,7 +114,13 @@ impl Options {
             log_lines,
             title: format!("gateway:{}", env!("CARGO_PKG_VERSION")),
         };
-        (Options { mode, look, debug }, notes)
+        let options = Options {
+            mode,
+            look,
+            summary: true,
+            debug,
+        };
+        (options, notes)
     }
 }
 
@@ -246,7 +254,7 @@ fn run(options: Options, events: &Receiver<Event>) {
         }
     }
     let mut rest = renderer.finish(OffsetDateTime::now_utc());
-    if let Some(trace) = renderer.trace() {
+    if let Some(trace) = renderer.trace().filter(|_| options.summary) {
         rest.extend_from_slice(summary::warnings(trace, &colors, options.debug).as_bytes());
     }
     write_stderr(&rest);

@@ -8,7 +8,7 @@ use rsa::pkcs1v15::SigningKey;
 use rsa::pkcs8::DecodePrivateKey;
 use rsa::signature::{SignatureEncoding, Signer};
 use ssh_key::PrivateKey;
-use ssh_key::private::KeypairData;
+use ssh_key::private::{KeypairData, RsaKeypair};
 
 use super::wire::{IDENTITIES_ANSWER, SIGN_RESPONSE, put_string, sign_request};
 
@@ -116,7 +116,7 @@ impl Key {
             .ok()
             .or_else(|| rsa::RsaPrivateKey::from_pkcs8_pem(&text).ok());
         let key = match rsa {
-            Some(rsa) => ssh_key::private::RsaKeypair::try_from(rsa)
+            Some(rsa) => RsaKeypair::try_from(rsa)
                 .and_then(|pair| PrivateKey::new(KeypairData::Rsa(pair), "")),
             None => PrivateKey::from_openssh(&text),
         };
@@ -139,7 +139,9 @@ impl Key {
         // A kind of key that cannot sign is told at once, not in the middle of the build.
         if key.sign(b"", RSA_SHA2_512).is_none() {
             let kind = key.key.algorithm();
-            return Err(malformed(format!("keys of the kind {kind} cannot sign here")));
+            return Err(malformed(format!(
+                "keys of the kind {kind} cannot sign here"
+            )));
         }
         Ok(key)
     }
@@ -147,14 +149,13 @@ impl Key {
     /// Name of the signature's algorithm, and the signature.
     fn sign(&self, data: &[u8], flags: u32) -> Option<(String, Vec<u8>)> {
         if let KeypairData::Rsa(pair) = self.key.key_data() {
+            let key = rsa_key(pair)?;
             // Without a flag SHA-1 is asked for, which no server of today takes.
             return if flags & RSA_SHA2_512 != 0 {
-                let key = SigningKey::<sha2::Sha512>::try_from(pair).ok()?;
-                let signature = key.try_sign(data).ok()?;
+                let signature = SigningKey::<sha2::Sha512>::new(key).try_sign(data).ok()?;
                 Some(("rsa-sha2-512".to_owned(), signature.to_vec()))
             } else if flags & RSA_SHA2_256 != 0 {
-                let key = SigningKey::<sha2::Sha256>::try_from(pair).ok()?;
-                let signature = key.try_sign(data).ok()?;
+                let signature = SigningKey::<sha2::Sha256>::new(key).try_sign(data).ok()?;
                 Some(("rsa-sha2-256".to_owned(), signature.to_vec()))
             } else {
                 None
@@ -166,4 +167,17 @@ impl Key {
             signature.as_bytes().to_vec(),
         ))
     }
+}
+
+/// The numbers of the key as `rsa` wants them: the conversion of `ssh-key` 0.6 hands over one prime
+/// twice, which `rsa` refuses.
+fn rsa_key(pair: &RsaKeypair) -> Option<rsa::RsaPrivateKey> {
+    let number = |number: &ssh_key::Mpint| rsa::BigUint::try_from(number).ok();
+    rsa::RsaPrivateKey::from_components(
+        number(&pair.public.n)?,
+        number(&pair.public.e)?,
+        number(&pair.private.d)?,
+        vec![number(&pair.private.p)?, number(&pair.private.q)?],
+    )
+    .ok()
 }

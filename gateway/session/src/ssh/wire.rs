@@ -67,7 +67,9 @@ pub fn sign_request(message: &[u8]) -> Option<(&[u8], &[u8], u32)> {
     let mut rest = message.strip_prefix(&[SIGN_REQUEST])?;
     let key = take_string(&mut rest)?;
     let data = take_string(&mut rest)?;
-    let flags = rest.first_chunk::<4>().map_or(0, |b| u32::from_be_bytes(*b));
+    let flags = rest
+        .first_chunk::<4>()
+        .map_or(0, |b| u32::from_be_bytes(*b));
     Some((key, data, flags))
 }
 
@@ -81,10 +83,7 @@ mod tests {
         put_string(&mut message, b"key");
         put_string(&mut message, b"data");
         message.extend_from_slice(&4_u32.to_be_bytes());
-        assert_eq!(
-            sign_request(&message),
-            Some((&b"key"[..], &b"data"[..], 4))
-        );
+        assert_eq!(sign_request(&message), Some((&b"key"[..], &b"data"[..], 4)));
         for end in 0..message.len() - 4 {
             assert_eq!(sign_request(&message[..end]), None, "{end}");
         }
