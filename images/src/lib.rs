@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod config;
 pub mod digest;
+pub mod fail_point;
 pub mod layer;
 pub mod media;
 pub mod platform;

@@ -78,7 +78,11 @@ impl Job {
             };
             mounts.push(mount);
         }
-        let prepared = Mounts::prepare(job, false, &mounts, "/", &inputs);
+        let meta = pb::Meta {
+            cwd: "/".to_owned(),
+            ..pb::Meta::default()
+        };
+        let prepared = Mounts::prepare(job, false, &mounts, &meta, &inputs);
         let mut held = job.until_cancelled(prepared).await?;
         let mounts = held.take();
         Ok(ContainerMounts {

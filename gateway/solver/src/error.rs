@@ -25,6 +25,16 @@ pub enum SolverError {
         theirs: String,
         ours: String,
     },
+    #[error(
+        "store {root}: its file system is mounted read-only; builds and their cache need one that can be written: name another place with --root or GATEWAY_ROOT"
+    )]
+    ReadOnly { root: PathBuf },
+    #[error(
+        "store {root}: it is on a network file system ({kind}), where processes cannot share it safely; name a place on a local disk with --root or GATEWAY_ROOT"
+    )]
+    NetworkFileSystem { root: PathBuf, kind: &'static str },
+    #[error("filter {filter:?}: {problem}")]
+    Filter { filter: String, problem: String },
     #[error("store {root}: metadata: {source}")]
     Metadata {
         root: PathBuf,

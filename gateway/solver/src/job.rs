@@ -49,6 +49,7 @@ struct Owner(Arc<JobInner>);
 impl Drop for Owner {
     fn drop(&mut self) {
         self.0.cancel.cancel();
+        self.0.store().note_uses();
         self.0.store().sync_in_background();
     }
 }
@@ -57,6 +58,8 @@ type ImageKey = (String, String, ResolveMode);
 
 pub(crate) struct JobInner {
     solver: Solver,
+    /// Keeps what this build touches from being collected.
+    store: Store,
     pub(crate) options: JobOptions,
     cancel: CancellationToken,
     pub(crate) graph: LiveGraph,
@@ -82,7 +85,7 @@ impl JobInner {
     }
 
     pub(crate) fn store(&self) -> &Store {
-        self.solver.store()
+        &self.store
     }
 
     pub(crate) fn cancel(&self) -> &CancellationToken {
@@ -113,6 +116,8 @@ impl JobInner {
 
     pub(crate) fn remember_lazy(&self, layer: &Layer) {
         if let Some(lazy) = &layer.lazy {
+            // What is known of results that have it stays as long as it can be fetched.
+            self.store.hold_layer(&layer.id);
             locked(&self.lazy)
                 .entry(layer.id.clone())
                 .or_insert_with(|| lazy.clone());
@@ -196,6 +201,7 @@ impl Job {
         let cancel = options.cancel.child_token();
         let reports = Reports::new(options.progress.clone());
         Job(Arc::new(Owner(Arc::new(JobInner {
+            store: solver.store().for_user(),
             solver,
             options,
             cancel,

@@ -11,7 +11,9 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use crate::error::SolverError;
 use crate::job::{Job, JobOptions};
-use crate::store::Store;
+use crate::store::gc::{self, PruneOptions, StoredBlob, UsageRecord};
+use crate::store::verify::{self, VerifyReport};
+use crate::store::{DiskSpace, Store};
 
 /// Configuration, as values.
 pub struct SolverOptions {
@@ -73,6 +75,63 @@ impl Solver {
                 .map_err(|error| Error::unknown(error.to_string()))
         };
         self.0.launcher.get_or_try_init(start).await.cloned()
+    }
+
+    /// The records of the store that match the filters (containerd's syntax), by id.
+    ///
+    /// # Errors
+    /// When a filter or the metadata cannot be read.
+    pub fn disk_usage(&self, filters: &[String]) -> Result<Vec<UsageRecord>, SolverError> {
+        gc::disk_usage(self.store(), filters)
+    }
+
+    /// Removes what the options name, one set of them after the other; never what a running build of
+    /// any process uses. Tells each record that is gone.
+    ///
+    /// # Errors
+    /// When a filter or the metadata cannot be read, or something not be removed.
+    pub fn prune(
+        &self,
+        policies: &[PruneOptions],
+        removed: impl FnMut(&UsageRecord),
+    ) -> Result<(), SolverError> {
+        gc::prune(self.store(), policies, removed)
+    }
+
+    /// Removes only what nothing refers to: no build has to do anything again.
+    ///
+    /// # Errors
+    /// As for [`Solver::prune`].
+    pub fn prune_unreferenced(&self, removed: impl FnMut(&UsageRecord)) -> Result<(), SolverError> {
+        gc::prune_unreferenced(self.store(), removed)
+    }
+
+    /// Brings the store below its limits if builds added something and the last time was a minute ago.
+    /// Gives the number of records removed.
+    ///
+    /// # Errors
+    /// As for [`Solver::prune`].
+    pub fn collect_if_due(
+        &self,
+        policies: impl FnOnce(DiskSpace) -> Vec<PruneOptions>,
+    ) -> Result<usize, SolverError> {
+        gc::collect_if_due(self.store(), policies)
+    }
+
+    /// All blobs, and what needs them.
+    ///
+    /// # Errors
+    /// When the metadata cannot be read.
+    pub fn blobs(&self) -> Result<Vec<StoredBlob>, SolverError> {
+        gc::list_blobs(self.store())
+    }
+
+    /// Reads and compares everything; sets aside what is damaged.
+    ///
+    /// # Errors
+    /// When the metadata cannot be read at all.
+    pub fn verify(&self) -> Result<VerifyReport, SolverError> {
+        verify::verify(self.store())
     }
 
     pub fn registries(&self) -> &Registries {

@@ -3,17 +3,26 @@
 //! A blob appears by one rename of a complete file, so a reader never sees a part of one, whoever is killed when.
 //! Nothing is synced here: what a power cut may lose is the business of the caller, who knows which blobs matter.
 
+mod lease;
+pub mod range_lock;
 mod writer;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
+pub use lease::{Claim, Collector, Lease};
 pub use writer::{Blob, BlobWriter};
 
 use crate::digest::Digest;
+
+/// Large enough that reading costs little beside hashing.
+const CHECK_BUFFER: usize = 256 << 10;
 
 /// An unfinished file younger than this is never swept: its writer may be between creating and locking it.
 const MIN_SWEEP_AGE: Duration = Duration::from_secs(60);
@@ -55,16 +64,42 @@ impl StoreError {
 #[derive(Clone, Debug)]
 pub struct BlobStore {
     root: PathBuf,
+    /// Holds every blob that is touched through this handle.
+    lease: Option<Arc<Lease>>,
+}
+
+/// The name under which a blob is held.
+pub fn lease_name(digest: &Digest) -> String {
+    format!("blob {digest}")
 }
 
 impl BlobStore {
     /// Opens the store at `root`, making its directories where they are missing.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
-        let store = BlobStore { root: root.into() };
+        let store = BlobStore {
+            root: root.into(),
+            lease: None,
+        };
         for dir in [store.blobs(), store.ingest()] {
             fs::create_dir_all(&dir).map_err(StoreError::io("create", &dir))?;
         }
         Ok(store)
+    }
+
+    /// The same store through a handle that keeps every blob it touches from being collected.
+    pub fn leased(&self, lease: Arc<Lease>) -> BlobStore {
+        BlobStore {
+            root: self.root.clone(),
+            lease: Some(lease),
+        }
+    }
+
+    /// Keeps a blob that is here or will be.
+    fn hold(&self, digest: &Digest) -> io::Result<()> {
+        match &self.lease {
+            Some(lease) => lease.hold(&lease_name(digest)).map(drop),
+            None => Ok(()),
+        }
     }
 
     pub fn root(&self) -> &Path {
@@ -85,12 +120,14 @@ impl BlobStore {
     }
 
     pub fn contains(&self, digest: &Digest) -> bool {
-        self.path(digest).is_file()
+        // One that cannot be kept may be gone in the next moment.
+        self.hold(digest).is_ok() && self.path(digest).is_file()
     }
 
     /// Size in bytes of a blob that is here.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
         let path = self.path(digest);
+        self.hold(digest).map_err(StoreError::io("hold", &path))?;
         match fs::metadata(&path) {
             Ok(metadata) => Ok(Some(metadata.len())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -101,6 +138,7 @@ impl BlobStore {
     /// Opens a blob for reading. The open file stays good when the blob is removed meanwhile.
     pub fn reader(&self, digest: &Digest) -> Result<File, StoreError> {
         let path = self.path(digest);
+        self.hold(digest).map_err(StoreError::io("hold", &path))?;
         File::open(&path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => StoreError::NotFound {
                 digest: digest.clone(),
@@ -146,6 +184,31 @@ impl BlobStore {
         io::Write::write_all(&mut writer, bytes)
             .map_err(StoreError::io("write", &self.path(&digest)))?;
         writer.commit().map(|blob| blob.digest)
+    }
+
+    /// Whether the blob is what its name says; reads all of it. `None`: there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn check(&self, digest: &Digest) -> Result<Option<bool>, StoreError> {
+        let path = self.path(digest);
+        let mut file = match self.reader(digest) {
+            Ok(file) => file,
+            Err(StoreError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; CHECK_BUFFER];
+        loop {
+            match file
+                .read(&mut buffer)
+                .map_err(StoreError::io("read", &path))?
+            {
+                0 => break,
+                read => hasher.update(buffer.get(..read).unwrap_or_default()),
+            }
+        }
+        Ok(Some(Digest::from_hasher(hasher) == *digest))
     }
 
     /// Removes a blob; true if it was there.
@@ -259,6 +322,30 @@ mod tests {
         writer.write_all(b"half").unwrap();
         drop(writer);
         assert_eq!(fs::read_dir(store.ingest()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_blob_with_other_bytes_than_its_name_says_is_found_out() {
+        let (_dir, store) = store();
+        let digest = store.put(b"whole").unwrap();
+        assert_eq!(store.check(&digest).unwrap(), Some(true));
+        fs::write(store.path(&digest), b"whale").unwrap();
+        assert_eq!(store.check(&digest).unwrap(), Some(false));
+        assert_eq!(store.check(&Digest::of(b"none")).unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_leased_handle_touched_cannot_be_claimed() {
+        let (_dir, store) = store();
+        let (seen, unseen) = (store.put(b"seen").unwrap(), store.put(b"unseen").unwrap());
+        let leased = store.leased(Arc::new(Lease::new(store.root())));
+        assert!(leased.contains(&seen));
+        let made = leased.put(b"made").unwrap();
+        let collector = Collector::open(store.root()).unwrap();
+        let claims = |digest: &Digest| collector.claim(&lease_name(digest)).unwrap().is_some();
+        assert!(!claims(&seen) && !claims(&made) && claims(&unseen));
+        drop(leased);
+        assert!(claims(&seen) && claims(&made));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tempfile::NamedTempFile;
 
 use super::{BlobStore, StoreError};
 use crate::digest::Digest;
+use crate::fail_point::fail_point;
 
 /// What a finished writer stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,13 +66,18 @@ impl BlobWriter {
             size: self.written,
         };
         let path = self.store.path(&blob.digest);
+        self.store
+            .hold(&blob.digest)
+            .map_err(StoreError::io("hold", &path))?;
         // An equal blob may be open in a reader; leave it. One of another size was cut by a power failure.
         if fs::metadata(&path).is_ok_and(|m| m.len() == blob.size) {
             return Ok(blob);
         }
+        fail_point("blob-complete");
         self.file
             .persist(&path)
             .map_err(|e| StoreError::io("rename into place", &path)(e.error))?;
+        fail_point("blob-in-place");
         Ok(blob)
     }
 

@@ -14,7 +14,7 @@ use super::{OutputTarget, push};
 use crate::Solver;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
-use crate::store::ImageRecord;
+use crate::store::{ImageRecord, Store, gc};
 
 /// A named image of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,13 @@ pub struct StoredImage {
 fn parse(name: &str) -> Outcome<Reference> {
     Reference::parse(name)
         .map_err(|error| Error::invalid(format!("failed to parse {name}: {error}")))
+}
+
+/// Keeps the blobs of an image, also when its name goes while they are being read.
+fn hold_all(store: &Store, top: &Descriptor) {
+    for digest in gc::reachable(store.blobs(), &top.digest) {
+        store.blobs().contains(&digest);
+    }
 }
 
 fn descriptor(record: &ImageRecord) -> Outcome<Descriptor> {
@@ -103,8 +110,9 @@ impl Solver {
         dest: OutputTarget,
         cancel: CancellationToken,
     ) -> Result<(), Error> {
+        let store = self.store().for_user();
         let (reference, top) = self.named(name)?;
-        let store = self.store().clone();
+        hold_all(&store, &top);
         blocking(move || {
             let written = write_to(&dest, &cancel, |out| {
                 write_archive(store.blobs(), &top, &[reference], variant, out).map_err(internal)
@@ -112,6 +120,18 @@ impl Solver {
             written.map(drop)
         })
         .await
+    }
+
+    /// Takes the name from an image of the store. Its blobs go with the next collection, unless another
+    /// image or the cache has them. Gives the name in full.
+    ///
+    /// # Errors
+    /// When there is no such image.
+    pub fn remove_image(&self, name: &str) -> Result<String, Error> {
+        let (reference, _) = self.named(name)?;
+        let name = reference.to_string();
+        self.store().db().drop_image(&name).map_err(internal)?;
+        Ok(name)
     }
 
     /// Pushes an image of the store to where `target` says, else to where its name says.
@@ -124,12 +144,14 @@ impl Solver {
         name: &str,
         target: Option<&str>,
     ) -> Result<(String, Vec<String>), Error> {
+        let store = self.store().for_user();
         let (reference, top) = self.named(name)?;
+        hold_all(&store, &top);
         let target = match target {
             Some(target) => parse(target)?,
             None => reference,
         };
-        let notices = push::stored(self.registries(), self.store().blobs(), &top, &target).await?;
+        let notices = push::stored(self.registries(), store.blobs(), &top, &target).await?;
         Ok((target.with_digest(top.digest).to_string(), notices))
     }
 }

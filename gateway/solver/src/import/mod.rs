@@ -286,6 +286,7 @@ impl Foreign {
                     reference,
                     file,
                     vertex: self.vertex.clone(),
+                    kind: String::new(),
                 })),
                 local: None,
             });

@@ -13,12 +13,16 @@ use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
 use crate::store::{Snapshot, WorkLock, new_id};
 use crate::view::View;
+use gateway_images::fail_point::fail_point;
+use gateway_images::store::Lease;
 
 /// A cache mount in use.
 pub struct CacheMount {
     pub dir: PathBuf,
     /// For the sharing modes that keep others out.
     _lock: Option<WorkLock>,
+    /// Keeps collectors of garbage out.
+    _lease: Lease,
 }
 
 /// More private copies of one cache than this were never used at once by anyone sane; the limit
@@ -31,6 +35,7 @@ pub async fn acquire(
     options: &pb::CacheOpt,
     base: Option<&Snapshot>,
     fresh: bool,
+    description: &str,
 ) -> Outcome<CacheMount> {
     let key = match base {
         Some(base) if !base.layers.is_empty() => {
@@ -44,7 +49,7 @@ pub async fn acquire(
     };
     if fresh && job.first_drop(&key) {
         for dir in job.store().db().drop_cache_mount(&key).map_err(internal)? {
-            let _ = std::fs::remove_dir_all(job.store().cache_dir(&dir));
+            job.store().remove_cache_dir(&dir);
         }
     }
     let lock_key = |slot: i64| crate::key::digest_of(format!("cache\0{key}\0{slot}").as_bytes());
@@ -65,17 +70,42 @@ pub async fn acquire(
             }
         }
     };
-    let fresh_name = new_id();
-    let name = job
-        .store()
-        .db()
-        .cache_mount(&key, slot, &fresh_name)
-        .map_err(internal)?;
+    let row = |name: &str| {
+        let db = job.store().db();
+        db.cache_mount(&key, slot, name, description)
+            .map_err(internal)
+    };
+    let mut name = row(&new_id())?;
+    let lease = loop {
+        let lease = job.store().hold_cache(&name).map_err(internal)?;
+        // Before it was held it may have been collected, and named anew by another step.
+        let now = row(&name)?;
+        if now == name {
+            break lease;
+        }
+        name = now;
+    };
     let dir = job.store().cache_dir(&name);
     if !dir.is_dir() {
         fill(job, dir.clone(), base.cloned()).await?;
     }
-    Ok(CacheMount { dir, _lock: lock })
+    Ok(CacheMount {
+        dir,
+        _lock: lock,
+        _lease: lease,
+    })
+}
+
+/// What a usage list says of it.
+pub fn description(mount: &pb::Mount, options: &pb::CacheOpt, meta: &pb::Meta) -> String {
+    let mut text = format!("cached mount {}", mount.dest);
+    if !meta.args.is_empty() {
+        text += &format!(" from exec {}", meta.args.join(" "));
+    }
+    if !options.id.is_empty() && options.id != mount.dest {
+        text += &format!(" with id {:?}", options.id);
+    }
+    text
 }
 
 /// Makes the directory with the content that the mount starts from.
@@ -97,6 +127,7 @@ async fn fill(job: &Arc<JobInner>, dir: PathBuf, base: Option<Snapshot>) -> Outc
             };
             copy(&from, b"/", &to, b"/", &options).map_err(internal)?;
         }
+        fail_point("cache-filled");
         match std::fs::rename(&made, &dir) {
             Ok(()) => Ok(()),
             // Another step was faster.

@@ -39,7 +39,7 @@ pub async fn run(
     }
     let inputs: Vec<Tree> = inputs.into_iter().map(Tree::from).collect();
     let fresh = vertex.metadata.ignore_cache;
-    let mut mounts = Mounts::prepare(job, fresh, &op.mounts, &meta.cwd, &inputs).await?;
+    let mut mounts = Mounts::prepare(job, fresh, &op.mounts, meta, &inputs).await?;
     let _permit = job.permit().await?;
     let running = job.reports.start(&vertex.digest);
     let outcome = async {

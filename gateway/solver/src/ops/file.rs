@@ -342,13 +342,13 @@ pub fn commit(
 ) -> Outcome<Snapshot> {
     let id = new_id();
     store
-        .db()
         .add_layer(&LayerRecord {
             id: id.clone(),
             base: base.ids(),
             description: description.to_owned(),
             created_at: time::OffsetDateTime::now_utc().unix_timestamp(),
             opaque_root: false,
+            kind: String::new(),
         })
         .map_err(internal)?;
     store

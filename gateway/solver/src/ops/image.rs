@@ -353,7 +353,8 @@ pub async fn run(
 ) -> Outcome<Vec<Snapshot>> {
     let (meta, limit) = resolve_op(job, vertex, op, reference).await?;
     let kept = limited(&meta, limit)?;
-    let snapshot = snapshot(job, &meta, kept, &vertex.digest)?;
+    let kind = attr(op, "image.recordtype");
+    let snapshot = snapshot(job, &meta, kept, &vertex.digest, kind)?;
     let here = snapshot
         .layers
         .iter()
@@ -364,12 +365,13 @@ pub async fn run(
     Ok(vec![snapshot])
 }
 
-/// The first `kept` layers of an image as a snapshot.
+/// The first `kept` layers of an image as a snapshot; `kind` is what usage lists call them.
 pub fn snapshot(
     job: &Arc<JobInner>,
     meta: &ImageMeta,
     kept: usize,
     vertex: &str,
+    kind: &str,
 ) -> Outcome<Snapshot> {
     if meta.layers.len() != meta.diff_ids.len() {
         return Err(Error::unknown(format!(
@@ -396,6 +398,7 @@ pub fn snapshot(
                 file: None,
                 base: base.clone(),
                 vertex: vertex.to_owned(),
+                kind: kind.to_owned(),
             })),
             local: None,
         };
@@ -548,13 +551,13 @@ async fn extract(
             }
         };
         store
-            .db()
             .add_layer(&LayerRecord {
                 id: layer.id.clone(),
                 base: lazy.base.clone(),
                 description: format!("pulled from {}", lazy.reference),
                 created_at: time::OffsetDateTime::now_utc().unix_timestamp(),
                 opaque_root: report.opaque_root,
+                kind: lazy.kind.clone(),
             })
             .map_err(internal)?;
         store

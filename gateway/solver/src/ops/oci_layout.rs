@@ -166,7 +166,7 @@ pub async fn run(
     reference: &str,
 ) -> Outcome<Vec<Snapshot>> {
     let source = source(job, vertex, op, reference).await?;
-    let snapshot = image::snapshot(job, &source.meta, source.kept, &vertex.digest)?;
+    let snapshot = image::snapshot(job, &source.meta, source.kept, &vertex.digest, "")?;
     let store = job.store();
     if snapshot
         .layers

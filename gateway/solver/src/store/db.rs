@@ -29,7 +29,7 @@ pub struct Candidate {
     pub selector: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LayerRecord {
     pub id: String,
     /// The layers below when it was made, lowest first.
@@ -40,6 +40,8 @@ pub struct LayerRecord {
     pub created_at: i64,
     /// Nothing of the layers below shows.
     pub opaque_root: bool,
+    /// The kind of record that it is in usage lists; empty for an ordinary one.
+    pub kind: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +119,10 @@ impl Db {
         }
     }
 
-    fn run<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
+    pub(super) fn run<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
         let mut connection: MutexGuard<'_, Connection> = self
             .connection
             .lock()
@@ -240,19 +245,22 @@ impl Db {
         })
     }
 
+    /// One that is known already may be made anew: nothing is known of the new files.
     pub fn add_layer(&self, layer: &LayerRecord) -> Result<()> {
         self.run(|connection| {
             connection
                 .prepare_cached(
-                    "INSERT OR IGNORE INTO layers (id, base, description, created_at, opaque_root)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                    "INSERT INTO layers (id, base, description, created_at, opaque_root, kind)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT (id) DO UPDATE SET durable = 0, size = -1",
                 )?
                 .execute(params![
                     layer.id,
                     layer.base.join("\n"),
                     layer.description,
                     layer.created_at,
-                    layer.opaque_root
+                    layer.opaque_root,
+                    layer.kind
                 ])
                 .map(drop)
         })
@@ -262,7 +270,7 @@ impl Db {
         self.run(|connection| {
             connection
                 .prepare_cached(
-                    "SELECT base, description, created_at, opaque_root FROM layers WHERE id = ?1",
+                    "SELECT base, description, created_at, opaque_root, kind FROM layers WHERE id = ?1",
                 )?
                 .query_row([id], |row| {
                     Ok(LayerRecord {
@@ -271,18 +279,10 @@ impl Db {
                         description: row.get(1)?,
                         created_at: row.get(2)?,
                         opaque_root: row.get(3)?,
+                        kind: row.get(4)?,
                     })
                 })
                 .optional()
-        })
-    }
-
-    /// When the newest layer was made, seconds since the epoch.
-    pub fn newest_layer(&self) -> Result<Option<i64>> {
-        self.run(|connection| {
-            connection
-                .prepare_cached("SELECT MAX(created_at) FROM layers")?
-                .query_row([], |row| row.get(0))
         })
     }
 
@@ -380,13 +380,20 @@ impl Db {
     }
 
     /// The directory of slot `slot` of a cache mount: the known one, or `dir` from now on.
-    pub fn cache_mount(&self, key: &str, slot: i64, dir: &str) -> Result<String> {
+    pub fn cache_mount(
+        &self,
+        key: &str,
+        slot: i64,
+        dir: &str,
+        description: &str,
+    ) -> Result<String> {
         self.run(|connection| {
             let transaction =
                 connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             transaction.execute(
-                "INSERT OR IGNORE INTO cache_mounts (key, slot, dir) VALUES (?1, ?2, ?3)",
-                params![key, slot, dir],
+                "INSERT OR IGNORE INTO cache_mounts (key, slot, dir, description)
+                 VALUES (?1, ?2, ?3, ?4)",
+                params![key, slot, dir, description],
             )?;
             let dir = transaction.query_row(
                 "SELECT dir FROM cache_mounts WHERE key = ?1 AND slot = ?2",
@@ -452,7 +459,7 @@ impl Db {
     }
 }
 
-fn split(layers: &str) -> Vec<String> {
+pub(super) fn split(layers: &str) -> Vec<String> {
     layers
         .split('\n')
         .filter(|id| !id.is_empty())

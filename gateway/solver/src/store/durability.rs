@@ -1,23 +1,30 @@
 //! What a power cut may have taken.
 //!
 //! Nothing is synced while a build runs: a rename may reach the disk before the bytes of what was
-//! renamed. So the store knows the boot it was last used in and the time of its last sync; the
-//! first to open it after another boot drops whatever is younger than that. Work lost so is only
-//! done again.
+//! renamed. So everything is marked after a sync that covered it: a layer in its row, a blob by being
+//! read-only. The store knows the boot it was last used in; the first to open it after another boot
+//! drops layers without the mark and reads blobs without it again. Work lost so is only done again.
+//!
+//! No clock is asked: one that jumps would make torn layers look synced.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
+use gateway_images::fail_point::fail_point;
+use gateway_images::store::BlobStore;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::db::Db;
+use super::{layer_id, layer_name};
 use crate::error::SolverError;
 
 const BOOT: &str = "boot";
-const SYNCED: &str = "synced";
+/// Of a blob whose bytes are on the disk.
+const DURABLE: u32 = 0o444;
+const WRITE_BITS: u32 = 0o222;
 
 /// Drops what may be torn, and remembers the boot.
-pub fn recover(root: &Path, db: &Db, boot: &str) -> Result<(), SolverError> {
+pub fn recover(root: &Path, db: &Db, blobs: &BlobStore, boot: &str) -> Result<(), SolverError> {
     if db.state(BOOT)?.as_deref() == Some(boot) {
         return Ok(());
     }
@@ -33,82 +40,128 @@ pub fn recover(root: &Path, db: &Db, boot: &str) -> Result<(), SolverError> {
         return Ok(());
     }
     if last.is_some() {
-        let synced: i64 = db
-            .state(SYNCED)?
-            .and_then(|text| text.parse().ok())
-            .unwrap_or_default();
-        for dir in ["layers", "blobs/sha256", "hashes"] {
-            drop_younger(&root.join(dir), synced);
+        let durable = db.durable_layers()?;
+        drop_entries(&root.join("layers"), |name| {
+            durable.contains(&layer_id(name.strip_suffix(".opaque").unwrap_or(name)))
+        });
+        fail_point("recover-layers-dropped");
+        // Their own check tells a torn file, but not that a file of the client was torn.
+        drop_entries(&root.join("hashes"), |_| false);
+        for (digest, path) in doubtful_blobs(blobs) {
+            if blobs.check(&digest).ok().flatten() != Some(true) {
+                let _ = std::fs::remove_file(path);
+            }
         }
     }
+    fail_point("recover-before-boot");
     db.set_state(BOOT, boot)
 }
 
 /// Whether layers were made that no sync has covered, by a process that ended too early for it.
 pub fn is_behind(db: &Db) -> Result<bool, SolverError> {
-    let synced: i64 = db
-        .state(SYNCED)?
-        .and_then(|text| text.parse().ok())
-        .unwrap_or_default();
-    Ok(db.newest_layer()?.is_some_and(|newest| newest >= synced))
+    db.has_doubtful_layers()
 }
 
-/// Files and directories whose inode changed at or after `synced` (seconds) go. A layer's
-/// directory changes when it is renamed into place, so its own time tells.
-fn drop_younger(dir: &Path, synced: i64) {
+fn doubtful_blobs(blobs: &BlobStore) -> Vec<(gateway_images::digest::Digest, PathBuf)> {
+    let listed = blobs.list().unwrap_or_default();
+    let with_path = listed.into_iter().map(|digest| {
+        let path = blobs.path(&digest);
+        (digest, path)
+    });
+    with_path
+        .filter(|(_, path)| {
+            std::fs::symlink_metadata(path)
+                .is_ok_and(|metadata| metadata.permissions().mode() & WRITE_BITS != 0)
+        })
+        .collect()
+}
+
+/// Removes what `keeps` does not want, by name.
+fn drop_entries(dir: &Path, keeps: impl Fn(&str) -> bool) {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return;
     };
     for entry in entries.flatten() {
-        let path = entry.path();
-        let Ok(metadata) = std::fs::symlink_metadata(&path) else {
-            continue;
-        };
-        if metadata.ctime() < synced {
+        if entry.file_name().to_str().is_some_and(&keeps) {
             continue;
         }
+        let path = entry.path();
         // What cannot be removed now is found by nobody only if its name is gone too; a failure
         // leaves it for the next start.
-        let _ = match metadata.is_dir() {
+        let _ = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             true => std::fs::remove_dir_all(&path),
             false => std::fs::remove_file(&path),
         };
     }
 }
 
-/// Brings all that is in the store to the disk. Takes as long as the disk needs.
-pub fn sync(root: &Path, db: &Db) -> Result<(), SolverError> {
-    let began = time::OffsetDateTime::now_utc().unix_timestamp();
+/// Brings all that is in the store to the disk, and marks it. Takes as long as the disk needs.
+pub fn sync(root: &Path, db: &Db, blobs: &BlobStore) -> Result<(), SolverError> {
     let io = |errno: rustix::io::Errno| SolverError::Io {
         root: root.to_owned(),
         source: errno.into(),
     };
+    // What comes later is covered by the next one.
+    let layers: Vec<String> = db
+        .doubtful_layers()?
+        .into_iter()
+        .filter(|id| root.join("layers").join(layer_name(id)).is_dir())
+        .collect();
+    let new_blobs = doubtful_blobs(blobs);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(root, flags, Mode::empty()).map_err(io)?;
     rustix::fs::syncfs(&dir).map_err(io)?;
-    db.set_state(SYNCED, &began.to_string())
+    fail_point("synced");
+    for (_, path) in new_blobs {
+        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(DURABLE));
+    }
+    db.mark_durable(&layers)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::LayerRecord;
+
+    fn layer(root: &Path, db: &Db, id: &str, created_at: i64) {
+        std::fs::create_dir_all(root.join("layers").join(id).join("d")).unwrap();
+        db.add_layer(&LayerRecord {
+            id: id.into(),
+            created_at,
+            ..LayerRecord::default()
+        })
+        .unwrap();
+    }
 
     #[test]
-    fn after_another_boot_only_what_was_synced_is_left() {
+    fn after_another_boot_only_what_was_synced_is_left_whatever_the_clock_said() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        std::fs::create_dir_all(root.join("layers/old")).unwrap();
         std::fs::create_dir(root.join("locks")).unwrap();
         let db = Db::open(root).unwrap();
-        recover(root, &db, "first").unwrap();
-        db.set_state(SYNCED, "9999999999").unwrap();
-        recover(root, &db, "second").unwrap();
-        assert!(root.join("layers/old").exists());
-        sync(root, &db).unwrap();
-        std::fs::create_dir_all(root.join("layers/new/d")).unwrap();
-        recover(root, &db, "second").unwrap();
-        assert!(root.join("layers/new").exists());
-        recover(root, &db, "third").unwrap();
-        assert!(!root.join("layers/new").exists());
+        let blobs = BlobStore::open(root).unwrap();
+        recover(root, &db, &blobs, "first").unwrap();
+        // From a clock far ahead, then from one far behind.
+        layer(root, &db, "synced", 9_999_999_999);
+        let kept = blobs.put(b"synced").unwrap();
+        assert!(is_behind(&db).unwrap());
+        sync(root, &db, &blobs).unwrap();
+        assert!(!is_behind(&db).unwrap());
+        layer(root, &db, "unsynced", 1);
+        std::fs::write(root.join("layers/unsynced.opaque"), "").unwrap();
+        std::fs::create_dir(root.join("layers/without-row")).unwrap();
+        let whole = blobs.put(b"unsynced").unwrap();
+        let torn = blobs.put(b"torn").unwrap();
+        std::fs::write(blobs.path(&torn), [0; 4]).unwrap();
+        recover(root, &db, &blobs, "first").unwrap();
+        assert!(root.join("layers/unsynced").exists());
+        recover(root, &db, &blobs, "second").unwrap();
+        let left: Vec<_> = std::fs::read_dir(root.join("layers"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["synced"]);
+        assert!(blobs.contains(&kept) && blobs.contains(&whole));
+        assert!(!blobs.contains(&torn));
     }
 }

@@ -1,69 +1,47 @@
 //! One process at a time for one piece of work: equal work in flight is not done twice.
+//!
+//! All work of a store is locked in one file, each piece at the byte that its key hashes to.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
+use gateway_images::store::range_lock::{self, Mode};
 
-/// First and longest pause between two looks at a lock that another process holds. The kernel can
-/// wait for us, but only on a thread that cannot be cancelled.
+/// First and longest pause between two looks at a lock that another holds. The kernel can wait for
+/// us, but only on a thread that cannot be cancelled.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The work is ours until this is dropped. The kernel frees it whatever ends the process.
+#[derive(Debug)]
 pub struct WorkLock {
-    path: PathBuf,
     _file: File,
 }
 
 impl WorkLock {
-    pub async fn acquire(dir: &Path, key: &str) -> io::Result<WorkLock> {
+    /// Waits for the lock; `waiting` is called at each look that finds it taken.
+    pub async fn acquire(
+        path: &Path,
+        key: &str,
+        mut waiting: impl FnMut(),
+    ) -> io::Result<WorkLock> {
+        let file = range_lock::open(path)?;
+        let at = range_lock::offset(key);
         let mut pause = FIRST_PAUSE;
-        loop {
-            if let Some(lock) = WorkLock::try_acquire(dir, key)? {
-                return Ok(lock);
-            }
+        while !range_lock::try_lock(&file, at, Mode::Exclusive)? {
+            waiting();
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        Ok(WorkLock { _file: file })
     }
 
-    pub fn try_acquire(dir: &Path, key: &str) -> io::Result<Option<WorkLock>> {
-        let path = dir.join(key.replace([':', '/'], "-"));
-        loop {
-            let file = File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)?;
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // The last owner may have removed the name between our open and lock.
-                Ok(()) if is_still(&file, &path) => {
-                    return Ok(Some(WorkLock { path, _file: file }));
-                }
-                Ok(()) | Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-}
-
-fn is_still(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::metadata(path)) {
-        (Ok(ours), Ok(named)) => (ours.dev(), ours.ino()) == (named.dev(), named.ino()),
-        _ => false,
-    }
-}
-
-impl Drop for WorkLock {
-    fn drop(&mut self) {
-        // Before the lock is freed, so that nobody can hold the removed file unnoticed.
-        let _ = std::fs::remove_file(&self.path);
+    pub fn try_acquire(path: &Path, key: &str) -> io::Result<Option<WorkLock>> {
+        let file = range_lock::open(path)?;
+        let taken = range_lock::try_lock(&file, range_lock::offset(key), Mode::Exclusive)?;
+        Ok(taken.then_some(WorkLock { _file: file }))
     }
 }
 
@@ -72,21 +50,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_second_waits_for_the_first() {
+    async fn the_second_waits_for_the_first_and_others_do_not() {
         let dir = tempfile::tempdir().unwrap();
-        let first = WorkLock::acquire(dir.path(), "sha256:x").await.unwrap();
-        let waiting = WorkLock::acquire(dir.path(), "sha256:x");
-        assert!(
-            tokio::time::timeout(Duration::from_millis(30), waiting)
-                .await
-                .is_err()
-        );
+        let path = dir.path().join("work");
+        let first = WorkLock::acquire(&path, "sha256:x", || {}).await.unwrap();
+        WorkLock::acquire(&path, "sha256:y", || {}).await.unwrap();
+        let mut looks = 0;
+        let waiting = WorkLock::acquire(&path, "sha256:x", || looks += 1);
+        let waited = tokio::time::timeout(Duration::from_millis(30), waiting).await;
+        assert!(waited.is_err());
+        assert!(looks > 0);
         drop(first);
-        let second = WorkLock::acquire(dir.path(), "sha256:x");
-        assert!(
-            tokio::time::timeout(Duration::from_secs(5), second)
-                .await
-                .is_ok()
-        );
+        let second = WorkLock::acquire(&path, "sha256:x", || {});
+        let second = tokio::time::timeout(Duration::from_secs(5), second).await;
+        let _second = second.unwrap().unwrap();
+        assert!(WorkLock::try_acquire(&path, "sha256:x").unwrap().is_none());
     }
 }

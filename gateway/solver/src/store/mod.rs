@@ -5,35 +5,45 @@
 //! layers/<id>/        file system changes, one directory each, immutable once there
 //! cache/<id>/         cache mounts
 //! git/<id>/           copies of remote git repositories
-//! locks/              one file for each piece of work that only one process should do
+//! locks/work          one byte for each piece of work that only one process should do
+//! leases              one byte for each thing that somebody may be using
 //! hashes/<directory>   digests of a client directory's files by their stat
 //! tmp/<process>/      unfinished work, one directory per process, locked while it lives
+//! quarantine/         damaged blobs that a check set aside
+//! uses                what builds used, until it is counted
 //! empty/              the file system of scratch
 //! metadata.db         what is known of all of these
 //! ```
 //!
 //! A layer appears by one rename of a finished directory. What a killed process left behind is in
 //! its own directory below `tmp/`, whose lock the kernel freed: the next process to open the store
-//! removes it.
+//! removes it. Garbage is collected (`gc`) while builds run: what they use they hold.
 
 mod db;
 mod durability;
 mod file_hashes;
+pub mod gc;
 mod id_map;
 mod lock;
+mod place;
 mod schema;
 mod snapshot;
+mod uses;
+pub mod verify;
 mod workspace;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use gateway_images::store::BlobStore;
+use gateway_images::fail_point::fail_point;
+use gateway_images::store::{BlobStore, Lease};
 
 pub use db::{Candidate, Db, ImageRecord, LayerRecord, VariantRecord};
 pub use file_hashes::FileHashes;
 pub use lock::WorkLock;
+pub use place::DiskSpace;
 pub use snapshot::{Layer, LazyBlob, LocalCopy, LocalFiles, Snapshot};
 pub use workspace::WorkDir;
 
@@ -42,15 +52,55 @@ use workspace::Workspace;
 
 /// One open store. Cheap to clone.
 #[derive(Clone)]
-pub struct Store(Arc<StoreInner>);
+pub struct Store {
+    inner: Arc<StoreInner>,
+    /// Holds what it touches when somebody uses the store.
+    blobs: BlobStore,
+    user: Option<Arc<User>>,
+}
 
 struct StoreInner {
     root: PathBuf,
-    blobs: BlobStore,
     db: Arc<Db>,
     workspace: Workspace,
     /// Something was added that no sync has covered.
     unsynced: AtomicBool,
+    /// Something was added since the last look for garbage of this process.
+    grown: AtomicBool,
+}
+
+/// What one user of the store, a build for one, holds and has used.
+struct User {
+    lease: Arc<Lease>,
+    used: Mutex<BTreeSet<String>>,
+}
+
+/// Held by every user: whatever may look for results.
+const USER_NAME: &str = "user";
+
+fn layer_lease(id: &str) -> String {
+    format!("layer {id}")
+}
+
+fn cache_lease(dir: &str) -> String {
+    format!("cache {dir}")
+}
+
+fn git_lease(id: &str) -> String {
+    format!("git {id}")
+}
+
+/// The directory of a layer; ids of layers of images are digests.
+fn layer_name(id: &str) -> String {
+    id.replace(':', "-")
+}
+
+/// The layer of a directory.
+fn layer_id(name: &str) -> String {
+    match name.strip_prefix("sha256-") {
+        Some(hex) => format!("sha256:{hex}"),
+        None => name.to_owned(),
+    }
 }
 
 impl Store {
@@ -59,13 +109,19 @@ impl Store {
     /// # Errors
     /// When the directory cannot be used or was written by a newer program.
     pub fn open(root: &Path) -> Result<Store, SolverError> {
-        let io = |source| SolverError::Io {
-            root: root.to_owned(),
-            source,
+        let io = |source: std::io::Error| match source.raw_os_error() {
+            Some(code) if code == rustix::io::Errno::ROFS.raw_os_error() => SolverError::ReadOnly {
+                root: root.to_owned(),
+            },
+            _ => SolverError::Io {
+                root: root.to_owned(),
+                source,
+            },
         };
         for dir in ["layers", "cache", "git", "tmp", "empty", "locks", "hashes"] {
             std::fs::create_dir_all(root.join(dir)).map_err(io)?;
         }
+        place::check(root)?;
         // In the system's words, which are clearer here than those of the database.
         rustix::fs::access(root, rustix::fs::Access::WRITE_OK).map_err(|errno| io(errno.into()))?;
         // The overlay options and mounts need paths that mean the same in every namespace.
@@ -78,70 +134,172 @@ impl Store {
         let uid_map = std::fs::read_to_string("/proc/self/uid_map").map_err(io)?;
         id_map::check(&root, &db, &uid_map)?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(io)?;
-        durability::recover(&root, &db, boot.trim())?;
+        durability::recover(&root, &db, &blobs, boot.trim())?;
         let unsynced = durability::is_behind(&db)?;
         let workspace = Workspace::open(&root.join("tmp"));
         let unfinished = blobs.clone();
         // What is not removed now is found again by the next start.
         std::thread::spawn(move || unfinished.sweep());
-        let store = Store(Arc::new(StoreInner {
-            root,
+        let store = Store {
+            inner: Arc::new(StoreInner {
+                root,
+                db: Arc::new(db),
+                workspace,
+                unsynced: AtomicBool::new(unsynced),
+                grown: AtomicBool::new(false),
+            }),
             blobs,
-            db: Arc::new(db),
-            workspace,
-            unsynced: AtomicBool::new(unsynced),
-        }));
+            user: None,
+        };
         store.sync_in_background();
         Ok(store)
     }
 
+    /// The same store for one user: what it touches stays until the last clone of this is dropped.
+    pub fn for_user(&self) -> Store {
+        let lease = Arc::new(Lease::new(&self.inner.root));
+        // Where nothing can be held nothing counts as here either, and no result gets lost.
+        let _ = lease.hold(USER_NAME);
+        Store {
+            inner: self.inner.clone(),
+            blobs: self.blobs.leased(lease.clone()),
+            user: Some(Arc::new(User {
+                lease,
+                used: Mutex::default(),
+            })),
+        }
+    }
+
+    /// Keeps what has this name, here already or not; false when it cannot be kept.
+    fn hold(&self, name: &str) -> bool {
+        match &self.user {
+            Some(user) => user.lease.hold(name).is_ok(),
+            None => true,
+        }
+    }
+
+    fn used(&self, name: String) {
+        if let Some(user) = &self.user {
+            let mut used = user.used.lock().unwrap_or_else(PoisonError::into_inner);
+            used.insert(name);
+        }
+    }
+
+    /// Writes down what was used so far. Called once, when a build ends.
+    pub fn note_uses(&self) {
+        let Some(user) = &self.user else { return };
+        let mut used = user.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = std::mem::take(&mut *used);
+        let now = gc::now();
+        uses::note(
+            &self.inner.root,
+            self.db(),
+            used.iter().map(String::as_str),
+            now,
+        );
+    }
+
+    /// Whether something was added since the last call.
+    fn take_grown(&self) -> bool {
+        self.inner.grown.swap(false, Ordering::Relaxed)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
     pub fn blobs(&self) -> &BlobStore {
-        &self.0.blobs
+        &self.blobs
     }
 
     pub fn db(&self) -> &Db {
-        &self.0.db
+        &self.inner.db
     }
 
     /// Where the changes of a layer are.
     pub fn layer_dir(&self, id: &str) -> PathBuf {
-        self.0.root.join("layers").join(id.replace(':', "-"))
+        self.inner.root.join("layers").join(layer_name(id))
     }
 
     pub fn cache_dir(&self, id: &str) -> PathBuf {
-        self.0.root.join("cache").join(id)
+        self.inner.root.join("cache").join(id)
+    }
+
+    /// Keeps a cache mount's directory while this lives.
+    pub fn hold_cache(&self, dir: &str) -> std::io::Result<Lease> {
+        let lease = Lease::new(&self.inner.root);
+        lease.hold(&cache_lease(dir))?;
+        self.used(cache_lease(dir));
+        self.inner.grown.store(true, Ordering::Relaxed);
+        Ok(lease)
+    }
+
+    /// Removes the directory of a forgotten cache mount, unless a step still has it mounted: then it
+    /// is garbage for later.
+    pub fn remove_cache_dir(&self, dir: &str) {
+        let Ok(collector) = gateway_images::store::Collector::open(&self.inner.root) else {
+            return;
+        };
+        if let Ok(Some(_claim)) = collector.claim(&cache_lease(dir)) {
+            let _ = std::fs::remove_dir_all(self.cache_dir(dir));
+        }
     }
 
     /// Our copy of a remote git repository.
-    pub fn git_dir(&self, id: &str) -> PathBuf {
-        self.0.root.join("git").join(id)
+    ///
+    /// # Errors
+    /// When it cannot be kept from being collected.
+    pub fn git_dir(&self, id: &str) -> std::io::Result<PathBuf> {
+        if let Some(user) = &self.user {
+            user.lease.hold(&git_lease(id))?;
+        }
+        self.used(git_lease(id));
+        self.inner.grown.store(true, Ordering::Relaxed);
+        Ok(self.inner.root.join("git").join(id))
     }
 
     /// The file that keeps digests of the files of a directory of the client.
     pub fn hashes_of(&self, dir: &Path) -> PathBuf {
         let digest = gateway_images::digest::Digest::of(dir.as_os_str().as_encoded_bytes());
-        self.0.root.join("hashes").join(digest.hex())
+        self.inner.root.join("hashes").join(digest.hex())
+    }
+
+    fn work_locks(&self) -> PathBuf {
+        self.inner.root.join("locks").join("work")
     }
 
     /// Waits until no other process does the work that `key` names.
     pub async fn lock(&self, key: &str) -> std::io::Result<WorkLock> {
-        WorkLock::acquire(&self.0.root.join("locks"), key).await
+        self.lock_watching(key, || {}).await
+    }
+
+    /// The same; `waiting` is called now and then while another has it.
+    pub async fn lock_watching(
+        &self,
+        key: &str,
+        waiting: impl FnMut(),
+    ) -> std::io::Result<WorkLock> {
+        WorkLock::acquire(&self.work_locks(), key, waiting).await
     }
 
     /// The same, or `None` at once when another process or step does it.
     pub fn try_lock(&self, key: &str) -> std::io::Result<Option<WorkLock>> {
-        WorkLock::try_acquire(&self.0.root.join("locks"), key)
+        WorkLock::try_acquire(&self.work_locks(), key)
     }
 
     /// Brings new layers to the disk, on a thread of its own: nobody waits for it, and when the
     /// process ends before, a power cut costs their making.
     pub fn sync_in_background(&self) {
-        if !self.0.unsynced.swap(false, Ordering::Relaxed) {
+        if !self.inner.unsynced.swap(false, Ordering::Relaxed) {
             return;
         }
         // Not the store itself: nothing of it may wait for the disk.
-        let (root, db) = (self.0.root.clone(), self.0.db.clone());
-        std::thread::spawn(move || durability::sync(&root, &db));
+        let (root, db) = (self.inner.root.clone(), self.inner.db.clone());
+        std::thread::spawn(move || {
+            // A handle without leases: it only looks.
+            let blobs = BlobStore::open(&root).ok();
+            blobs.map(|blobs| durability::sync(&root, &db, &blobs))
+        });
     }
 
     /// Marks a layer that hides everything below it: the kernel knows no opaque root.
@@ -172,28 +330,61 @@ impl Store {
 
     /// An empty directory: the lower of scratch.
     pub fn empty_dir(&self) -> PathBuf {
-        self.0.root.join("empty")
+        self.inner.root.join("empty")
     }
 
     /// A new directory for unfinished work, deleted when dropped.
     pub fn work_dir(&self) -> std::io::Result<WorkDir> {
-        self.0.workspace.dir()
+        self.inner.workspace.dir()
+    }
+
+    /// Writes down what a layer is, before it gets its place.
+    ///
+    /// # Errors
+    /// When the metadata cannot be written, or the layer not be kept from being collected.
+    pub fn add_layer(&self, layer: &LayerRecord) -> Result<(), SolverError> {
+        if !self.hold(&layer_lease(&layer.id)) {
+            return Err(SolverError::Other {
+                root: self.inner.root.clone(),
+                message: format!("layer {} cannot be kept: no lock on leases", layer.id),
+            });
+        }
+        fail_point("layer-unrecorded");
+        self.db().add_layer(layer)?;
+        fail_point("layer-recorded");
+        Ok(())
     }
 
     /// Moves a finished directory into place as the layer `id`. Another process may have been
     /// faster with equal content: then its layer stays.
     pub fn commit_layer(&self, from: &Path, id: &str) -> std::io::Result<()> {
         let to = self.layer_dir(id);
-        self.0.unsynced.store(true, Ordering::Relaxed);
-        match std::fs::rename(from, &to) {
+        self.hold(&layer_lease(id));
+        self.used(layer_lease(id));
+        self.inner.unsynced.store(true, Ordering::Relaxed);
+        self.inner.grown.store(true, Ordering::Relaxed);
+        let renamed = std::fs::rename(from, &to);
+        fail_point("layer-in-place");
+        match renamed {
             Ok(()) => Ok(()),
             Err(_) if to.is_dir() => Ok(()),
             Err(error) => Err(error),
         }
     }
 
+    /// Keeps a layer that is not here and may be fetched.
+    pub fn hold_layer(&self, id: &str) {
+        self.hold(&layer_lease(id));
+    }
+
+    /// Whether the layer is here; from then on it stays as long as its user.
     pub fn has_layer(&self, id: &str) -> bool {
-        self.layer_dir(id).is_dir()
+        let name = layer_lease(id);
+        let here = self.hold(&name) && self.layer_dir(id).is_dir();
+        if here {
+            self.used(name);
+        }
+        here
     }
 }
 

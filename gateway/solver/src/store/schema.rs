@@ -1,9 +1,10 @@
 //! The numbered schema of `metadata.db`.
 
+use gateway_images::fail_point::fail_point;
 use rusqlite::Connection;
 
 /// Raised with every change of the tables; each number has a step below.
-pub const VERSION: i64 = 3;
+pub const VERSION: i64 = 4;
 
 const STEPS: [&str; VERSION as usize] = [
     "
@@ -48,6 +49,23 @@ const STEPS: [&str; VERSION as usize] = [
     -- Ops are named by a hash from here on, as caches elsewhere name them.
     DELETE FROM links;
 ",
+    "
+    -- What kind of record a layer is for usage lists, where it is not an ordinary one; bytes it takes, once
+    -- somebody asked (-1 before); whether a sync has covered it.
+    ALTER TABLE layers ADD COLUMN kind TEXT NOT NULL DEFAULT '';
+    ALTER TABLE layers ADD COLUMN size INTEGER NOT NULL DEFAULT -1;
+    ALTER TABLE layers ADD COLUMN durable INTEGER NOT NULL DEFAULT 0;
+    UPDATE layers SET durable = 1
+        WHERE created_at < (SELECT CAST(value AS INTEGER) FROM state WHERE name = 'synced');
+    DELETE FROM state WHERE name = 'synced';
+    CREATE INDEX doubtful_layers ON layers (id) WHERE durable = 0;
+    ALTER TABLE cache_mounts ADD COLUMN description TEXT NOT NULL DEFAULT '';
+    -- By lease name. Times in nanoseconds since the epoch.
+    CREATE TABLE uses (
+        name TEXT PRIMARY KEY, first_used_at INTEGER NOT NULL, last_used_at INTEGER NOT NULL,
+        count INTEGER NOT NULL
+    ) WITHOUT ROWID;
+",
 ];
 
 /// Brings the tables up to [`VERSION`]; gives the number found when it is newer.
@@ -66,6 +84,7 @@ pub fn migrate(connection: &mut Connection) -> rusqlite::Result<Result<(), i64>>
     for step in steps {
         transaction.execute_batch(step)?;
     }
+    fail_point("schema-uncommitted");
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;
     Ok(Ok(()))

@@ -67,6 +67,8 @@ pub struct LazyBlob {
     pub file: Option<PathBuf>,
     /// The vertex that shows its transfer.
     pub vertex: String,
+    /// What usage lists call its layer, where it is no ordinary one.
+    pub kind: String,
 }
 
 impl Layer {

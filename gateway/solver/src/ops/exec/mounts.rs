@@ -88,7 +88,7 @@ impl Mounts {
         job: &Arc<JobInner>,
         fresh: bool,
         list: &[pb::Mount],
-        cwd: &str,
+        meta: &pb::Meta,
         inputs: &[Tree],
     ) -> Outcome<Mounts> {
         let mut mounts = Mounts {
@@ -115,11 +115,11 @@ impl Mounts {
             if mount.dest == "/" {
                 mounts.add_root(job, mount, input)?;
             } else {
-                let kind = mounts.add(job, fresh, mount, input).await?;
+                let kind = mounts.add(job, fresh, mount, meta, input).await?;
                 if let Some(kind) = kind {
                     let dest = match mount.dest.starts_with('/') {
                         true => path::clean(&mount.dest),
-                        false => path::clean(&format!("/{cwd}/{}", mount.dest)),
+                        false => path::clean(&format!("/{}/{}", meta.cwd, mount.dest)),
                     };
                     mounts.mounts.push(Mount { dest, kind });
                 }
@@ -186,6 +186,7 @@ impl Mounts {
         job: &Arc<JobInner>,
         fresh: bool,
         mount: &pb::Mount,
+        meta: &pb::Meta,
         input: Tree,
     ) -> Outcome<Option<MountKind>> {
         match mount.mount_type() {
@@ -205,7 +206,8 @@ impl Mounts {
             pb::MountType::Cache => {
                 let options = mount.cache_opt.clone().unwrap_or_default();
                 let base = (mount.input != -1).then_some(&input.base);
-                let cache = cache_mount::acquire(job, &options, base, fresh).await?;
+                let description = cache_mount::description(mount, &options, meta);
+                let cache = cache_mount::acquire(job, &options, base, fresh, &description).await?;
                 let kind = MountKind::Bind {
                     source: cache.dir.clone(),
                     selector: mount.selector.clone(),

@@ -208,11 +208,12 @@ async fn make(job: &Arc<JobInner>, git: &Git, resolved: &Resolved, layer: &str) 
         description: format!("git snapshot for {}#{}", git.shown(), git.reference),
         created_at: time::OffsetDateTime::now_utc().unix_timestamp(),
         opaque_root: false,
+        kind: String::new(),
     };
     let job = job.clone();
     blocking(move || {
         let store = job.store();
-        store.db().add_layer(&record).map_err(internal)?;
+        store.add_layer(&record).map_err(internal)?;
         store
             .commit_layer(&made.dir, &record.id)
             .map_err(internal)?;

@@ -28,7 +28,7 @@ pub async fn fetch(
         true => format!("{}.sha256", git.remote_id()),
         false => git.remote_id(),
     };
-    let dir = job.store().git_dir(&id);
+    let dir = job.store().git_dir(&id).map_err(internal)?;
     let _lock = job
         .store()
         .lock(&format!("git-{id}"))

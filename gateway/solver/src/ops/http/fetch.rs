@@ -357,13 +357,13 @@ fn commit(job: &Arc<JobInner>, http: &Http, work: &WorkDir, found: &Found) -> Ou
         .map_err(io(http))?;
     let store = job.store();
     store
-        .db()
         .add_layer(&LayerRecord {
             id: found.layer.clone(),
             base: Vec::new(),
             description: format!("http url {}", http.shown()),
             created_at: time::OffsetDateTime::now_utc().unix_timestamp(),
             opaque_root: false,
+            kind: String::new(),
         })
         .map_err(internal)?;
     store.commit_layer(&dir, &found.layer).map_err(io(http))
