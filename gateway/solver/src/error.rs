@@ -26,7 +26,7 @@ pub enum SolverError {
         ours: String,
     },
     #[error(
-        "store {root}: its file system is mounted read-only; builds and their cache need one that can be written: name another place with --root or GATEWAY_ROOT"
+        "store {root}: Read-only file system; builds and their cache need one that can be written: name another place with --root or GATEWAY_ROOT"
     )]
     ReadOnly { root: PathBuf },
     #[error(

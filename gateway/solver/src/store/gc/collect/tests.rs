@@ -284,7 +284,7 @@ fn unreferenced_things_go_without_costing_a_result() {
     let mut removed = Vec::new();
     prune_unreferenced(&bench.store, |record| removed.push(record.id.clone())).unwrap();
     removed.sort();
-    assert_eq!(removed.len(), 3, "{removed:?}");
+    assert_eq!(removed.len(), 4, "{removed:?}");
     assert_eq!(bench.layers(), ["a"]);
     assert!(!bench.store.blobs().contains(&loose));
     assert!(!bench.store.root().join("quarantine").exists());
