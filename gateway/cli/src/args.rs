@@ -21,6 +21,10 @@ pub enum Command {
     Images(crate::images::List),
     Save(crate::images::Save),
     Push(crate::images::Push),
+    Rmi(crate::images::Remove),
+    Du(crate::usage::Du),
+    Prune(crate::usage::Prune),
+    Store(crate::store::StoreCommand),
 }
 
 /// Build an image from a context directory.

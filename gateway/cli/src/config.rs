@@ -11,6 +11,7 @@ use gateway_images::registry::{
 };
 
 use crate::build::secrets::Environment;
+use crate::collection::CollectionSettings;
 use crate::error::CliError;
 
 /// The store: `--root`, else `$GATEWAY_ROOT`, else the usual place for root or for a user.
@@ -42,6 +43,7 @@ pub struct Settings {
     pub registries: Registries,
     pub policy: FrontendPolicy,
     pub limits: FrontendLimits,
+    pub collection: CollectionSettings,
     /// For stderr.
     pub warnings: Vec<String>,
 }
@@ -53,6 +55,7 @@ pub fn settings(config: Option<&Path>, env: &Environment) -> Result<Settings, Cl
     let mut warnings = Vec::new();
     let mut settings = RegistriesConfig::default();
     let mut frontends = (FrontendPolicy::default(), FrontendLimits::default());
+    let mut collection = CollectionSettings::default();
     if let Some(path) = config {
         let text = std::fs::read_to_string(path).map_err(|source| CliError::ConfigFile {
             path: path.to_owned(),
@@ -71,6 +74,7 @@ pub fn settings(config: Option<&Path>, env: &Environment) -> Result<Settings, Cl
                 .map(|note| format!("{}: {note}", path.display())),
         );
         frontends = frontend_settings(&text).map_err(wrong)?;
+        collection = CollectionSettings::parse(&text).map_err(wrong)?;
     }
     warnings.extend(add_certs_d(&mut settings.hosts, Path::new(CERTS_DIR)));
     let var = |name: &str| env.get(name).filter(|value| !value.is_empty()).cloned();
@@ -96,6 +100,7 @@ pub fn settings(config: Option<&Path>, env: &Environment) -> Result<Settings, Cl
         registries: Registries::new(settings),
         policy: frontends.0,
         limits: frontends.1,
+        collection,
         warnings,
     })
 }

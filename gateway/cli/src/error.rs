@@ -98,6 +98,12 @@ pub enum CliError {
     /// Something with an image of the store.
     #[error("{}", .0.message)]
     Image(Box<gateway_api::Error>),
+    #[error(
+        "{0} damaged; what could be was set aside, and the next build fetches or makes it again"
+    )]
+    Damaged(String),
+    #[error("nothing was removed")]
+    Refused,
     #[error("interrupted")]
     Interrupted,
 }

@@ -1,4 +1,5 @@
-//! `gateway images`, `gateway save`, `gateway push`: what the image store holds and where it can go.
+//! `gateway images`, `gateway rmi`, `gateway save`, `gateway push`: what the image store holds and where it
+//! can go.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -6,26 +7,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use gateway_api::Error;
 use gateway_images::archive::Variant;
-use gateway_solver::{OutputTarget, Solver, SolverOptions, StoredImage};
-use tokio_util::sync::CancellationToken;
+use gateway_solver::{OutputTarget, StoredImage};
 
-use crate::build::cancel_on_signal;
-use crate::build::secrets::Environment;
-use crate::config;
 use crate::error::{CliError, UsageError};
 use crate::progress::bytes::format_bytes;
-
-/// Which store, and how its registries are reached.
-#[derive(Debug, Args)]
-pub struct StoreArgs {
-    /// Image store and cache [default: /var/lib/gateway, or ~/.local/share/gateway for users]
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
-
-    /// Configuration with the [registry."HOST"] tables of buildkitd.toml
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-}
+use crate::store::{StoreArgs, time_text, with_store};
 
 /// List the images in the store.
 #[derive(Debug, Args)]
@@ -72,6 +58,27 @@ pub struct Push {
 
     #[command(flatten)]
     store: StoreArgs,
+}
+
+/// Remove names of images from the store; what no other image and no cache has goes with the next prune.
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// Names of images, as listed or in short
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+pub fn remove(args: &Remove) -> Result<(), CliError> {
+    with_store(&args.store, async |solver, _| {
+        for name in &args.names {
+            let name = solver.remove_image(name).map_err(failed)?;
+            let _ = writeln!(std::io::stdout(), "{name}");
+        }
+        Ok(())
+    })
 }
 
 pub fn list(args: &List) -> Result<(), CliError> {
@@ -124,46 +131,6 @@ fn failed(error: Error) -> CliError {
     CliError::Image(Box::new(error))
 }
 
-/// Opens the store and does something with it, until done or interrupted.
-fn with_store<T>(
-    args: &StoreArgs,
-    work: impl AsyncFnOnce(Solver, CancellationToken) -> Result<T, CliError>,
-) -> Result<T, CliError> {
-    let env: Environment = std::env::vars_os()
-        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
-    let settings = config::settings(args.config.as_deref(), &env)?;
-    for warning in &settings.warnings {
-        eprintln!("warning: {warning}");
-    }
-    let is_root = rustix::process::geteuid().is_root() && !crate::is_rootless();
-    let root = config::store_root(args.root.as_deref(), &env, is_root)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(CliError::Runtime)?;
-    let outcome = runtime.block_on(async {
-        let solver = Solver::open(SolverOptions {
-            root,
-            registries: settings.registries,
-            launcher: gateway_sandbox::LauncherOptions::default(),
-            max_parallelism: 0,
-            default_platform: gateway_llb::platform::host(),
-        })
-        .await?;
-        let cancel = CancellationToken::new();
-        tokio::spawn(cancel_on_signal(cancel.clone()));
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => Err(CliError::Interrupted),
-            outcome = work(solver, cancel.clone()) => outcome,
-        }
-    });
-    // A write that is under way notices the signal and takes its file with it.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    outcome
-}
-
 fn table(images: &[StoredImage]) -> String {
     let width = images
         .iter()
@@ -188,21 +155,6 @@ fn table(images: &[StoredImage]) -> String {
         );
     }
     table
-}
-
-fn time_text(seconds: i64) -> String {
-    match time::OffsetDateTime::from_unix_timestamp(seconds) {
-        Ok(t) => format!(
-            "{}-{:02}-{:02} {:02}:{:02}:{:02}",
-            t.year(),
-            u8::from(t.month()),
-            t.day(),
-            t.hour(),
-            t.minute(),
-            t.second()
-        ),
-        Err(_) => seconds.to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,14 @@
 
 mod args;
 mod build;
+mod collection;
 mod config;
 mod error;
 mod excerpt;
 mod images;
 mod progress;
+mod store;
+mod usage;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -36,7 +39,11 @@ fn run(cli: &args::Cli) -> Result<(), error::CliError> {
         args::Command::Build(args) => build::run(args),
         args::Command::Images(args) => images::list(args),
         args::Command::Save(args) => images::save(args),
+        args::Command::Rmi(args) => images::remove(args),
         args::Command::Push(args) => images::push(args),
+        args::Command::Du(args) => usage::du(args),
+        args::Command::Prune(args) => usage::prune(args),
+        args::Command::Store(args) => store::run(args),
     }
 }
 

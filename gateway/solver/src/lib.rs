@@ -34,7 +34,7 @@ pub use result::{ResultRef, RootFs, ScratchDir};
 pub use solver::{Solver, SolverOptions};
 pub use store::DiskSpace;
 pub use store::gc::{
-    PruneOptions, RecordType, StoredBlob, UsageRecord, default_policies, policies_with_limits,
-    time_text,
+    PruneOptions, RecordType, StoredBlob, UsageRecord, default_policies, percent,
+    policies_with_limits, time_text,
 };
 pub use store::verify::{Damage, VerifyReport};

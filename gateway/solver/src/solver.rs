@@ -118,6 +118,14 @@ impl Solver {
         gc::collect_if_due(self.store(), policies)
     }
 
+    /// Of the file system that has the store.
+    ///
+    /// # Errors
+    /// When the store is gone.
+    pub fn disk_space(&self) -> std::io::Result<DiskSpace> {
+        DiskSpace::of(self.store().root())
+    }
+
     /// All blobs, and what needs them.
     ///
     /// # Errors

@@ -85,6 +85,8 @@ async fn build(args: &Build) -> Result<(), CliError> {
         default_platform: gateway_llb::platform::host(),
     })
     .await?;
+    let collection = settings.collection;
+    let store = solver.clone();
     let engine = Engine::new(EngineOptions {
         solver,
         builtins: BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile_frontend())]),
@@ -112,17 +114,25 @@ async fn build(args: &Build) -> Result<(), CliError> {
     drop((engine, inputs.stdin));
     // Tasks that are still ending need the runtime to send their last events.
     let _ = tokio::task::spawn_blocking(move || display.finish()).await;
-    match result {
+    let outcome = match result {
         Ok(response) => match call {
             None => report(args, &response),
-            Some(call) => match call.print(&response.metadata)? {
-                true => Ok(()),
-                false => Err(CliError::CheckFailed),
+            Some(call) => match call.print(&response.metadata) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(CliError::CheckFailed),
+                Err(error) => Err(error),
             },
         },
-        Err(_) if cancel.is_cancelled() => Err(CliError::Interrupted),
+        Err(_) if cancel.is_cancelled() => return Err(CliError::Interrupted),
         Err(error) => Err(CliError::Build(Box::new(error))),
+    };
+    // After the result is out: nobody waits for it, and a build that added nothing does not even look.
+    if let Some(policies) = collection.policies()
+        && let Err(error) = store.collect_if_due(policies)
+    {
+        eprintln!("warning: the store was not brought below its limits: {error}");
     }
+    outcome
 }
 
 fn dockerfile_frontend() -> gateway_api::FrontendFn {

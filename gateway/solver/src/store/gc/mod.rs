@@ -14,7 +14,7 @@ mod size;
 
 pub use collect::{collect_if_due, prune, prune_unreferenced};
 pub use inventory::{StoredBlob, disk_usage, list_blobs};
-pub use policy::{PruneOptions, default_policies, policies_with_limits};
+pub use policy::{PruneOptions, default_policies, percent, policies_with_limits};
 pub use record::{RecordType, UsageRecord, time_text};
 
 pub(crate) use inventory::reachable;

@@ -36,7 +36,7 @@ const IDLE: Duration = Duration::from_secs(48 * HOUR.as_secs());
 const FORGOTTEN: Duration = Duration::from_secs(60 * 24 * HOUR.as_secs());
 
 /// A part of the disk, rounded up as the reference does it.
-fn percent(disk: DiskSpace, percent: u64) -> u64 {
+pub fn percent(disk: DiskSpace, percent: u64) -> u64 {
     let part = u128::from(disk.total) * u128::from(percent) / 100;
     let part = u64::try_from(part).unwrap_or(u64::MAX);
     (part / GIB + 1).saturating_mul(GB)

@@ -1,0 +1,240 @@
+//! `gateway store`: what the store holds as blobs, whether it is whole, and removing what nobody needs.
+//! Also how every command but `build` opens the store.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use gateway_solver::{Solver, SolverOptions, StoredBlob, VerifyReport};
+use tokio_util::sync::CancellationToken;
+
+use crate::build::cancel_on_signal;
+use crate::build::secrets::Environment;
+use crate::config;
+use crate::error::CliError;
+use crate::progress::bytes::format_bytes;
+
+/// Which store, and how its registries are reached.
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    /// Image store and cache [default: /var/lib/gateway, or ~/.local/share/gateway for users]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// Configuration with the [registry."HOST"] tables of buildkitd.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Look after the store: list its blobs, verify them, remove what nothing refers to.
+#[derive(Debug, Args)]
+pub struct StoreCommand {
+    #[command(subcommand)]
+    command: StoreVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreVerb {
+    /// List the blobs, and the images and layers that need them
+    List(StoreArgs),
+    /// Read and hash every blob and compare all records with the disk; damaged blobs are set aside.
+    /// Exit code 1 when something was damaged
+    Verify(StoreArgs),
+    /// Remove what nothing refers to; no build has to do anything again
+    Prune(StoreArgs),
+}
+
+pub fn run(args: &StoreCommand) -> Result<(), CliError> {
+    match &args.command {
+        StoreVerb::List(args) => with_store(args, async |solver, _| {
+            print(&blob_table(&solver.blobs()?));
+            Ok(())
+        }),
+        StoreVerb::Verify(args) => with_store(args, async |solver, _| {
+            let report = blocking(move || solver.verify()).await?;
+            print(&verify_text(&report));
+            match report.damage.len() {
+                0 => Ok(()),
+                1 => Err(CliError::Damaged("one thing was".into())),
+                count => Err(CliError::Damaged(format!("{count} things were"))),
+            }
+        }),
+        StoreVerb::Prune(args) => with_store(args, async |solver, _| {
+            let total = blocking(move || {
+                let mut total = 0_u64;
+                solver.prune_unreferenced(|record| {
+                    total = total.saturating_add(record.size);
+                    print(&format!("{}\n", record.id));
+                })?;
+                Ok(total)
+            })
+            .await?;
+            print(&format!("Total: {}\n", size_text(total)));
+            Ok(())
+        }),
+    }
+}
+
+/// Work on files, where a signal is noticed meanwhile.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, gateway_solver::SolverError> + Send + 'static,
+) -> Result<T, CliError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(CliError::from),
+        Err(error) => Err(CliError::Runtime(std::io::Error::other(error))),
+    }
+}
+
+/// Nobody reading stdout is no failure.
+pub fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+pub fn size_text(bytes: u64) -> String {
+    format_bytes(i64::try_from(bytes).unwrap_or(i64::MAX))
+}
+
+/// Opens the store and does something with it, until done or interrupted.
+pub fn with_store<T>(
+    args: &StoreArgs,
+    work: impl AsyncFnOnce(Solver, CancellationToken) -> Result<T, CliError>,
+) -> Result<T, CliError> {
+    let env: Environment = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let settings = config::settings(args.config.as_deref(), &env)?;
+    for warning in &settings.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let is_root = rustix::process::geteuid().is_root() && !crate::is_rootless();
+    let root = config::store_root(args.root.as_deref(), &env, is_root)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    let outcome = runtime.block_on(async {
+        let solver = Solver::open(SolverOptions {
+            root,
+            registries: settings.registries,
+            launcher: gateway_sandbox::LauncherOptions::default(),
+            max_parallelism: 0,
+            default_platform: gateway_llb::platform::host(),
+        })
+        .await?;
+        let cancel = CancellationToken::new();
+        tokio::spawn(cancel_on_signal(cancel.clone()));
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(CliError::Interrupted),
+            outcome = work(solver, cancel.clone()) => outcome,
+        }
+    });
+    // A write that is under way notices the signal and takes its file with it.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    outcome
+}
+
+/// Seconds since the epoch as UTC.
+pub fn time_text(seconds: i64) -> String {
+    match time::OffsetDateTime::from_unix_timestamp(seconds) {
+        Ok(t) => format!(
+            "{}-{:02}-{:02} {:02}:{:02}:{:02}",
+            t.year(),
+            u8::from(t.month()),
+            t.day(),
+            t.hour(),
+            t.minute(),
+            t.second()
+        ),
+        Err(_) => seconds.to_string(),
+    }
+}
+
+fn blob_table(blobs: &[StoredBlob]) -> String {
+    let mut table = format!("{:71}  {:>10}  NEEDED BY\n", "DIGEST", "SIZE");
+    for blob in blobs {
+        let mut users: Vec<String> = blob.images.iter().map(|n| format!("image {n}")).collect();
+        users.extend(blob.layers.iter().map(|id| format!("layer {id}")));
+        let users = match users.as_slice() {
+            [] => "-".to_owned(),
+            users => users.join(", "),
+        };
+        table += &format!(
+            "{:71}  {:>10}  {users}\n",
+            blob.digest,
+            size_text(blob.size)
+        );
+    }
+    table
+}
+
+fn verify_text(report: &VerifyReport) -> String {
+    let mut text = String::new();
+    for damage in &report.damage {
+        let end = match damage.set_aside {
+            true => " (set aside)",
+            false => "",
+        };
+        text += &format!("damaged: {}: {}{end}\n", damage.what, damage.problem);
+    }
+    text += &format!(
+        "{} blobs ({}), {} layers, {} images\n",
+        report.blobs,
+        size_text(report.bytes),
+        report.layers,
+        report.images
+    );
+    if report.leftovers > 0 {
+        text += &format!(
+            "{} leftovers of unfinished work, harmless: gateway store prune removes them\n",
+            report.leftovers
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gateway_solver::Damage;
+
+    #[test]
+    fn blobs_are_listed_with_what_needs_them() {
+        let blob = |digit: &str, images: &[&str], layers: &[&str]| StoredBlob {
+            digest: format!("sha256:{}", digit.repeat(64)),
+            size: 12_345,
+            images: images.iter().map(|n| (*n).to_owned()).collect(),
+            layers: layers.iter().map(|n| (*n).to_owned()).collect(),
+        };
+        let table = blob_table(&[
+            blob("a", &["docker.io/me/app:1"], &["l1"]),
+            blob("b", &[], &[]),
+        ]);
+        insta::assert_snapshot!(table, @r"
+        DIGEST                                                                         SIZE  NEEDED BY
+        sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa     12.35kB  image docker.io/me/app:1, layer l1
+        sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb     12.35kB  -
+        ");
+    }
+
+    #[test]
+    fn damage_is_told_first_and_leftovers_are_called_harmless() {
+        let report = VerifyReport {
+            blobs: 3,
+            bytes: 2_000_000,
+            layers: 2,
+            images: 1,
+            damage: vec![Damage {
+                what: "blob sha256:aa".into(),
+                problem: "its bytes are not those of its digest".into(),
+                set_aside: true,
+            }],
+            leftovers: 1,
+        };
+        insta::assert_snapshot!(verify_text(&report), @r"
+        damaged: blob sha256:aa: its bytes are not those of its digest (set aside)
+        3 blobs (2.00MB), 2 layers, 1 images
+        1 leftovers of unfinished work, harmless: gateway store prune removes them
+        ");
+    }
+}
