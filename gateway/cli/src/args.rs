@@ -25,6 +25,9 @@ pub enum Command {
     Du(crate::usage::Du),
     Prune(crate::usage::Prune),
     Store(crate::store::StoreCommand),
+    Completion(crate::shell::Completion),
+    #[command(hide = true)]
+    Man(crate::shell::Man),
 }
 
 /// Build an image from a context directory.

@@ -6,12 +6,14 @@ mod args;
 mod build;
 mod collection;
 mod config;
+mod docker_plugin;
 mod error;
 mod excerpt;
 mod images;
 mod progress;
 mod store;
 mod usage;
+mod shell;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,7 +24,14 @@ fn main() -> ExitCode {
     // Before any thread exists: this same binary is also the launcher of build steps, and for an
     // ordinary user everything below runs in a user namespace of its own.
     gateway_sandbox::maybe_run_zygote();
-    let cli = args::Cli::parse();
+    let cli = match docker_plugin::start(std::env::args_os()) {
+        docker_plugin::Start::Words(words) => args::Cli::parse_from(words),
+        docker_plugin::Start::Answer(text) => {
+            // Nobody reading stdout is no failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+    };
     match gateway_sandbox::rootless::enter_user_namespace(&Default::default()) {
         Ok(Some(code)) => return code,
         Ok(None) => {}
@@ -44,6 +53,11 @@ fn run(cli: &args::Cli) -> Result<(), error::CliError> {
         args::Command::Du(args) => usage::du(args),
         args::Command::Prune(args) => usage::prune(args),
         args::Command::Store(args) => store::run(args),
+        args::Command::Completion(args) => {
+            shell::completion(args);
+            Ok(())
+        }
+        args::Command::Man(args) => shell::man(args),
     }
 }
 

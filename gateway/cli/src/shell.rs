@@ -1,0 +1,101 @@
+//! What is made of the command line's definition: completions for shells, pages for man.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use crate::args::Cli;
+use crate::error::CliError;
+
+/// Print a completion script for a shell.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  gateway completion bash > /etc/bash_completion.d/gateway
+  gateway completion zsh > ~/.zfunc/_gateway
+  gateway completion fish > ~/.config/fish/completions/gateway.fish")]
+pub struct Completion {
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+/// Write manual pages into a directory.
+#[derive(Debug, Args)]
+pub struct Man {
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+pub fn completion(args: &Completion) {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "gateway", &mut script);
+    // Nobody reading stdout is no failure.
+    let _ = std::io::stdout().write_all(&script);
+}
+
+/// # Errors
+/// When the directory or a page cannot be written.
+pub fn man(args: &Man) -> Result<(), CliError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CliError::Write { path, source }
+    };
+    std::fs::create_dir_all(&args.dir).map_err(failed(&args.dir))?;
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    pages(&command, "gateway", &mut |name, page| {
+        let path = args.dir.join(format!("{name}.1"));
+        std::fs::write(&path, page).map_err(failed(&path))
+    })
+}
+
+/// The page of a command and of all below it, each named by the whole way to it.
+fn pages(
+    command: &clap::Command,
+    name: &str,
+    write: &mut dyn FnMut(&str, &[u8]) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone())
+        .render(&mut page)
+        .map_err(CliError::Runtime)?;
+    write(name, &page)?;
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        pages(sub, &format!("{name}-{}", sub.get_name()), write)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shell_gets_a_script_that_knows_the_flags() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "gateway", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("no-cache-filter"), "{shell}");
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_page() {
+        let dir = tempfile::tempdir().unwrap();
+        man(&Man {
+            dir: dir.path().to_owned(),
+        })
+        .unwrap();
+        let page = std::fs::read_to_string(dir.path().join("gateway-build.1")).unwrap();
+        assert!(page.contains("no\\-cache\\-filter"), "{page}");
+        assert!(dir.path().join("gateway.1").exists());
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}
