@@ -11,9 +11,9 @@ mod error;
 mod excerpt;
 mod images;
 mod progress;
+mod shell;
 mod store;
 mod usage;
-mod shell;
 
 use std::io::Write;
 use std::process::ExitCode;
