@@ -124,6 +124,21 @@ const LONGEST_TIMEOUT: i64 = 31 * 24 * 60 * 60;
 /// Below this not even the start of a process succeeds, and its failure would not tell why.
 const LEAST_MEMORY: u64 = 16 << 20;
 
+/// Smaller messages than any build file's definition.
+const LEAST_MESSAGE: usize = 64 << 10;
+
+/// Larger ones no client takes.
+const MOST_MESSAGE: usize = 256 << 20;
+
+/// What may wait in memory for one frontend.
+const MOST_BUFFERED: usize = 64 << 30;
+
+/// A number in a range.
+fn size(value: &toml::Value, least: usize, most: usize) -> Option<usize> {
+    let number = usize::try_from(value.as_integer()?).ok()?;
+    (least..=most).contains(&number).then_some(number)
+}
+
 /// The `[frontend."..."]` tables. They guard what may run, so whatever is not understood is an error.
 fn frontend_settings(text: &str) -> Result<(FrontendPolicy, FrontendLimits), String> {
     let mut policy = FrontendPolicy::default();
@@ -189,6 +204,34 @@ fn frontend_settings(text: &str) -> Result<(FrontendPolicy, FrontendLimits), Str
                         .filter(|count| *count > 0)
                         .ok_or_else(|| wrong("a number of processes"))?;
                 }
+                ("gateway.v0", "idleTimeout") => {
+                    let seconds = value
+                        .as_integer()
+                        .filter(|seconds| (0..=LONGEST_TIMEOUT).contains(seconds))
+                        .ok_or_else(|| wrong("a number of seconds, 0 for no limit"))?;
+                    let limit = std::time::Duration::from_secs(seconds.unsigned_abs());
+                    limits.idle_timeout = Some(limit).filter(|limit| !limit.is_zero());
+                }
+                ("gateway.v0", "maxMessage") => {
+                    limits.message_bytes = size(value, LEAST_MESSAGE, MOST_MESSAGE)
+                        .ok_or_else(|| wrong("a number of bytes, 64 KiB to 256 MiB"))?;
+                }
+                ("gateway.v0", "maxDefinitions") => {
+                    limits.definition_bytes =
+                        size(value, 1, usize::MAX).ok_or_else(|| wrong("a number of bytes"))?;
+                }
+                ("gateway.v0", "maxBuffered") => {
+                    limits.buffered_bytes = size(value, LEAST_MESSAGE, MOST_BUFFERED)
+                        .ok_or_else(|| wrong("a number of bytes, 64 KiB to 64 GiB"))?;
+                }
+                ("gateway.v0", "maxRefs") => {
+                    limits.refs =
+                        size(value, 1, usize::MAX).ok_or_else(|| wrong("a number of refs"))?;
+                }
+                ("gateway.v0", "maxContainers") => {
+                    limits.containers = size(value, 0, usize::MAX)
+                        .ok_or_else(|| wrong("a number of containers"))?;
+                }
                 ("gateway.v0" | "dockerfile.v0", _) => {
                     return Err(format!("frontend.{name:?}: unknown key {key}"));
                 }
@@ -229,7 +272,7 @@ mod tests {
     #[test]
     fn frontend_tables_set_policy_and_limits() {
         let (policy, limits) = frontend_settings(
-            "[frontend.\"gateway.v0\"]\nenabled = false\nallowedRepositories = [\"docker/dockerfile\"]\nstartTimeout = 2\ntimeout = 0\nmaxMemory = 16777216\nmaxProcesses = 9\n",
+            "[frontend.\"gateway.v0\"]\nenabled = false\nallowedRepositories = [\"docker/dockerfile\"]\nstartTimeout = 2\ntimeout = 0\nmaxMemory = 16777216\nmaxProcesses = 9\nidleTimeout = 7\nmaxMessage = 65536\nmaxDefinitions = 5\nmaxBuffered = 1048576\nmaxRefs = 4\nmaxContainers = 0\n",
         )
         .unwrap();
         assert!(!policy.gateway_enabled);
@@ -238,6 +281,11 @@ mod tests {
         assert_eq!(limits.timeout, None);
         assert_eq!(limits.memory_bytes, 16 << 20);
         assert_eq!(limits.processes, 9);
+        assert_eq!(limits.idle_timeout.unwrap().as_secs(), 7);
+        assert_eq!(limits.message_bytes, 65536);
+        assert_eq!(limits.definition_bytes, 5);
+        assert_eq!(limits.buffered_bytes, 1 << 20);
+        assert_eq!((limits.refs, limits.containers), (4, 0));
     }
 
     #[test]
@@ -251,6 +299,8 @@ mod tests {
             "[frontend.\"gateway.v0\"]\nmaxMemory = \"1g\"\n",
             "[frontend.\"gateway.v0\"]\nmaxMemory = 1\n",
             "[frontend.\"gateway.v0\"]\nmaxProcesses = 0\n",
+            "[frontend.\"gateway.v0\"]\nmaxMessage = 1\n",
+            "[frontend.\"gateway.v0\"]\nidleTimeout = \"never\"\n",
         ] {
             assert!(frontend_settings(text).is_err(), "{text}");
         }

@@ -226,11 +226,11 @@ impl Job {
     ///
     /// `policies` hold for it beside the build's own.
     pub fn load(&self, definition: pb::Definition, policies: &SourcePolicies) -> ResultRef {
-        ResultRef(Arc::new(RefInner {
+        ResultRef::new(RefInner {
             definition,
             policies: self.inner().options.policies.and(policies),
             loaded: OnceLock::new(),
-        }))
+        })
     }
 
     /// The result, its work done.

@@ -103,6 +103,13 @@ pub struct Loaded {
 /// The twin of a vertex that must not use the cache.
 const IGNORE_CACHE: &str = "-ignorecache";
 
+/// A definition that is not worked on.
+pub struct Refused {
+    pub error: Error,
+    /// It is no graph, or of what nobody knows; else it asks for more than the build may do.
+    pub broken: bool,
+}
+
 impl LiveGraph {
     pub fn get(&self, key: &str) -> Result<Arc<LiveVertex>, Error> {
         let vertices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,14 +127,23 @@ impl LiveGraph {
         &self,
         definition: &pb::Definition,
         entitlements: &BTreeSet<String>,
-    ) -> Result<Loaded, Error> {
-        let graph = Graph::load(definition).map_err(|error| match error {
-            LoadError::UnknownCap(_) => Error::unknown(error.to_string()),
-            error => Error::unknown(format!("failed to load LLB: {error}")),
+    ) -> Result<Loaded, Refused> {
+        let graph = Graph::load(definition).map_err(|error| Refused {
+            error: match error {
+                LoadError::UnknownCap(_) => Error::unknown(error.to_string()),
+                error => Error::unknown(format!("failed to load LLB: {error}")),
+            },
+            broken: true,
         })?;
         for vertex in graph.vertices() {
-            allowed(vertex.op(), entitlements)
-                .map_err(|text| Error::unknown(format!("failed to load LLB: {text}")))?;
+            allowed(vertex.op(), entitlements).map_err(|text| {
+                let digest = vertex.digest().to_owned();
+                let error = Error::unknown(format!("failed to load LLB: {text}"));
+                Refused {
+                    error: error.with(Detail::Vertex { digest }),
+                    broken: false,
+                }
+            })?;
         }
         let mut vertices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut keys: HashMap<String, String> = HashMap::new();

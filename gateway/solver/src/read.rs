@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use gateway_api::{Error, FileRange, Stat};
+use gateway_api::{Code, Error, FileRange, Stat};
 
 use crate::fs::read::{self, FileStat};
 use crate::fs::{FsError, Root};
@@ -36,11 +36,20 @@ async fn with_root<T: Send + 'static, K: Send + 'static>(
     blocking(move || {
         let view = View::read_only(&place.lowers).map_err(internal)?;
         let root = Root::open(view.path()).map_err(internal)?;
-        let read = work(&root).map_err(|error| Error::unknown(error.to_string()));
+        let read = work(&root).map_err(|error| failed(&error));
         drop(place.lease);
         read
     })
     .await
+}
+
+/// The code of what could be met by asking for less; clients match no other.
+fn failed(error: &FsError) -> Error {
+    let code = match error {
+        FsError::TooLarge { .. } => Code::ResourceExhausted,
+        _ => Code::Unknown,
+    };
+    Error::new(code, error.to_string())
 }
 
 pub async fn file<K: Send + 'static>(

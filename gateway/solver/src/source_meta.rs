@@ -202,11 +202,14 @@ impl Job {
             source: source.clone(),
             ..SourceMeta::default()
         };
-        let of_image = |meta: Arc<ImageMeta>| {
-            Some(ApiImageMeta {
+        // Without the config there is no digest either, as observed.
+        let no_config = request.image.as_ref().is_some_and(|image| image.no_config);
+        let of_image = |meta: Arc<ImageMeta>| match no_config {
+            true => Some(ApiImageMeta::default()),
+            false => Some(ApiImageMeta {
                 digest: meta.root.to_string(),
                 config: meta.config.clone(),
-            })
+            }),
         };
         match scheme {
             "docker-image" => {

@@ -5,7 +5,7 @@ use gateway_api::caps::{Cap, CapSet};
 use gateway_llb::caps as llb;
 
 /// Calls of the bridge.
-const FRONTEND: [&str; 22] = [
+const FRONTEND: &[&str] = &[
     "frontend.caps",
     "frontend.inputs",
     "gateway.evaluate",
@@ -17,6 +17,7 @@ const FRONTEND: [&str; 22] = [
     "gateway.solve.evaluate",
     "gateway.solve.metadata",
     "gateway.warnings",
+    "importcaches",
     "proto.refarray",
     "readdir",
     "readfile",
@@ -27,6 +28,7 @@ const FRONTEND: [&str; 22] = [
     "returnmap",
     "solve.base",
     "source.metaresolver",
+    "source.metaresolver.http.checksumrequest",
     "statfile",
 ];
 
@@ -34,7 +36,7 @@ const FRONTEND: [&str; 22] = [
 const FRONTEND_DEPRECATED: &str = "solve.inlinereturn";
 
 /// What ops may ask of the solver.
-const LLB: [&str; 52] = [
+const LLB: &[&str] = &[
     llb::SOURCE_IMAGE,
     llb::SOURCE_IMAGE_RESOLVE_MODE,
     llb::SOURCE_IMAGE_LAYER_LIMIT,
@@ -47,6 +49,24 @@ const LLB: [&str; 52] = [
     llb::SOURCE_LOCAL_EXCLUDE_PATTERNS,
     llb::SOURCE_LOCAL_SHARED_KEY_HINT,
     llb::SOURCE_LOCAL_DIFFER,
+    llb::SOURCE_OCI_LAYOUT,
+    llb::SOURCE_GIT,
+    llb::SOURCE_GIT_KEEP_GIT_DIR,
+    llb::SOURCE_GIT_FULL_URL,
+    llb::SOURCE_GIT_HTTP_AUTH,
+    llb::SOURCE_GIT_KNOWN_SSH_HOSTS,
+    llb::SOURCE_GIT_MOUNT_SSH_SOCK,
+    llb::SOURCE_GIT_SUBDIR,
+    llb::SOURCE_GIT_CHECKSUM,
+    llb::SOURCE_GIT_SKIP_SUBMODULES,
+    llb::SOURCE_GIT_MTIME,
+    llb::SOURCE_GIT_FETCH_BY_COMMIT,
+    llb::SOURCE_HTTP,
+    llb::SOURCE_HTTP_AUTH,
+    llb::SOURCE_HTTP_CHECKSUM,
+    llb::SOURCE_HTTP_PERM,
+    llb::SOURCE_HTTP_HEADER,
+    llb::SOURCE_HTTP_UID_GID,
     llb::EXEC_META_BASE,
     llb::EXEC_META_CGROUP_PARENT,
     llb::EXEC_META_NETWORK,
@@ -74,24 +94,24 @@ const LLB: [&str; 52] = [
     llb::FILE_COPY_INCLUDE_EXCLUDE_PATTERNS,
     llb::FILE_COPY_REQUIRED_PATHS,
     llb::FILE_COPY_ALWAYS_REPLACE,
-    "file.symlink.create",
+    llb::FILE_SYMLINK_CREATE,
     llb::CONSTRAINTS,
     llb::PLATFORM,
     llb::META_IGNORE_CACHE,
     llb::META_DESCRIPTION,
     llb::META_EXPORT_CACHE,
-    "mergeop",
-    "passthroughop",
-    "exporter.sourcedateepoch",
-    "exporter.image.annotations",
-    "exporter.multiple",
-    "diffop",
+    llb::MERGE_OP,
+    llb::DIFF_OP,
+    llb::PASSTHROUGH_OP,
+    llb::EXPORTER_SOURCE_DATE_EPOCH,
+    llb::EXPORTER_IMAGE_ANNOTATIONS,
+    llb::EXPORTER_MULTIPLE,
     llb::SOURCE_POLICY,
 ];
 
 /// As Ping answers.
 pub fn frontend() -> CapSet {
-    let mut set = CapSet::enabled(FRONTEND);
+    let mut set = CapSet::enabled(FRONTEND.iter().copied());
     set.insert(
         FRONTEND_DEPRECATED,
         Cap {
@@ -105,7 +125,7 @@ pub fn frontend() -> CapSet {
 
 /// As Ping answers.
 pub fn llb() -> CapSet {
-    CapSet::enabled(LLB)
+    CapSet::enabled(LLB.iter().copied())
 }
 
 #[cfg(test)]
@@ -125,6 +145,33 @@ mod tests {
         let llb = llb();
         assert!(llb.iter().map(|(id, _)| id).is_sorted());
         assert_eq!(llb.iter().count(), LLB.len());
+    }
+
+    #[test]
+    fn p25_every_cap_is_one_that_clients_know_spelt_as_they_do() {
+        for (id, _) in llb().iter() {
+            assert!(llb::ALL.contains(&id), "{id}");
+            assert!(!llb::UNANNOUNCED.contains(&id), "{id}");
+        }
+        assert!(llb().supports("soruce.http.uidgid"));
+    }
+
+    /// Whoever makes one of these work takes it out of here.
+    #[test]
+    fn p25_what_does_not_work_is_not_announced() {
+        for id in [
+            "source.git.signatureverify",
+            "source.git.bundle",
+            "source.git.checkoutbundle",
+            "source.http.signatureverify",
+            "source.imageblob",
+            "exec.meta.cdi",
+            "cache.gha",
+            "cache.s3",
+            "cache.azblob",
+        ] {
+            assert!(!llb().supports(id), "{id}");
+        }
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use gateway_api::{Code, Detail, Error, Gateway, ResolveImageConfigRequest};
 use gateway_images::config::RunConfig;
 use gateway_images::reference::Reference;
-use gateway_llb::{Constraints, ImageSource, LocalSource, MarshalOptions, State, pb};
+use gateway_llb::{Constraints, ImageSource, MarshalOptions, State, pb};
 use gateway_solver::Job;
 
+use super::context;
 use super::solved::Solved;
-use super::{Engine, FrontendCall};
+use super::{Engine, FrontendCall, GATEWAY};
 use crate::host::environment::environment;
 use crate::host::life::{Call, host};
 use crate::host::process::{FrontendProcess, start};
@@ -30,10 +31,11 @@ const INPUTS_WITHOUT_LABEL: [&str; 4] = [
 ];
 
 /// A frontend image that can be run.
-struct FrontendImage {
-    definition: pb::Definition,
-    config: RunConfig,
-    digest: String,
+pub(super) struct FrontendImage {
+    pub definition: pb::Definition,
+    pub config: RunConfig,
+    /// Empty for what is no image.
+    pub digest: String,
 }
 
 /// Runs the image of the option `source`.
@@ -46,7 +48,7 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
         _ => return Err(Error::unknown("no source specified for gateway")),
     };
     engine.0.policy.check_source(&source)?;
-    let image = resolve(engine, job, &call, &source).await?;
+    let image = context::resolve(engine, job, &call, &source).await?;
     check_caps(&image, &call)?;
 
     let result = job.load(image.definition.clone(), &call.policies);
@@ -77,73 +79,16 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
     );
     let returned = hosted.await?;
     drop(rootfs);
-    let solved = gateway.resolve(returned)?;
+    let solved = gateway.resolve(returned)?.of_frontend(GATEWAY, &source);
     // Its work is still to come, but a definition that cannot even be read is this frontend's fault.
     for result in solved.results() {
-        result.check(job).map_err(|mut error| {
-            error.message = format!("frontend {source}: {}", error.message);
-            error
-        })?;
+        result.check(job)?;
     }
     Ok(solved)
 }
 
-/// Finds the image: a named context of its name, or its registry. Always for the host's platform,
-/// never the build's target.
-async fn resolve(
-    engine: &Engine,
-    job: &Job,
-    call: &FrontendCall,
-    source: &str,
-) -> Result<FrontendImage, Error> {
-    let reference = Reference::parse(source)
-        .map_err(|error| Error::unknown(format!("invalid context name {source}: {error}")))?;
-    let familiar = reference.familiar();
-    let name = familiar.strip_suffix(":latest").unwrap_or(&familiar);
-    let Some(context) = call.opts.get(&format!("context:{name}")) else {
-        return resolve_image(engine, job, call, &reference).await;
-    };
-    match context.split_once(':') {
-        Some(("docker-image", image)) => {
-            let image = image.trim_start_matches("//");
-            let reference = Reference::parse(image).map_err(|error| {
-                Error::unknown(format!("invalid named context {context}: {error}"))
-            })?;
-            resolve_image(engine, job, call, &reference).await
-        }
-        Some(("input", key)) => {
-            let definition = call.inputs.get(key).cloned().ok_or_else(|| {
-                Error::unknown(format!("invalid input {key} for {name}: no such input"))
-            })?;
-            let metadata = call.opts.get(&format!("input-metadata:{key}"));
-            Ok(FrontendImage {
-                definition,
-                config: metadata.map_or(Ok(RunConfig::default()), |text| input_config(text))?,
-                digest: String::new(),
-            })
-        }
-        Some(("local", local)) => {
-            let state = LocalSource {
-                session: job.session().id().to_owned(),
-                ..LocalSource::new(local.trim_start_matches("//"))
-            };
-            let name = format!("[frontend] load {source} from {context}");
-            Ok(FrontendImage {
-                definition: marshal(engine, state.state(Constraints::new().name(name)))?,
-                config: RunConfig::default(),
-                digest: String::new(),
-            })
-        }
-        _ => Err(Error::new(
-            Code::Unimplemented,
-            format!(
-                "named context {context} cannot be a frontend: only docker-image, local and input can"
-            ),
-        )),
-    }
-}
-
-async fn resolve_image(
+/// The image of a registry, for the host's platform.
+pub(super) async fn resolve_image(
     engine: &Engine,
     job: &Job,
     call: &FrontendCall,
@@ -185,30 +130,11 @@ async fn resolve_image(
     })
 }
 
-fn marshal(engine: &Engine, state: State) -> Result<pb::Definition, Error> {
+pub(super) fn marshal(engine: &Engine, state: State) -> Result<pb::Definition, Error> {
     let platform = engine.0.solver.default_platform().clone();
     state
         .marshal(&MarshalOptions::new(platform))
         .map_err(|error| Error::new(Code::Internal, error.to_string()))
-}
-
-/// The image config among an input's metadata: JSON, keys to base64.
-fn input_config(metadata: &str) -> Result<RunConfig, Error> {
-    use base64::Engine as _;
-    let invalid = |error: &dyn std::fmt::Display| {
-        Error::unknown(format!("invalid metadata of a frontend's input: {error}"))
-    };
-    let map: std::collections::BTreeMap<String, String> =
-        serde_json::from_str(metadata).map_err(|error| invalid(&error))?;
-    let Some(config) = map.get(gateway_api::result::metadata::IMAGE_CONFIG) else {
-        return Ok(RunConfig::default());
-    };
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(config)
-        .map_err(|error| invalid(&error))?;
-    let config =
-        gateway_images::config::ImageConfig::parse(&bytes).map_err(|error| invalid(&error))?;
-    Ok(config.config)
 }
 
 /// Go's spelling of true; any other text means nothing.
@@ -281,6 +207,7 @@ mod tests {
             inputs: Default::default(),
             depth: 0,
             policies: Default::default(),
+            caches: std::sync::Arc::new(super::super::cache::Caches::of_client(&[])),
         };
         call.opts
             .insert("frontend.caps".to_owned(), caps.to_owned());
@@ -329,17 +256,5 @@ mod tests {
             ));
         }
         assert!(!network_none(&RunConfig::default()));
-    }
-
-    #[test]
-    fn the_config_among_an_inputs_metadata_is_used() {
-        use base64::Engine as _;
-        let config = r#"{"architecture":"amd64","os":"linux","config":{"Entrypoint":["/f"]},"rootfs":{"type":"layers","diff_ids":[]}}"#;
-        let text = serde_json::json!({
-            "containerimage.config": base64::engine::general_purpose::STANDARD.encode(config),
-        });
-        let config = input_config(&text.to_string()).unwrap();
-        assert_eq!(config.entrypoint.unwrap(), ["/f"]);
-        assert!(input_config("[]").is_err());
     }
 }

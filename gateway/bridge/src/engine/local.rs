@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use gateway_api::{
@@ -16,6 +16,7 @@ use gateway_solver::policy::SourcePolicies;
 use gateway_solver::{Job, MountSource, ResultRef, SolvedRefs};
 use tokio_util::sync::CancellationToken;
 
+use super::cache::Caches;
 use super::solved::Solved;
 use super::{Engine, FrontendCall, source_policy};
 use crate::container::LocalContainer;
@@ -30,6 +31,7 @@ pub(crate) struct LocalGateway {
     depth: usize,
     /// What its caller set beside the build's own.
     policies: SourcePolicies,
+    caches: Arc<Caches>,
     refs: RefTable,
     /// Cancelled when the call ends, and with it what it left running.
     containers: CancellationToken,
@@ -87,6 +89,7 @@ impl LocalGateway {
             inputs: call.inputs,
             depth: call.depth,
             policies: call.policies,
+            caches: call.caches,
             refs: RefTable::default(),
         }
     }
@@ -201,12 +204,16 @@ impl LocalGateway {
             inputs: request.frontend_inputs,
             depth: self.depth + 1,
             policies,
+            caches: self.caches.clone(),
         };
         self.engine
             .call(&self.job, call)
             .await
             .map_err(|mut error| {
-                error.details.insert(0, detail);
+                // An error of what that frontend returned names it already.
+                if error.details.first() != Some(&detail) {
+                    error.details.insert(0, detail);
+                }
                 error
             })
     }
@@ -235,10 +242,14 @@ impl Gateway for LocalGateway {
                     "cannot solve with both Definition and Frontend specified",
                 ));
             }
-            (Some(definition), true) => Solved {
-                refs: SolvedRefs::Single(Some(self.job.load(definition, &policies))),
-                ..Solved::default()
-            },
+            (Some(definition), true) => {
+                // Before anything of it is solved: a step that began does not look again.
+                self.caches.import(&self.job, &request.cache_imports).await;
+                Solved {
+                    refs: SolvedRefs::Single(Some(self.job.load(definition, &policies))),
+                    ..Solved::default()
+                }
+            }
             (None, false) => self.nested(request, policies).await?,
             (None, true) => Solved {
                 refs: SolvedRefs::Single(None),

@@ -1,7 +1,9 @@
 //! A build from request to exported result: finds the frontend, runs it, hands what it returned to
 //! the exporters.
 
+mod cache;
 pub mod capabilities;
+mod context;
 mod image;
 mod local;
 mod policy;
@@ -23,6 +25,7 @@ use gateway_solver::{CacheImport, Exporter, Job, JobOptions, Solver};
 use tokio_util::sync::CancellationToken;
 
 use crate::host::FrontendLimits;
+use cache::Caches;
 use local::LocalGateway;
 pub use policy::FrontendPolicy;
 use solved::Solved;
@@ -59,7 +62,7 @@ pub struct BuildRequest {
     /// What sources may be used, by the build and for its frontends.
     pub source_policies: SourcePolicies,
     pub exporters: Vec<Exporter>,
-    /// Caches to look in besides the store.
+    /// Caches to look in besides the store. Of local ones frontends may name these only.
     pub cache_imports: Vec<CacheImport>,
     pub cancel: CancellationToken,
 }
@@ -82,6 +85,7 @@ pub(crate) struct FrontendCall {
     pub depth: usize,
     /// What those set for its sources, beside the build's own.
     pub policies: SourcePolicies,
+    pub caches: Arc<Caches>,
 }
 
 impl Engine {
@@ -94,8 +98,31 @@ impl Engine {
     /// # Errors
     /// The frontend's error or that of a step, with details that say where and what.
     pub async fn build(&self, request: BuildRequest) -> Result<BuildResponse, Error> {
+        self.run_until_cancelled(request, None).await
+    }
+
+    /// The same for a frontend that is no one of ours, e.g. a client (see [`Builds::frontend`]); the
+    /// request's own is not looked at.
+    ///
+    /// # Errors
+    /// As [`Engine::build`].
+    ///
+    /// [`Builds::frontend`]: crate::service::Builds::frontend
+    pub async fn build_with(
+        &self,
+        request: BuildRequest,
+        frontend: FrontendFn,
+    ) -> Result<BuildResponse, Error> {
+        self.run_until_cancelled(request, Some(frontend)).await
+    }
+
+    async fn run_until_cancelled(
+        &self,
+        request: BuildRequest,
+        frontend: Option<FrontendFn>,
+    ) -> Result<BuildResponse, Error> {
         let cancel = request.cancel.clone();
-        let build = self.run(request);
+        let build = self.run(request, frontend);
         tokio::select! {
             built = build => match built {
                 // What fails because of the cancellation is the cancellation.
@@ -106,7 +133,11 @@ impl Engine {
         }
     }
 
-    async fn run(&self, request: BuildRequest) -> Result<BuildResponse, Error> {
+    async fn run(
+        &self,
+        request: BuildRequest,
+        frontend: Option<FrontendFn>,
+    ) -> Result<BuildResponse, Error> {
         let job = self.0.solver.job(JobOptions {
             session: request.session,
             progress: request.progress,
@@ -120,13 +151,17 @@ impl Engine {
             inputs: request.inputs,
             depth: 0,
             policies: SourcePolicies::default(),
+            caches: Arc::new(Caches::of_client(&request.cache_imports)),
         };
         self.prefer_builtin(&mut call);
         // Before anything is solved: a step that began does not look again.
         for import in &request.cache_imports {
             job.import_cache(import).await;
         }
-        let solved = self.call(&job, call).await?;
+        let solved = match frontend {
+            Some(frontend) => self.call_function(&job, call, frontend).await?,
+            None => self.call(&job, call).await?,
+        };
         let metadata = solved.metadata.clone();
         let exported = job
             .export(solved.into_exportable(), &request.exporters)
@@ -182,20 +217,30 @@ impl Engine {
             let Some(builtin) = self.0.builtins.get(&call.name).cloned() else {
                 return Err(Error::unknown(format!("invalid frontend: {}", call.name)));
             };
-            let name = call.name.clone();
-            let gateway = self.gateway(job, call);
-            let frontend = gateway.clone() as Arc<dyn Gateway>;
-            let returned = AssertUnwindSafe(async move { builtin(frontend).await })
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|_| {
-                    Err(Error::new(
-                        Code::Internal,
-                        format!("internal failure of the frontend {name}"),
-                    ))
-                })?;
-            gateway.resolve(returned)
+            self.call_function(job, call, builtin).await
         })
+    }
+
+    /// Runs a frontend that is a function.
+    async fn call_function(
+        &self,
+        job: &Job,
+        call: FrontendCall,
+        function: FrontendFn,
+    ) -> Result<Solved, Error> {
+        let name = call.name.clone();
+        let gateway = self.gateway(job, call);
+        let frontend = gateway.clone() as Arc<dyn Gateway>;
+        let returned = AssertUnwindSafe(async move { function(frontend).await })
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::new(
+                    Code::Internal,
+                    format!("internal failure of the frontend {name}"),
+                ))
+            })?;
+        gateway.resolve(returned)
     }
 
     /// A gateway for one call.

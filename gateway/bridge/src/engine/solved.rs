@@ -14,6 +14,23 @@ pub(crate) struct Solved {
 }
 
 impl Solved {
+    /// The same results as those of a frontend, which their errors then name.
+    pub fn of_frontend(self, name: &str, source: &str) -> Solved {
+        let of = |result: ResultRef| result.of_frontend(name, source);
+        Solved {
+            refs: match self.refs {
+                SolvedRefs::None => SolvedRefs::None,
+                SolvedRefs::Single(result) => SolvedRefs::Single(result.map(of)),
+                SolvedRefs::Map(map) => SolvedRefs::Map(
+                    map.into_iter()
+                        .map(|(key, result)| (key, result.map(of)))
+                        .collect(),
+                ),
+            },
+            ..self
+        }
+    }
+
     pub fn results(&self) -> Vec<&ResultRef> {
         match &self.refs {
             SolvedRefs::None => Vec::new(),

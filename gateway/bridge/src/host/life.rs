@@ -71,6 +71,8 @@ enum Killed {
     /// Had returned, or could not any more, and did not exit.
     Lingered,
     TimedOut,
+    /// Neither spoke nor waited for us.
+    Idle,
 }
 
 /// Serves the frontend until it has ended.
@@ -114,6 +116,10 @@ where
             outcome.wait().await;
             sleep(grace).await;
         });
+        let mut idle = pin!(async {
+            observed.speaks_http2().await;
+            observed.activity().idle(call.limits.idle_timeout).await;
+        });
         let mut timeout = call.limits.timeout.map(|limit| Box::pin(sleep(limit)));
         let mut kill_wait = None;
         // Only ever one reason: the first.
@@ -131,6 +137,7 @@ where
                 () = &mut spoke, if !dying => Killed::NeverSpoke,
                 () = &mut returned, if !dying => Killed::Lingered,
                 () = wait_for(&mut timeout), if !dying => Killed::TimedOut,
+                () = &mut idle, if !dying => Killed::Idle,
                 () = &mut stderr, if stderr_open => {
                     stderr_open = false;
                     continue;
@@ -275,6 +282,10 @@ impl Verdict<'_> {
             (Some(Killed::TimedOut), _) => format!(
                 "it did not end within {} seconds (the configured timeout of frontends)",
                 self.limits.timeout.unwrap_or_default().as_secs()
+            ),
+            (Some(Killed::Idle), _) => format!(
+                "it was silent for {} seconds while nothing that it had asked for was under way (idleTimeout of frontend.\"gateway.v0\")",
+                self.limits.idle_timeout.unwrap_or_default().as_secs()
             ),
             (None, _) if !self.spoke && self.stray.is_none() => {
                 "no result for incomplete build: it never spoke the frontend protocol on stdout; is this image a BuildKit frontend?".to_owned()

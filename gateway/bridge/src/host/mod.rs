@@ -32,6 +32,15 @@ pub struct FrontendLimits {
     pub refs: usize,
     /// Definitions of one call's Solve requests, in bytes: the refs keep them.
     pub definition_bytes: usize,
+    /// Without a sign of life from it while nothing that it asked for is under way. None: for ever.
+    pub idle_timeout: Option<Duration>,
+    /// The largest message, both ways, in bytes.
+    pub message_bytes: usize,
+    /// What its unfinished requests may hold, in bytes; and again as much for answers that it has
+    /// not read.
+    pub buffered_bytes: usize,
+    /// Containers of one call at once; each holds mounts and descriptors.
+    pub containers: usize,
 }
 
 impl Default for FrontendLimits {
@@ -54,6 +63,14 @@ impl Default for FrontendLimits {
             refs: 10_000,
             // Definitions of a thousand steps take below 1 MB.
             definition_bytes: 256 << 20,
+            // It may compute, or fetch something by itself, between two calls; but none of those
+            // known does so for minutes.
+            idle_timeout: Some(Duration::from_secs(60 * 60)),
+            message_bytes: gateway_proto::limits::MAX_MESSAGE_BYTES,
+            // Sixteen of the largest messages.
+            buffered_bytes: 256 << 20,
+            // Frontends seen run a few.
+            containers: 256,
         }
     }
 }

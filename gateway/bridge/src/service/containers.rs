@@ -7,16 +7,28 @@ use gateway_api::{Code, Container, Error, Gateway};
 use gateway_proto::convert::container::container_from_wire;
 use gateway_proto::frontend::NewContainerRequest;
 
-/// More than any frontend runs at once; each holds mounts and descriptors.
-const MAX_CONTAINERS: usize = 256;
+type Containers = BTreeMap<String, Arc<dyn Container>>;
 
 /// Cheap to clone; the containers end with the last clone.
-#[derive(Clone, Default)]
-pub struct ContainerTable(Arc<Mutex<BTreeMap<String, Arc<dyn Container>>>>);
+#[derive(Clone)]
+pub struct ContainerTable {
+    containers: Arc<Mutex<Containers>>,
+    limit: usize,
+}
 
 impl ContainerTable {
-    fn locked(&self) -> MutexGuard<'_, BTreeMap<String, Arc<dyn Container>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// For at most this many at once: each holds mounts and descriptors.
+    pub fn new(limit: usize) -> Self {
+        ContainerTable {
+            containers: Arc::default(),
+            limit,
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Containers> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub async fn create(
@@ -28,27 +40,31 @@ impl ContainerTable {
         self.check_new(&id)?;
         let container = gateway.new_container(container_from_wire(call)).await?;
         let container: Arc<dyn Container> = Arc::from(container);
-        // Another request may have been faster: then this container goes again.
+        // Other requests may have been faster: then this container goes again.
         let mut table = self.locked();
-        if table.contains_key(&id) {
-            return Err(exists(&id));
-        }
+        self.check(&table, &id)?;
         table.insert(id, container);
         Ok(())
     }
 
     fn check_new(&self, id: &str) -> Result<(), Error> {
-        let table = self.locked();
+        self.check(&self.locked(), id)
+    }
+
+    fn check(&self, table: &Containers, id: &str) -> Result<(), Error> {
         if table.contains_key(id) {
-            return Err(exists(id));
+            return Err(Error::new(
+                Code::AlreadyExists,
+                format!("Container {id} already exists"),
+            ));
         }
-        match table.len() < MAX_CONTAINERS {
-            true => Ok(()),
-            false => Err(Error::new(
+        if table.len() >= self.limit {
+            return Err(Error::new(
                 Code::ResourceExhausted,
-                format!("more than {MAX_CONTAINERS} containers at once"),
-            )),
+                format!("more than {} containers at once", self.limit),
+            ));
         }
+        Ok(())
     }
 
     pub fn get(&self, id: &str) -> Option<Arc<dyn Container>> {
@@ -78,11 +94,4 @@ impl ContainerTable {
             ))),
         }
     }
-}
-
-fn exists(id: &str) -> Error {
-    Error::new(
-        Code::AlreadyExists,
-        format!("Container {id} already exists"),
-    )
 }

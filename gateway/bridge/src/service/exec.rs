@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::containers::ContainerTable;
+use crate::transport::Activity;
 
 /// Messages that wait for the client to read; with more the processes wait.
 const PENDING_MESSAGES: usize = 16;
@@ -31,17 +32,22 @@ const UNKNOWN_EXIT: u32 = 255;
 pub type Answers = ReceiverStream<Result<ExecMessage, Status>>;
 
 /// Serves one stream until the client is gone, or has said all and its processes have ended.
-pub fn serve(table: ContainerTable, incoming: Streaming<ExecMessage>) -> Answers {
+pub fn serve(
+    table: ContainerTable,
+    activity: Arc<Activity>,
+    incoming: Streaming<ExecMessage>,
+) -> Answers {
     let (answers, stream) = mpsc::channel(PENDING_MESSAGES);
     tokio::spawn(async move {
         let mut processes = Processes {
             table,
+            activity,
             answers: answers.clone(),
             known: HashMap::new(),
             forwarding: JoinSet::new(),
         };
         tokio::select! {
-            ended = processes.run(incoming) => {
+            ended = super::guarded("ExecProcess", processes.run(incoming)) => {
                 if let Err(error) = ended {
                     let _ = answers.send(Err(to_status(&error))).await;
                 }
@@ -54,6 +60,7 @@ pub fn serve(table: ContainerTable, incoming: Streaming<ExecMessage>) -> Answers
 
 struct Processes {
     table: ContainerTable,
+    activity: Arc<Activity>,
     answers: mpsc::Sender<Result<ExecMessage, Status>>,
     /// Also those that have ended: an id is used once.
     known: HashMap<String, Known>,
@@ -148,9 +155,9 @@ impl Processes {
             input_ended: input_ended.clone(),
         };
         self.known.insert(id.clone(), known);
-        let answers = self.answers.clone();
+        let (answers, activity) = (self.answers.clone(), self.activity.clone());
         self.forwarding
-            .spawn(forward(id, process, input_ended, answers));
+            .spawn(forward(id, process, input_ended, answers, activity));
         Ok(())
     }
 }
@@ -187,12 +194,18 @@ async fn forward(
     process: Arc<dyn Process>,
     input_ended: CancellationToken,
     answers: mpsc::Sender<Result<ExecMessage, Status>>,
+    activity: Arc<Activity>,
 ) {
     let message = |input| ExecMessage {
         process_id: id.clone(),
         input: Some(input),
     };
-    while let Some(event) = process.next_event().await {
+    // A process may say nothing for hours.
+    let next = || async {
+        let _working = activity.work();
+        process.next_event().await
+    };
+    while let Some(event) = next().await {
         let answer = match event {
             Ok(event) => Ok(message(to_wire(event))),
             Err(error) => Err(to_status(&error)),

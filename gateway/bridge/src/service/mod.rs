@@ -3,6 +3,7 @@
 //! Return. Nothing a frontend sends can end more than its own call: parts may be missing, and a
 //! handler that panics is an error of that request.
 
+mod builds;
 mod containers;
 mod exec;
 mod health;
@@ -22,11 +23,13 @@ use gateway_proto::convert::{caps, files, request, result, source};
 use gateway_proto::error::{from_rpc, to_status};
 use gateway_proto::frontend::llb_bridge_server::LlbBridge;
 use gateway_proto::frontend::*;
-use gateway_proto::limits;
 use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::host::FrontendLimits;
+use crate::transport::{Activity, Answers};
+pub use builds::{BUILD_ID, Builds};
 use containers::ContainerTable;
 pub use health::HealthService;
 pub use outcome::Outcome;
@@ -45,18 +48,86 @@ pub struct BridgeService {
     refs: RefTable,
     containers: ContainerTable,
     outcome: Arc<Outcome>,
+    activity: Arc<Activity>,
+    answers: Answers,
+    limits: FrontendLimits,
 }
 
 impl BridgeService {
-    /// `outcome` receives what the frontend returns.
-    /// Of `limits` those of refs and definitions count here.
+    /// `outcome` receives what the frontend returns. Of `limits` those of what it may hold here count.
     pub fn new(gateway: Arc<dyn Gateway>, outcome: Arc<Outcome>, limits: &FrontendLimits) -> Self {
         BridgeService {
             gateway,
             refs: RefTable::new(limits.refs, limits.definition_bytes),
-            containers: ContainerTable::default(),
+            containers: ContainerTable::new(limits.containers),
             outcome,
+            activity: Arc::default(),
+            answers: Answers::new(limits.buffered_bytes, limits.message_bytes),
+            limits: limits.clone(),
         }
+    }
+
+    /// Where the work of calls is reported.
+    pub(crate) fn report_to(&mut self, activity: Arc<Activity>) {
+        self.activity = activity;
+    }
+
+    pub(crate) fn limits(&self) -> &FrontendLimits {
+        &self.limits
+    }
+
+    /// Work that the frontend waits for.
+    async fn work<T>(&self, work: impl Future<Output = T>) -> T {
+        let _working = self.activity.work();
+        work.await
+    }
+
+    /// Runs the handler of a call: its error becomes a status, and so does its panic.
+    async fn answer<T: Message>(
+        &self,
+        call: &str,
+        handler: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Response<T>, Status> {
+        let answer = guarded(call, self.work(handler)).await;
+        self.sendable(answer, None).await
+    }
+
+    /// The same for an answer that may be as large as a message: made only when there is room for
+    /// it. `ready` is what may take long before it can be made.
+    async fn large_answer<R, T: Message>(
+        &self,
+        call: &str,
+        ready: impl Future<Output = Result<R, Error>>,
+        make: impl AsyncFnOnce(R) -> Result<T, Error>,
+    ) -> Result<Response<T>, Status> {
+        let mut reserved = None;
+        let answer = guarded(call, async {
+            let ready = self.work(ready).await?;
+            reserved = Some(self.answers.reserve().await?);
+            self.work(make(ready)).await
+        })
+        .await;
+        self.sendable(answer, reserved).await
+    }
+
+    /// An answer as it may be sent: of a size that can be received, and counted while it is held.
+    async fn sendable<T: Message>(
+        &self,
+        answer: Result<T, Error>,
+        reserved: Option<OwnedSemaphorePermit>,
+    ) -> Result<Response<T>, Status> {
+        let message = answer.map_err(|error| to_status(&error))?;
+        let (size, limit) = (message.encoded_len(), self.limits.message_bytes);
+        if size > limit {
+            return Err(Status::resource_exhausted(format!(
+                "grpc: trying to send message larger than max ({size} vs. {limit})"
+            )));
+        }
+        let room = self.answers.room(reserved, size).await;
+        let room = room.map_err(|error| to_status(&error))?;
+        let mut response = Response::new(message);
+        response.extensions_mut().insert(room);
+        Ok(response)
     }
 
     async fn do_solve(&self, old_client: bool, call: SolveRequest) -> Result<SolveResponse, Error> {
@@ -108,6 +179,13 @@ impl BridgeService {
         self.outcome.set(Ok(solved))
     }
 
+    /// A ref whose work is done: reading of it takes no longer than reading.
+    async fn evaluated(&self, id: &str) -> Result<Ref, Error> {
+        let reference = self.refs.get(id)?;
+        self.gateway.evaluate(&reference).await?;
+        Ok(reference)
+    }
+
     async fn do_return(&self, call: ReturnRequest) -> Result<ReturnResponse, Error> {
         let returned = match (call.result, call.error) {
             (_, Some(error)) => Err(from_rpc(error)),
@@ -146,34 +224,25 @@ fn is_old_client<T>(request: &Request<T>) -> bool {
         .is_some_and(|minor| minor <= LAST_OLD_GRPC_GO)
 }
 
-/// Runs one handler: its error becomes a status, and so does its panic.
-async fn answer<T: Message>(
+/// A handler that panics fails its own call only.
+async fn guarded<T>(
+    call: &str,
     handler: impl Future<Output = Result<T, Error>>,
-) -> Result<Response<T>, Status> {
+) -> Result<T, Error> {
     let outcome = AssertUnwindSafe(handler).catch_unwind().await;
-    let message = outcome
-        .unwrap_or_else(|_| {
-            Err(Error::new(
-                Code::Internal,
-                "the request could not be handled: internal failure",
-            ))
-        })
-        .map_err(|error| to_status(&error))?;
-    let size = message.encoded_len();
-    if size > limits::MAX_MESSAGE_BYTES {
-        return Err(Status::resource_exhausted(format!(
-            "grpc: trying to send message larger than max ({size} vs. {})",
-            limits::MAX_MESSAGE_BYTES
-        )));
-    }
-    Ok(Response::new(message))
+    outcome.unwrap_or_else(|_| {
+        Err(Error::new(
+            Code::Internal,
+            format!("{call} could not be handled: internal failure"),
+        ))
+    })
 }
 
 #[tonic::async_trait]
 impl LlbBridge for BridgeService {
     async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PongResponse>, Status> {
         let invocation = self.gateway.invocation();
-        answer(async {
+        self.answer("Ping", async {
             Ok(PongResponse {
                 frontend_api_caps: caps::to_wire(&invocation.frontend_caps),
                 llb_caps: caps::to_wire(&invocation.llb_caps),
@@ -192,30 +261,32 @@ impl LlbBridge for BridgeService {
         request: Request<SolveRequest>,
     ) -> Result<Response<SolveResponse>, Status> {
         let old_client = is_old_client(&request);
-        answer(self.do_solve(old_client, request.into_inner())).await
+        self.answer("Solve", self.do_solve(old_client, request.into_inner()))
+            .await
     }
 
     async fn r#return(
         &self,
         request: Request<ReturnRequest>,
     ) -> Result<Response<ReturnResponse>, Status> {
-        answer(self.do_return(request.into_inner())).await
+        self.answer("Return", self.do_return(request.into_inner()))
+            .await
     }
 
     async fn inputs(&self, _: Request<InputsRequest>) -> Result<Response<InputsResponse>, Status> {
-        answer(async {
+        let make = async |()| {
             Ok(InputsResponse {
                 definitions: self.gateway.inputs().await?,
             })
-        })
-        .await
+        };
+        self.large_answer("Inputs", async { Ok(()) }, make).await
     }
 
     async fn resolve_image_config(
         &self,
         request: Request<ResolveImageConfigRequest>,
     ) -> Result<Response<ResolveImageConfigResponse>, Status> {
-        answer(async {
+        self.answer("ResolveImageConfig", async {
             let call = source::image_request_from_wire(request.into_inner());
             let config = self.gateway.resolve_image_config(call).await?;
             Ok(source::image_config_to_wire(config))
@@ -227,7 +298,7 @@ impl LlbBridge for BridgeService {
         &self,
         request: Request<ResolveSourceMetaRequest>,
     ) -> Result<Response<ResolveSourceMetaResponse>, Status> {
-        answer(async {
+        self.answer("ResolveSourceMeta", async {
             let call = source::meta_request_from_wire(request.into_inner())
                 .ok_or_else(|| Error::invalid("source is required"))?;
             let meta = self.gateway.resolve_source_meta(call).await?;
@@ -240,42 +311,36 @@ impl LlbBridge for BridgeService {
         &self,
         request: Request<ReadFileRequest>,
     ) -> Result<Response<ReadFileResponse>, Status> {
-        answer(async {
-            let call = request.into_inner();
-            let reference = self.refs.get(&call.r#ref)?;
+        let call = request.into_inner();
+        let make = async |reference: Ref| {
             let range = call.range.map(files::range_from_wire);
-            let data = self
-                .gateway
-                .read_file(&reference, &call.file_path, range)
-                .await?;
-            Ok(ReadFileResponse { data })
-        })
-        .await
+            let read = self.gateway.read_file(&reference, &call.file_path, range);
+            Ok(ReadFileResponse { data: read.await? })
+        };
+        let ready = self.evaluated(&call.r#ref);
+        self.large_answer("ReadFile", ready, make).await
     }
 
     async fn read_dir(
         &self,
         request: Request<ReadDirRequest>,
     ) -> Result<Response<ReadDirResponse>, Status> {
-        answer(async {
-            let call = request.into_inner();
-            let reference = self.refs.get(&call.r#ref)?;
+        let call = request.into_inner();
+        let make = async |reference: Ref| {
             let include = Some(call.include_pattern.as_str()).filter(|text| !text.is_empty());
-            let entries = self
-                .gateway
-                .read_dir(&reference, &call.dir_path, include)
-                .await?;
-            let entries = entries.into_iter().map(files::stat_to_wire).collect();
+            let read = self.gateway.read_dir(&reference, &call.dir_path, include);
+            let entries = read.await?.into_iter().map(files::stat_to_wire).collect();
             Ok(ReadDirResponse { entries })
-        })
-        .await
+        };
+        let ready = self.evaluated(&call.r#ref);
+        self.large_answer("ReadDir", ready, make).await
     }
 
     async fn stat_file(
         &self,
         request: Request<StatFileRequest>,
     ) -> Result<Response<StatFileResponse>, Status> {
-        answer(async {
+        self.answer("StatFile", async {
             let call = request.into_inner();
             let reference = self.refs.get(&call.r#ref)?;
             let stat = self.gateway.stat_file(&reference, &call.path).await?;
@@ -289,7 +354,7 @@ impl LlbBridge for BridgeService {
         &self,
         request: Request<EvaluateRequest>,
     ) -> Result<Response<EvaluateResponse>, Status> {
-        answer(async {
+        self.answer("Evaluate", async {
             let reference = self.refs.get(&request.into_inner().r#ref)?;
             self.gateway.evaluate(&reference).await?;
             Ok(EvaluateResponse {})
@@ -298,7 +363,7 @@ impl LlbBridge for BridgeService {
     }
 
     async fn warn(&self, request: Request<WarnRequest>) -> Result<Response<WarnResponse>, Status> {
-        answer(async {
+        self.answer("Warn", async {
             let warning = request::warning_from_wire(request.into_inner());
             self.gateway.warn(warning).await?;
             Ok(WarnResponse {})
@@ -310,7 +375,7 @@ impl LlbBridge for BridgeService {
         &self,
         request: Request<NewContainerRequest>,
     ) -> Result<Response<NewContainerResponse>, Status> {
-        answer(async {
+        self.answer("NewContainer", async {
             let gateway = self.gateway.as_ref();
             self.containers
                 .create(gateway, request.into_inner())
@@ -324,7 +389,7 @@ impl LlbBridge for BridgeService {
         &self,
         request: Request<ReleaseContainerRequest>,
     ) -> Result<Response<ReleaseContainerResponse>, Status> {
-        answer(async {
+        self.answer("ReleaseContainer", async {
             let id = request.into_inner().container_id;
             self.containers.release(&id).await?;
             Ok(ReleaseContainerResponse {})
@@ -338,7 +403,11 @@ impl LlbBridge for BridgeService {
         &self,
         request: Request<Streaming<ExecMessage>>,
     ) -> Result<Response<Self::ExecProcessStream>, Status> {
-        let answers = exec::serve(self.containers.clone(), request.into_inner());
+        let answers = exec::serve(
+            self.containers.clone(),
+            self.activity.clone(),
+            request.into_inner(),
+        );
         Ok(Response::new(answers))
     }
 
@@ -346,24 +415,25 @@ impl LlbBridge for BridgeService {
         &self,
         request: Request<ReadFileRequest>,
     ) -> Result<Response<ReadFileResponse>, Status> {
-        answer(async {
-            let call = request.into_inner();
+        let call = request.into_inner();
+        let make = async |()| {
             let (container, mount) = self
                 .containers
                 .get_for_mount(&call.r#ref, call.mount_index)?;
             let range = call.range.map(files::range_from_wire);
             let data = container.read_file(mount, &call.file_path, range).await?;
             Ok(ReadFileResponse { data })
-        })
-        .await
+        };
+        self.large_answer("ReadFileContainer", async { Ok(()) }, make)
+            .await
     }
 
     async fn read_dir_container(
         &self,
         request: Request<ReadDirRequest>,
     ) -> Result<Response<ReadDirResponse>, Status> {
-        answer(async {
-            let call = request.into_inner();
+        let call = request.into_inner();
+        let make = async |()| {
             let (container, mount) = self
                 .containers
                 .get_for_mount(&call.r#ref, call.mount_index)?;
@@ -371,15 +441,16 @@ impl LlbBridge for BridgeService {
             let entries = container.read_dir(mount, &call.dir_path, include).await?;
             let entries = entries.into_iter().map(files::stat_to_wire).collect();
             Ok(ReadDirResponse { entries })
-        })
-        .await
+        };
+        self.large_answer("ReadDirContainer", async { Ok(()) }, make)
+            .await
     }
 
     async fn stat_file_container(
         &self,
         request: Request<StatFileRequest>,
     ) -> Result<Response<StatFileResponse>, Status> {
-        answer(async {
+        self.answer("StatFileContainer", async {
             let call = request.into_inner();
             let (container, mount) = self
                 .containers

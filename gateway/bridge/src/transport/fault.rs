@@ -1,9 +1,11 @@
 //! What the reader of a frontend's stdout saw, for whoever explains how the connection ended: the
 //! HTTP/2 library may report a fault late, in its own words, or not at all.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+
+use super::activity::Activity;
 
 /// Shared between the reader and the host of a frontend.
 #[derive(Debug)]
@@ -11,6 +13,7 @@ pub struct Observed {
     /// First fault only.
     fault: Mutex<Option<String>>,
     speaks_http2: watch::Sender<bool>,
+    activity: Arc<Activity>,
 }
 
 impl Default for Observed {
@@ -18,6 +21,7 @@ impl Default for Observed {
         Observed {
             fault: Mutex::default(),
             speaks_http2: watch::Sender::new(false),
+            activity: Arc::default(),
         }
     }
 }
@@ -28,6 +32,11 @@ impl Observed {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get_or_insert(text);
+    }
+
+    /// Of the connection.
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.activity
     }
 
     pub fn fault(&self) -> Option<String> {

@@ -10,14 +10,22 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tonic::Status;
 
-/// Sixteen of the largest messages at the same time.
-const MAX_HELD_BYTES: usize = 256 << 20;
-
 /// What all bodies of a connection hold.
-#[derive(Debug, Clone, Default)]
-pub struct Meter(Arc<AtomicUsize>);
+#[derive(Debug, Clone)]
+pub struct Meter {
+    held: Arc<AtomicUsize>,
+    limit: usize,
+}
 
 impl Meter {
+    /// `limit` in bytes.
+    pub fn new(limit: usize) -> Self {
+        Meter {
+            held: Arc::default(),
+            limit,
+        }
+    }
+
     /// A body that counts until it is dropped.
     pub fn measure(&self, body: Incoming) -> Metered {
         Metered {
@@ -37,17 +45,18 @@ impl Meter {
     }
 
     fn add(&self, bytes: usize) -> Result<(), Status> {
-        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
-        match before.saturating_add(bytes) {
-            ..=MAX_HELD_BYTES => Ok(()),
-            _ => Err(Status::resource_exhausted(format!(
-                "unfinished requests hold more than {MAX_HELD_BYTES} bytes"
-            ))),
+        let before = self.held.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) <= self.limit {
+            return Ok(());
         }
+        let limit = self.limit;
+        Err(Status::resource_exhausted(format!(
+            "unfinished requests hold more than {limit} bytes"
+        )))
     }
 
     fn give_back(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -102,11 +111,11 @@ mod tests {
 
     #[test]
     fn what_is_given_back_can_be_held_again() {
-        let meter = Meter::default();
-        assert!(meter.add(MAX_HELD_BYTES).is_ok());
+        let meter = Meter::new(100);
+        assert!(meter.add(100).is_ok());
         let refused = meter.add(1).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-        meter.give_back(MAX_HELD_BYTES + 1);
+        meter.give_back(101);
         assert!(meter.add(1).is_ok());
     }
 }

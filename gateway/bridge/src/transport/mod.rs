@@ -1,12 +1,19 @@
-//! The connection with a frontend: HTTP/2 over the two pipes of its stdin and stdout.
+//! The connections that the service is spoken over: HTTP/2 over the two pipes of a frontend's stdin
+//! and stdout, or over a socket with clients that are frontends themselves.
 
+pub mod activity;
+mod answers;
 pub mod authority;
 pub mod fault;
 mod meter;
 pub mod reader;
 pub mod serve;
+pub mod socket;
 mod writer;
 
+pub use activity::Activity;
+pub(crate) use answers::Answers;
 pub use fault::Observed;
 pub use reader::FrontendReader;
 pub use serve::serve;
+pub use socket::serve_socket;

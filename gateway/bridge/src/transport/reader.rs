@@ -119,6 +119,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for FrontendReader<R> {
                 State::Frames(patch) => {
                     let before = out.filled().len();
                     ready!(Pin::new(&mut this.inner).poll_read(cx, out))?;
+                    this.observed.activity().touch();
                     patch.apply(out.filled_mut().get_mut(before..).unwrap_or_default());
                     return Poll::Ready(Ok(()));
                 }

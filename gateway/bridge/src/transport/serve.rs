@@ -1,11 +1,11 @@
 //! Serves LLBBridge on one connection: HTTP/2 without TLS or upgrade, the client speaks first or
-//! we do. One connection is one frontend call.
+//! we do. With a frontend's process one connection is one frontend call.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gateway_proto::frontend::llb_bridge_server::LlbBridgeServer;
+use gateway_proto::frontend::llb_bridge_server::{LlbBridge, LlbBridgeServer};
 use gateway_proto::health::health_server::HealthServer;
 use gateway_proto::limits;
 use hyper::server::conn::http2;
@@ -16,10 +16,12 @@ use tokio::task::JoinSet;
 use tonic::body::Body;
 use tower::{Service, ServiceExt, service_fn};
 
+use super::answers::counted;
 use super::fault::Observed;
 use super::meter::Meter;
 use super::reader::FrontendReader;
 use super::writer::FrontendWriter;
+use crate::host::FrontendLimits;
 use crate::service::{BridgeService, HealthService};
 
 /// Streams at once. Frontends of 2018 start three calls per stage at the same time; what is beyond
@@ -27,8 +29,8 @@ use crate::service::{BridgeService, HealthService};
 const MAX_CONCURRENT_STREAMS: u32 = 250;
 
 /// Headers of a request: a few hundred bytes in every client seen. Large ones are only ours, with
-/// details of errors.
-const MAX_REQUEST_HEADERS_BYTES: u32 = 1 << 20;
+/// details of errors. All streams may have as many at once.
+const MAX_REQUEST_HEADERS_BYTES: u32 = 256 << 10;
 
 /// Runs the connection until it ends. Handlers that still run then are dropped.
 ///
@@ -38,26 +40,21 @@ const MAX_REQUEST_HEADERS_BYTES: u32 = 1 << 20;
 pub async fn serve<R, W>(
     read: R,
     write: W,
-    bridge: BridgeService,
+    mut bridge: BridgeService,
     observed: Arc<Observed>,
 ) -> Result<(), String>
 where
     R: AsyncRead + Unpin + Send + 'static,
     W: AsyncWrite + Unpin + Send + 'static,
 {
+    let activity = observed.activity();
     let io = tokio::io::join(
         FrontendReader::new(read, observed.clone()),
-        FrontendWriter::new(write),
+        FrontendWriter::new(write, activity.clone()),
     );
-    let handlers = Handlers::default();
-    let connection = http2::Builder::new(handlers.clone())
-        .max_header_list_size(MAX_REQUEST_HEADERS_BYTES)
-        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
-        .serve_connection(TokioIo::new(io), TowerToHyperService::new(routes(bridge)));
-    let ended = connection.await;
-    handlers.abort();
+    bridge.report_to(activity.clone());
+    let limits = bridge.limits().clone();
+    let ended = connection(io, bridge, &limits).await;
     match (observed.fault(), ended) {
         (Some(fault), _) => Err(fault),
         (None, Ok(())) => Ok(()),
@@ -66,6 +63,29 @@ where
             with_causes(&error)
         )),
     }
+}
+
+/// One connection until its end.
+pub(super) async fn connection<T, B>(
+    io: T,
+    bridge: B,
+    limits: &FrontendLimits,
+) -> Result<(), hyper::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: LlbBridge,
+{
+    let handlers = Handlers::default();
+    let service = TowerToHyperService::new(routes(bridge, limits));
+    let ended = http2::Builder::new(handlers.clone())
+        .max_header_list_size(MAX_REQUEST_HEADERS_BYTES)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .serve_connection(TokioIo::new(io), service)
+        .await;
+    handlers.abort();
+    ended
 }
 
 fn with_causes(error: &dyn std::error::Error) -> String {
@@ -79,8 +99,9 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// The services by their path; what is neither is answered by the bridge's own "unimplemented".
-fn routes(
-    bridge: BridgeService,
+fn routes<B: LlbBridge>(
+    bridge: B,
+    limits: &FrontendLimits,
 ) -> impl Service<
     http::Request<hyper::body::Incoming>,
     Response = http::Response<Body>,
@@ -88,12 +109,13 @@ fn routes(
     Future: Send,
 > + Clone
 + Send
++ use<B>
 + 'static {
     let bridge = LlbBridgeServer::new(bridge)
-        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+        .max_decoding_message_size(limits.message_bytes)
+        .max_encoding_message_size(limits.message_bytes);
     let health = HealthServer::new(HealthService);
-    let meter = Meter::default();
+    let meter = Meter::new(limits.buffered_bytes);
     service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (bridge, health, meter) = (bridge.clone(), health.clone(), meter.clone());
         async move {
@@ -107,7 +129,8 @@ fn routes(
                 return health.oneshot(request).await;
             }
             if path.starts_with("/moby.buildkit.v1.frontend.LLBBridge/") {
-                return bridge.oneshot(request).await.map(plain_limit_error);
+                let answered = bridge.oneshot(request).await;
+                return answered.map(plain_limit_error).map(counted);
             }
             Ok(unknown_method(path))
         }

@@ -4,20 +4,25 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 
+use super::activity::Activity;
+
 pub struct FrontendWriter<W> {
     inner: W,
     closed: bool,
+    activity: Arc<Activity>,
 }
 
 impl<W> FrontendWriter<W> {
-    pub fn new(inner: W) -> Self {
+    pub fn new(inner: W, activity: Arc<Activity>) -> Self {
         FrontendWriter {
             inner,
             closed: false,
+            activity,
         }
     }
 
@@ -42,6 +47,9 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for FrontendWriter<W> {
             return Poll::Ready(Ok(bytes.len()));
         }
         let done = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        if matches!(done, Poll::Ready(Ok(1..))) {
+            self.activity.touch();
+        }
         self.forgive(done, bytes.len())
     }
 

@@ -71,6 +71,14 @@ pub enum FsError {
     /// Something else than a regular file was to be read.
     #[error("{0} is not a regular file")]
     NotRegular(String),
+    /// A file that does not fit into one answer.
+    #[error("{path} is larger than {limit} bytes; read a range of it")]
+    TooLarge {
+        /// The path inside the root.
+        path: String,
+        /// What fits.
+        limit: u64,
+    },
     /// A request that makes no sense; the text says why.
     #[error("{0}")]
     Invalid(String),

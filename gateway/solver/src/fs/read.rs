@@ -80,8 +80,10 @@ pub fn read_file(root: &Root, path: &str, range: Option<FileRange>) -> Result<Ve
             let limited = (&file).take(MAX_FILE + 1);
             { limited }.read_to_end(&mut data).map_err(io_failed)?;
             if data.len() as u64 > MAX_FILE {
-                let text = format!("{path} is larger than {MAX_FILE} bytes; read a range of it");
-                return Err(FsError::Invalid(text));
+                return Err(FsError::TooLarge {
+                    path: path.to_owned(),
+                    limit: MAX_FILE,
+                });
             }
         }
         Some(range) => {

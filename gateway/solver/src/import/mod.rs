@@ -71,6 +71,19 @@ impl Job {
     }
 }
 
+impl Job {
+    /// Shows that a cache was asked for and why it is not read.
+    pub fn cache_not_imported(&self, name: &str, problem: &str) {
+        let job = self.inner();
+        let name = format!("importing cache manifest from {name}");
+        let digest = digest_of(name.as_bytes());
+        job.reports
+            .announce(vec![vertex(&digest, &name, Vec::new(), None)]);
+        let failed: Outcome<()> = Err(Error::unknown(problem));
+        job.reports.start(&digest).finish(&failed);
+    }
+}
+
 async fn read(job: &Arc<JobInner>, import: &CacheImport, vertex: &str) -> Outcome<()> {
     let (place, manifest, config) = match import {
         CacheImport::Local { src, digest, tag } => {

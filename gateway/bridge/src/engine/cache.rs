@@ -1,0 +1,125 @@
+//! Caches that a frontend names in its own Solve requests: read like those that the client names.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gateway_api::CacheImport as Wanted;
+use gateway_solver::{CacheImport, Job};
+use tokio::sync::OnceCell;
+
+/// The caches of one build. Each is read once, whoever names it.
+#[derive(Debug)]
+pub(crate) struct Caches {
+    /// Of the client: the only directories that frontends may name.
+    given: Vec<CacheImport>,
+    read: Mutex<HashMap<String, Arc<OnceCell<()>>>>,
+}
+
+impl Caches {
+    /// Of a build whose client gave these; they have been read.
+    pub fn of_client(given: &[CacheImport]) -> Self {
+        Caches {
+            given: given.to_vec(),
+            read: Mutex::default(),
+        }
+    }
+
+    /// Reads those that were not. What cannot be read fails nothing: its vertex says why.
+    pub async fn import(&self, job: &Job, wanted: &[Wanted]) {
+        for wanted in wanted {
+            let once = {
+                let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+                read.entry(format!("{wanted:?}")).or_default().clone()
+            };
+            once.get_or_init(|| async {
+                match self.find(wanted) {
+                    Ok(import) if self.given.contains(&import) => {}
+                    Ok(import) => job.import_cache(&import).await,
+                    Err(problem) => job.cache_not_imported(&shown(wanted), &problem),
+                }
+            })
+            .await;
+        }
+    }
+
+    fn find(&self, wanted: &Wanted) -> Result<CacheImport, String> {
+        let attr = |name: &str| wanted.attrs.get(name).filter(|value| !value.is_empty());
+        match wanted.kind.as_str() {
+            "registry" => match attr("ref") {
+                Some(reference) => Ok(CacheImport::Registry {
+                    reference: reference.clone(),
+                }),
+                None => Err("a cache in a registry needs the attribute ref".to_owned()),
+            },
+            "local" => {
+                let src = attr("src").map(PathBuf::from);
+                let src = src.ok_or("a local cache needs the attribute src")?;
+                let is_given = |given: &CacheImport| matches!(given, CacheImport::Local { src: known, .. } if *known == src);
+                if !self.given.iter().any(is_given) {
+                    return Err(format!(
+                        "the build was not given {} as a cache (--cache-from type=local,src=...)",
+                        src.display()
+                    ));
+                }
+                Ok(CacheImport::Local {
+                    src,
+                    digest: attr("digest").cloned(),
+                    tag: attr("tag").cloned(),
+                })
+            }
+            other => Err(format!("unknown cache importer: {other}")),
+        }
+    }
+}
+
+/// What a vertex calls a cache that cannot be read.
+fn shown(wanted: &Wanted) -> String {
+    let name = ["ref", "src"]
+        .into_iter()
+        .find_map(|name| wanted.attrs.get(name));
+    match name {
+        Some(name) => format!("{}:{name}", wanted.kind),
+        None => wanted.kind.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(kind: &str, attrs: &[(&str, &str)]) -> Wanted {
+        Wanted {
+            kind: kind.to_owned(),
+            attrs: attrs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn of_directories_only_those_of_the_client_are_read() {
+        let caches = Caches::of_client(&[CacheImport::Local {
+            src: PathBuf::from("/given"),
+            digest: None,
+            tag: None,
+        }]);
+        let digest = [("src", "/given"), ("digest", "sha256:aa")];
+        assert!(caches.find(&wanted("local", &digest)).is_ok());
+        let problem = caches
+            .find(&wanted("local", &[("src", "/etc")]))
+            .unwrap_err();
+        assert!(problem.contains("not given /etc"), "{problem}");
+    }
+
+    #[test]
+    fn other_importers_are_refused_by_name() {
+        let caches = Caches::of_client(&[]);
+        let problem = caches.find(&wanted("gha", &[])).unwrap_err();
+        assert_eq!(problem, "unknown cache importer: gha");
+        assert!(caches.find(&wanted("registry", &[])).is_err());
+        let found = caches.find(&wanted("registry", &[("ref", "a/b:c")]));
+        assert!(matches!(found, Ok(CacheImport::Registry { reference }) if reference == "a/b:c"));
+    }
+}
