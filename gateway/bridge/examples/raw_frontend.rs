@@ -54,6 +54,12 @@ fn main() {
             connection.write(&[0xff; 4096]);
             sleep(Duration::from_secs(3600));
         }
+        // Answers a subrequest.
+        "subrequest" => subrequest(),
+        // Tells the first line of its build file, and how it was asked for.
+        "echo" => echo(),
+        // Tells what the host knows of a source.
+        "meta" => meta(),
         // The helper image of 2018 frontends for their COPY.
         "copy-helper" => Age::new(true, false, false).build(Ending::CopyHelper),
         other if hostile::run(other) => {}
@@ -315,6 +321,117 @@ fn exec_on_root(args: &[&str]) -> Vec<u8> {
     field(&mut exec, 2, &mount);
     field(&mut op, 2, &exec);
     op
+}
+
+/// Results as the Dockerfile frontend names them, for the request of the option.
+fn subrequest() {
+    let request = option("requestid").unwrap_or_default();
+    let keys: &[&str] = match request.as_str() {
+        "frontend.lint" => &["result.json", "result.txt", "result.statuscode", "version"],
+        "frontend.convertllb" => &["result.json", "version"],
+        _ => &["result.json", "result.txt", "version"],
+    };
+    let (mut result, mut message) = (Vec::new(), Vec::new());
+    field(&mut result, 3, &[]);
+    for key in keys {
+        let value = format!("{request}: {key} \u{fc}\n\0");
+        field(&mut result, 10, &entry(key, value.as_bytes()));
+    }
+    field(&mut message, 1, &result);
+    let mut host = Connection::open(false);
+    assert!(host.call("Return", &message).is_some());
+}
+
+/// Says on stderr what it was given, and returns the context.
+fn echo() {
+    let mut host = Connection::open(false);
+    let age = Age::new(false, true, true);
+    let answer = host
+        .call("Solve", &age.solve("dockerfile", None))
+        .expect("Solve");
+    let mut read = Vec::new();
+    field(&mut read, 1, age.reference(&answer).as_bytes());
+    field(&mut read, 2, b"Dockerfile");
+    let file = host.call("ReadFile", &read).expect("ReadFile");
+    let text = String::from_utf8_lossy(get(&file, 1).unwrap_or_default()).into_owned();
+    eprintln!("the file is {text:?}");
+    eprintln!(
+        "source={:?} cmdline={:?}",
+        option("source"),
+        option("cmdline")
+    );
+    let release = std::fs::read_to_string("/release").unwrap_or_default();
+    eprintln!("release={release}");
+    let answer = host
+        .call("Solve", &age.solve("context", None))
+        .expect("Solve");
+    let returned = age.returned(&age.reference(&answer));
+    assert!(host.call("Return", &returned).is_some());
+}
+
+/// Asks for the source of the option `SOURCE` by both calls, and says on stderr what is answered.
+fn meta() {
+    let identifier = option("build-arg:SOURCE").unwrap_or_default();
+    let mut platform = Vec::new();
+    if let Some(architecture) = option("build-arg:ARCHITECTURE") {
+        field(&mut platform, 1, architecture.as_bytes());
+        field(&mut platform, 2, b"linux");
+    }
+    let text =
+        |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+    let mut host = Connection::open(false);
+    if let Some(reference) = identifier.strip_prefix("docker-image://") {
+        let mut request = Vec::new();
+        field(&mut request, 1, reference.as_bytes());
+        field(&mut request, 2, &platform);
+        let answer = host.call("ResolveImageConfig", &request).expect("an image");
+        eprintln!(
+            "config digest={} ref={}",
+            text(get(&answer, 1)),
+            text(get(&answer, 3))
+        );
+        eprintln!("config={}", text(get(&answer, 2)));
+    }
+    let (mut source, mut request) = (Vec::new(), Vec::new());
+    field(&mut source, 1, identifier.as_bytes());
+    if let Some(url) = option("build-arg:GITURL") {
+        field(&mut source, 2, &entry("git.fullurl", url.as_bytes()));
+    }
+    field(&mut request, 1, &source);
+    field(&mut request, 2, &platform);
+    let (mut git, mut http, mut checksum) = (Vec::new(), Vec::new(), Vec::new());
+    number(&mut git, 1, 1);
+    field(&mut request, 5, &git);
+    if let Some(suffix) = option("build-arg:SUFFIX") {
+        number(&mut checksum, 1, 2);
+        field(&mut checksum, 2, suffix.as_bytes());
+        field(&mut http, 1, &checksum);
+        field(&mut request, 7, &http);
+    }
+    let answer = host.call("ResolveSourceMeta", &request);
+    let answer = answer.expect("metadata");
+    eprintln!(
+        "source={}",
+        text(get(get(&answer, 1).unwrap_or_default(), 1))
+    );
+    for (number, name) in [(2, "image"), (3, "git"), (4, "http")] {
+        let Some(part) = get(&answer, number) else {
+            continue;
+        };
+        for field in [1, 2, 3, 4, 5] {
+            let value = get(part, field);
+            // Timestamps and inner messages are no text.
+            let value = match (name, field) {
+                ("http", 3) => String::new(),
+                ("http", 4) => text(value.and_then(|inner| get(inner, 1))),
+                _ => text(value),
+            };
+            eprintln!("{name}.{field}={value:?}");
+        }
+    }
+    let mut message = Vec::new();
+    field(&mut message, 1, &[]);
+    assert!(host.call("Return", &message).is_some());
 }
 
 /// The surroundings of this process, a line each.

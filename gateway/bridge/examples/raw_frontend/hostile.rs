@@ -59,6 +59,51 @@ pub fn run(mode: &str) -> bool {
             ops.push(output(&name));
             solve_and_return(&ops);
         }
+        "cyclic" => {
+            // Digests that lead in a circle cannot be made, only claimed.
+            let (one, two) = (
+                exec(&format!("sha256:{}", "1".repeat(64)), 1),
+                image_source("two"),
+            );
+            let (mut a, mut b) = (output(&digest(&two)), output(&digest(&one)));
+            a.extend(exec_on_root(&["/bin/true"]));
+            b.extend(exec_on_root(&["/bin/true"]));
+            let last = output(&digest(&b));
+            solve_and_return(&[a, b, one, last]);
+        }
+        "deepest-graph" => {
+            let mut ops = vec![image_source("docker-image://docker.io/test/none:1")];
+            let mut name = digest(&ops[0]);
+            for number in 0..100_000 {
+                let op = exec(&name, number);
+                name = digest(&op);
+                ops.push(op);
+            }
+            ops.push(output(&name));
+            solve_and_return(&ops);
+        }
+        // A step that cannot be run.
+        "failing-step" => {
+            let context = local_source("context");
+            let mut step = output(&digest(&context));
+            step.extend(exec_on_root(&["/nothing/here"]));
+            let last = output(&digest(&step));
+            solve_and_return(&[context, step, last]);
+        }
+        // A step that nobody allowed.
+        "host-network" => {
+            let context = local_source("context");
+            let (mut meta, mut mount, mut exec) = (Vec::new(), Vec::new(), Vec::new());
+            field(&mut meta, 1, b"/bin/true");
+            field(&mut mount, 3, b"/");
+            field(&mut exec, 1, &meta);
+            field(&mut exec, 2, &mount);
+            number(&mut exec, 3, 1);
+            let mut step = output(&digest(&context));
+            field(&mut step, 2, &exec);
+            let last = output(&digest(&step));
+            solve_and_return(&[context, step, last]);
+        }
         "deep-graph" => {
             let mut ops = vec![image_source("docker-image://docker.io/test/none:1")];
             let mut name = digest(&ops[0]);
@@ -183,6 +228,113 @@ pub fn run(mode: &str) -> bool {
             }
             forever();
         }
+        // Asks for much and reads nothing of it.
+        "unread-answers" => {
+            let mut host = Connection::open(false);
+            let age = Age::new(false, true, true);
+            let answer = host
+                .call("Solve", &age.solve("context", None))
+                .expect("Solve");
+            let mut read = Vec::new();
+            field(&mut read, 1, age.reference(&answer).as_bytes());
+            field(&mut read, 2, b"big");
+            for _ in 0..200 {
+                host.send("ReadFile", &read);
+            }
+            forever();
+        }
+        // Speaks once and then no more.
+        "silent-later" => {
+            let mut host = Connection::open(false);
+            host.call("Ping", &[]).expect("Ping");
+            forever();
+        }
+        // More than the window of the connection.
+        "window-overflow" => {
+            let mut host = Connection::open(false);
+            let streams: Vec<u32> = (0..100).map(|_| host.start("Solve")).collect();
+            loop {
+                for stream in &streams {
+                    host.write(&frame(DATA, 0, *stream, &[0; 16_384]));
+                }
+            }
+        }
+        // Window updates until the window is larger than can be.
+        "window-bomb" => {
+            let mut host = Connection::open(false);
+            for _ in 0..10 {
+                host.write(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]));
+            }
+            forever();
+        }
+        "empty-data-flood" => {
+            let mut host = Connection::open(false);
+            let stream = host.start("Solve");
+            for _ in 0..3_000_000 {
+                host.write(&frame(DATA, 0, stream, &[]));
+            }
+            forever();
+        }
+        "priority-flood" => {
+            let mut host = Connection::open(false);
+            for number in 0..3_000_000u32 {
+                host.write(&frame(2, 0, number * 2 + 1, &[0, 0, 0, 0, 7]));
+            }
+            forever();
+        }
+        "huge-frame" => {
+            let mut host = Connection::open(false);
+            host.write(&[0xff, 0xff, 0xff, DATA, 0, 0, 0, 0, 1]);
+            host.write(&vec![0; 16 << 20]);
+            forever();
+        }
+        // Each a header list of 200 KiB that never ends, on as many streams as there may be.
+        "huge-headers" => {
+            let mut host = Connection::open(false);
+            let mut field = vec![0, 1, b'x', 0x7f, 0x81, 0x7e];
+            field.extend([b'y'; 16_256]);
+            for stream in (1..500).step_by(2) {
+                host.write(&frame(HEADERS, 0, stream, &[0x83, 0x86, 0x84]));
+                for _ in 0..12 {
+                    host.write(&frame(9, 0, stream, &field));
+                }
+                host.write(&frame(9, END_HEADERS, stream, &[]));
+            }
+            forever();
+        }
+        "bad-hpack" => {
+            let mut host = Connection::open(false);
+            // An index of no table, a size of a table without end, a length beyond the block.
+            host.write(&frame(
+                HEADERS,
+                END_HEADERS,
+                1,
+                &[0xff, 0xff, 0xff, 0xff, 0x0f],
+            ));
+            host.write(&frame(
+                HEADERS,
+                END_HEADERS,
+                3,
+                &[0x3f, 0xff, 0xff, 0xff, 0xff, 0x0f],
+            ));
+            host.write(&frame(
+                HEADERS,
+                END_HEADERS,
+                5,
+                &[0x40, 0x7f, 0xff, 0xff, 0x7f],
+            ));
+            forever();
+        }
+        // Ends the connection's input in the middle of a frame and lives on.
+        "half-closed" => {
+            use std::os::fd::FromRawFd;
+            let mut host = Connection::open(false);
+            host.call("Ping", &[]).expect("Ping");
+            host.write(&[0, 0, 100, DATA, 0]);
+            // SAFETY: nothing writes to stdout after this.
+            drop(unsafe { std::fs::File::from_raw_fd(1) });
+            forever();
+        }
         "half-open" => {
             let mut host = Connection::open(false);
             host.call("Ping", &[]);
@@ -265,6 +417,16 @@ fn digest(op: &[u8]) -> String {
 fn image_source(identifier: &str) -> Vec<u8> {
     let (mut source, mut op) = (Vec::new(), Vec::new());
     field(&mut source, 1, identifier.as_bytes());
+    field(&mut op, 3, &source);
+    op
+}
+
+/// A local source of the build's session.
+fn local_source(name: &str) -> Vec<u8> {
+    let session = std::env::var("BUILDKIT_SESSION_ID").unwrap_or_default();
+    let (mut source, mut op) = (Vec::new(), Vec::new());
+    field(&mut source, 1, format!("local://{name}").as_bytes());
+    field(&mut source, 2, &entry("local.session", session.as_bytes()));
     field(&mut op, 3, &source);
     op
 }

@@ -1,98 +1,19 @@
 //! Containers of frontends, each test in process and over a connection: the same function.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_api::*;
-use gateway_bridge::service::{BridgeService, Outcome};
-use gateway_bridge::transport::{Observed, serve};
-use gateway_frontend::Environment;
-use gateway_llb::{Constraints, LocalSource, MarshalOptions, State, pb};
+use gateway_llb::pb;
+use gateway_proto::frontend::exec_message::Input;
+use gateway_proto::frontend::{
+    ExecMessage, FdMessage, InitMessage, NewContainerRequest, ReadFileRequest,
+    ReleaseContainerRequest, ResizeMessage, SignalMessage,
+};
 
+use crate::both::{both, root, solve};
+use crate::clients::{Client, client_of, exec, id_of, solve_root};
 use crate::rig::Rig;
-
-type Ran = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
-type Body = fn(Arc<dyn Gateway>) -> Ran;
-
-/// Runs the function as a frontend of the engine, and once more at the other end of a connection.
-async fn both(body: Body) {
-    for wire in [false, true] {
-        let rig = Rig::new();
-        let frontend: FrontendFn = Arc::new(move |gateway| {
-            Box::pin(async move {
-                match wire {
-                    false => body(gateway).await?,
-                    true => over_a_connection(gateway, body).await?,
-                }
-                Ok(BuildResult::default())
-            })
-        });
-        let mut rig = rig;
-        rig.builtins.insert("test.v0".to_owned(), frontend);
-        let built = rig.build("test.v0", &[]).await;
-        built.unwrap_or_else(|error| panic!("wire: {wire}: {error:?}"));
-    }
-}
-
-async fn over_a_connection(gateway: Arc<dyn Gateway>, body: Body) -> Result<(), Error> {
-    let service = BridgeService::new(
-        gateway,
-        Arc::new(Outcome::default()),
-        &gateway_bridge::FrontendLimits::default(),
-    );
-    let (host, child) = tokio::io::duplex(64 * 1024);
-    let (read, write) = tokio::io::split(host);
-    let server = tokio::spawn(serve(read, write, service, Arc::new(Observed::default())));
-    // A failed assertion must fail the test, not become an error of the frontend.
-    let panicked = Arc::new(Mutex::new(None));
-    let noted = panicked.clone();
-    let frontend: FrontendFn = Arc::new(move |gateway| {
-        let noted = noted.clone();
-        Box::pin(async move {
-            if let Err(panic) = tokio::spawn(body(gateway))
-                .await
-                .map_err(|e| e.into_panic())
-            {
-                *noted.lock().unwrap() = Some(panic);
-            }
-            Ok(BuildResult::default())
-        })
-    });
-    let ended = gateway_frontend::serve(child, Environment::default(), frontend).await;
-    if let Some(panic) = panicked.lock().unwrap().take() {
-        std::panic::resume_unwind(panic);
-    }
-    ended.unwrap();
-    // As the host does with a process that has exited.
-    server.abort();
-    Ok(())
-}
-
-fn definition(state: &State) -> pb::Definition {
-    let options = MarshalOptions::new(gateway_llb::platform::host());
-    state.marshal(&options).unwrap()
-}
-
-fn root() -> State {
-    let source = LocalSource {
-        session: "the-session".to_owned(),
-        ..LocalSource::new("root")
-    };
-    source.state(Constraints::new())
-}
-
-async fn solve(gateway: &Arc<dyn Gateway>, state: &State) -> Ref {
-    let request = SolveRequest {
-        definition: Some(definition(state)),
-        ..SolveRequest::default()
-    };
-    match gateway.solve(request).await.unwrap().refs {
-        Refs::Single(reference) => reference,
-        other => panic!("{other:?}"),
-    }
-}
 
 fn mount(dest: &str, id: &str) -> pb::Mount {
     pb::Mount {
@@ -596,4 +517,142 @@ pub async fn p42_what_a_frontend_leaves_running_ends_with_it() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("still running");
+}
+
+/// A plain client with a container called `c`.
+async fn client_with_container(gateway: Arc<dyn Gateway>) -> Client {
+    let mut client = client_of(gateway).await;
+    let id = id_of(client.solve(solve_root()).await.unwrap().into_inner());
+    let request = NewContainerRequest {
+        container_id: "c".to_owned(),
+        mounts: vec![mount("/", &id)],
+        ..NewContainerRequest::default()
+    };
+    client.new_container(request).await.unwrap();
+    client
+}
+
+fn message(process: &str, input: Input) -> ExecMessage {
+    ExecMessage {
+        process_id: process.to_owned(),
+        input: Some(input),
+    }
+}
+
+fn init(process: &str, container: &str, script: &str) -> ExecMessage {
+    let meta = pb::Meta {
+        args: vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()],
+        ..pb::Meta::default()
+    };
+    let init = InitMessage {
+        container_id: container.to_owned(),
+        meta: Some(meta),
+        fds: vec![0, 1, 2],
+        ..InitMessage::default()
+    };
+    message(process, Input::Init(init))
+}
+
+pub async fn p41_a_stream_of_messages_that_make_no_sense_ends_with_their_code() {
+    let rig = Rig::new().with_builtin("test.v0", |gateway| async move {
+        let mut client = client_with_container(gateway).await;
+        let file = Input::File(FdMessage::default());
+        let signal = |name: &str| {
+            Input::Signal(SignalMessage {
+                name: name.to_owned(),
+            })
+        };
+        let cases = [
+            (
+                vec![message("", file.clone())],
+                tonic::Code::InvalidArgument,
+                "ProcessID required",
+            ),
+            (
+                vec![message("p", file)],
+                tonic::Code::NotFound,
+                "IO for process \"p\" not found",
+            ),
+            (
+                vec![message("p", Input::Resize(ResizeMessage::default()))],
+                tonic::Code::NotFound,
+                "IO for process \"p\" not found",
+            ),
+            (
+                vec![message("p", signal("KILL"))],
+                tonic::Code::NotFound,
+                "IO for process \"p\" not found",
+            ),
+            (
+                vec![init("p", "unknown", "true")],
+                tonic::Code::NotFound,
+                "container \"unknown\" previously released or not created",
+            ),
+            (
+                vec![init("p", "c", "sleep 100"), init("p", "c", "true")],
+                tonic::Code::AlreadyExists,
+                "Process p already exists",
+            ),
+        ];
+        for (messages, code, text) in cases {
+            let status = exec(&mut client, messages).await;
+            assert_eq!((status.code(), status.message()), (code, text));
+        }
+        // A message of a kind that is not known yet, and those that only the host sends.
+        let unknown = ExecMessage {
+            process_id: "p".to_owned(),
+            input: None,
+        };
+        let status = exec(&mut client, vec![unknown]).await;
+        assert_eq!(status.code(), tonic::Code::Ok, "{status}");
+        Ok(BuildResult::default())
+    });
+    rig.build("test.v0", &[]).await.unwrap();
+}
+
+pub async fn p41_containers_have_one_id_each_and_are_released_once() {
+    let rig = Rig::new().with_builtin("test.v0", |gateway| async move {
+        let mut client = client_with_container(gateway).await;
+        let again = NewContainerRequest {
+            container_id: "c".to_owned(),
+            ..NewContainerRequest::default()
+        };
+        let status = client.new_container(again).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::AlreadyExists);
+        let status = exec(&mut client, vec![init("p", "c", "echo x > /made; exit 3")]).await;
+        assert_eq!(status.code(), tonic::Code::Ok, "{status}");
+        let read = |container: &str, mount_index| ReadFileRequest {
+            r#ref: container.to_owned(),
+            file_path: "/made".to_owned(),
+            mount_index,
+            ..ReadFileRequest::default()
+        };
+        let data = client.read_file_container(read("c", 0)).await.unwrap();
+        assert_eq!(data.into_inner().data, b"x\n");
+        for (index, text) in [(1, "mount index 1 is out of bounds"), (-1, "out of bounds")] {
+            let status = client
+                .read_file_container(read("c", index))
+                .await
+                .unwrap_err();
+            assert!(status.message().contains(text), "{status}");
+        }
+        let status = client
+            .read_file_container(read("other", 0))
+            .await
+            .unwrap_err();
+        assert_eq!(status.message(), "container details for other@0 not found");
+        let release = |id: &str| ReleaseContainerRequest {
+            container_id: id.to_owned(),
+        };
+        // It tells that a process has failed; clients do not mind.
+        let status = client.release_container(release("c")).await.unwrap_err();
+        assert_eq!(status.message(), "exit code: 3");
+        for id in ["c", "never"] {
+            let status = client.release_container(release(id)).await.unwrap_err();
+            let text = format!("container details for {id} not found");
+            assert_eq!(status.message(), text);
+        }
+        Ok(BuildResult::default())
+    });
+    rig.build("test.v0", &[]).await.unwrap();
 }

@@ -3,8 +3,11 @@
 //!
 //! A `main` of its own, because the launcher of sandboxes is a copy of the running program.
 
+mod both;
 mod builds;
+mod clients;
 mod containers;
+mod points;
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;
@@ -52,6 +55,25 @@ const TESTS: &[(&str, Test)] = tests![
     containers::p41_what_the_build_may_not_do_is_refused,
     containers::p41_messages_out_of_order_end_the_stream_at_once,
     containers::p42_what_a_frontend_leaves_running_ends_with_it,
+    containers::p41_a_stream_of_messages_that_make_no_sense_ends_with_their_code,
+    containers::p41_containers_have_one_id_each_and_are_released_once,
+    points::p20_a_file_larger_than_a_message_is_resource_exhausted_and_read_in_ranges,
+    points::p34_files_are_read_whole_in_ranges_and_through_links,
+    points::p34_no_path_and_no_link_leads_out_of_the_root,
+    points::p35_directories_are_one_sorted_level_of_base_names,
+    points::p35_stat_follows_links_and_tells_gos_mode_bits,
+    points::p39_a_failed_step_tells_its_op_its_vertex_and_its_exit_code,
+    points::p43_a_warning_reaches_the_client_with_its_place,
+    points::p44_a_failing_step_tells_its_lines_of_the_build_file,
+    points::p47_several_refs_need_the_list_of_their_platforms_and_keep_its_order,
+    points::p49_answers_to_subrequests_reach_the_client_unchanged,
+    points::p51_refs_of_a_frontend_mean_nothing_to_another,
+    points::p51_frontends_at_once_end_each_in_their_own_way,
+    points::what_a_frontend_returned_names_it_when_it_fails_later,
+    points::caches_that_a_solve_names_are_shown_once_and_never_fail_it,
+    clients::p50_a_client_is_the_frontend_of_its_own_build_over_a_socket,
+    clients::p50_calls_name_their_build_and_may_come_before_it,
+    clients::p50_two_builds_share_a_connection_but_no_refs,
 ];
 
 fn main() {

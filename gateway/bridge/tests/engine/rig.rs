@@ -13,7 +13,7 @@ use gateway_images::registry::{Registries, RegistriesConfig};
 use gateway_sandbox::LauncherOptions;
 use gateway_session::{LocalSession, Secret, SecretSource};
 use gateway_solver::policy::SourcePolicies;
-use gateway_solver::{Solver, SolverOptions};
+use gateway_solver::{CacheImport, Exporter, Solver, SolverOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::raw_frontend;
@@ -23,6 +23,8 @@ pub struct Rig {
     pub builtins: BTreeMap<String, FrontendFn>,
     pub policy: FrontendPolicy,
     pub limits: FrontendLimits,
+    pub exporters: Vec<Exporter>,
+    pub cache_imports: Vec<CacheImport>,
     pub source_policies: SourcePolicies,
     pub statuses: Arc<Mutex<Vec<Status>>>,
 }
@@ -30,7 +32,7 @@ pub struct Rig {
 impl Rig {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["store", "context", "raw", "image"] {
+        for name in ["store", "context", "raw", "image", "files"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
         let rig = Rig {
@@ -38,6 +40,8 @@ impl Rig {
             builtins: BTreeMap::new(),
             policy: FrontendPolicy::default(),
             limits: FrontendLimits::default(),
+            exporters: Vec::new(),
+            cache_imports: Vec::new(),
             source_policies: SourcePolicies::default(),
             statuses: Arc::default(),
         };
@@ -77,6 +81,11 @@ impl Rig {
         opts: &[(&str, &str)],
         cancel: CancellationToken,
     ) -> Built {
+        let request = self.request(frontend, opts, cancel);
+        self.engine().await.build(request).await
+    }
+
+    pub async fn engine(&self) -> Engine {
         let solver = Solver::open(SolverOptions {
             root: self.path("store"),
             registries: Registries::new(RegistriesConfig {
@@ -89,40 +98,54 @@ impl Rig {
         })
         .await
         .unwrap();
-        let engine = Engine::new(EngineOptions {
+        Engine::new(EngineOptions {
             solver,
             builtins: self.builtins.clone(),
             policy: self.policy.clone(),
             limits: self.limits.clone(),
-        });
+        })
+    }
+
+    pub fn request(
+        &self,
+        frontend: &str,
+        opts: &[(&str, &str)],
+        cancel: CancellationToken,
+    ) -> BuildRequest {
         let session = LocalSession::new("the-session")
             .with_dir("context", self.path("context"))
             .with_dir("dockerfile", self.path("context"))
             .with_dir("raw", self.path("raw"))
             .with_dir("image", self.path("image"))
             .with_dir("root", self.path("root"))
+            .with_dir("files", self.path("files"))
             .with_secret(
                 "token",
                 SecretSource::Value(Secret::new(b"hidden".to_vec())),
             );
         let statuses = self.statuses.clone();
-        engine
-            .build(BuildRequest {
-                cache_imports: Vec::new(),
-                frontend: frontend.to_owned(),
-                opts: opts
-                    .iter()
-                    .map(|(key, value)| (key.to_string(), value.to_string()))
-                    .collect(),
-                inputs: BTreeMap::new(),
-                session: Arc::new(session),
-                progress: Progress::new(move |status| statuses.lock().unwrap().push(status)),
-                entitlements: Default::default(),
-                source_policies: self.source_policies.clone(),
-                exporters: Vec::new(),
-                cancel,
-            })
-            .await
+        BuildRequest {
+            cache_imports: self.cache_imports.clone(),
+            frontend: frontend.to_owned(),
+            opts: opts
+                .iter()
+                .map(|(key, value)| (key.to_string(), value.to_string()))
+                .collect(),
+            inputs: BTreeMap::new(),
+            session: Arc::new(session),
+            progress: Progress::new(move |status| statuses.lock().unwrap().push(status)),
+            entitlements: Default::default(),
+            source_policies: self.source_policies.clone(),
+            exporters: self.exporters.clone(),
+            cancel,
+        }
+    }
+
+    /// All that the client was told, in words that a test can look for.
+    pub fn vertices(&self) -> Vec<gateway_api::progress::Vertex> {
+        let statuses = self.statuses.lock().unwrap();
+        let vertices = statuses.iter().flat_map(|status| status.vertexes.clone());
+        vertices.collect()
     }
 
     /// The raw frontend as the image `test/raw:1`.
