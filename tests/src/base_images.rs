@@ -69,6 +69,20 @@ impl<'a> Layout<'a> {
         self.blob(manifest.to_string().as_bytes(), MANIFEST)
     }
 
+    /// An index of images for platforms of linux, given as architecture and manifest's descriptor.
+    pub fn index(&self, images: &[(&str, Value)]) -> std::io::Result<Value> {
+        let entries: Vec<Value> = images
+            .iter()
+            .map(|(arch, descriptor)| {
+                let mut entry = descriptor.clone();
+                entry["platform"] = json!({"architecture": arch, "os": "linux"});
+                entry
+            })
+            .collect();
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
+        self.blob(index.to_string().as_bytes(), INDEX)
+    }
+
     pub fn name(&mut self, mut descriptor: Value, name: &str) {
         descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": name});
         self.manifests.push(descriptor);

@@ -24,10 +24,40 @@ pub fn push(registry: &Registry) {
 /// Pushes the same files with another config.
 pub fn push_as(registry: &Registry, name: &str, config: serde_json::Value) {
     let dir = tempfile::tempdir().expect("a temporary folder");
+    write_layout(dir.path(), name, config);
+    registry.push_layout(dir.path(), name, name);
+}
+
+/// Pushes an index whose image for this machine is the frontend, and whose other image is nothing
+/// that could run.
+pub fn push_index(registry: &Registry, name: &str) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let config =
+        json!({"Entrypoint": ["/frontend"], "Labels": labels(), "Env": ["RELEASE=of the host"]});
+    let mut layout = Layout::create(dir.path()).expect("a layout");
+    let own = layout.image(&[files()], config, "amd64").expect("an image");
+    let other = layout.image(&[], json!({"Entrypoint": ["/none"]}), "arm64");
+    let other = other.expect("an image");
+    let index = layout.index(&[("arm64", other), ("amd64", own)]);
+    layout.name(index.expect("an index"), name);
+    layout.close().expect("closing the layout");
+    registry.push_layout(dir.path(), name, name);
+}
+
+/// The same files as an OCI layout in a directory.
+pub fn write_layout(dir: &Path, name: &str, config: serde_json::Value) {
+    let mut layout = Layout::create(dir).expect("a layout");
+    let image = layout.image(&[files()], config, "amd64").expect("an image");
+    layout.name(image, name);
+    layout.close().expect("closing the layout");
+}
+
+/// The frontend and busybox beside it.
+fn files() -> Vec<u8> {
     let read = |path: &Path| {
         std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     };
-    let layer = Tar::default()
+    Tar::default()
         .dir("bin", (0o755, 0, 0))
         .file(
             "bin/busybox",
@@ -35,12 +65,7 @@ pub fn push_as(registry: &Registry, name: &str, config: serde_json::Value) {
             (0o755, 0, 0),
         )
         .file("frontend", &read(program()), (0o755, 0, 0))
-        .bytes();
-    let mut layout = Layout::create(dir.path()).expect("a layout");
-    let image = layout.image(&[layer], config, "amd64").expect("an image");
-    layout.name(image, name);
-    layout.close().expect("closing the layout");
-    registry.push_layout(dir.path(), name, name);
+        .bytes()
 }
 
 fn labels() -> serde_json::Value {
@@ -48,7 +73,7 @@ fn labels() -> serde_json::Value {
 }
 
 /// The static program, compiled once for each version of its source.
-fn program() -> &'static Path {
+pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR"))

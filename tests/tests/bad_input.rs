@@ -65,7 +65,7 @@ fn contains_all(failure: &Failure, wanted: &[&str]) {
 const EXCERPT: &str = "Dockerfile:1\n--------------------\n   1 | >>> # syntax = ";
 
 #[test]
-fn a_frontend_image_that_is_not_there_is_named_with_its_line() {
+fn p05_a_frontend_image_that_is_not_there_is_named_with_its_line() {
     let registry = Registry::start();
     let home = Home::new(&registry.as_docker_hub());
     let failure = fails(&home, "# syntax = docker/none:7\nFROM scratch\n");
@@ -224,7 +224,7 @@ fn ctrl_c_ends_a_running_step_and_leaves_nothing() {
 }
 
 #[test]
-fn a_failing_step_shows_its_log_and_its_line() {
+fn p44_a_failing_step_shows_its_log_and_its_line() {
     let registry = Registry::with_base_images();
     let home = Home::new(&registry.as_docker_hub());
     let failure = fails(&home, "FROM busybox\nRUN echo before; exit 7\n");

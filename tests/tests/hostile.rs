@@ -18,7 +18,7 @@ const LIMITS: &str = "\n[frontend.\"gateway.v0\"]\nstartTimeout = 5\n\
 /// Seconds for a frontend that has work to do.
 const TIMEOUT: u32 = 20;
 /// Seconds for one that only waits.
-const SHORT_TIMEOUT: u32 = 6;
+const SHORT_TIMEOUT: u32 = 4;
 
 /// From the command to its end, on a loaded machine.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -137,6 +137,8 @@ fn write_context(dir: &Path, image: &str) {
     link("/etc/passwd", "absolute");
     link("../../../../../../../../etc/passwd", "relative");
     link("/etc", "dir");
+    let big = std::fs::File::create(dir.join("big")).expect("a file");
+    big.set_len(15 << 20).expect("its size");
 }
 
 /// KiB; 0 once it has ended.
@@ -162,7 +164,7 @@ fn all_fail(timeout: u32, cases: &[(&str, &str)]) {
 }
 
 #[test]
-fn p33_requests_that_are_no_requests_end_in_clear_errors() {
+fn p22_p33_requests_that_are_no_requests_end_in_clear_errors() {
     all_fail(
         TIMEOUT,
         &[
@@ -193,10 +195,28 @@ fn p24_attacks_on_the_transport_break_their_own_connection_only() {
             ("header-bomb", "frontend"),
             ("ping-flood", "frontend"),
             ("settings-flood", "frontend"),
-            ("log-forever", "did not end within 6 seconds"),
-            ("half-open", "did not end within 6 seconds"),
+            ("window-overflow", "frontend"),
+            ("window-bomb", "HTTP/2"),
+            ("empty-data-flood", "frontend"),
+            ("priority-flood", "frontend"),
+            ("huge-frame", "HTTP/2"),
+            ("huge-headers", "frontend"),
+            ("bad-hpack", "HTTP/2"),
+        ],
+    );
+}
+
+#[test]
+fn p24_frontends_that_never_end_hold_little_and_are_ended() {
+    all_fail(
+        SHORT_TIMEOUT,
+        &[
+            ("log-forever", "did not end within 4 seconds"),
+            ("half-open", "did not end within 4 seconds"),
+            ("half-closed", "frontend"),
             ("deaf", "frontend"),
             ("unfinished-messages", "frontend"),
+            ("unread-answers", "did not end within 4 seconds"),
         ],
     );
 }
@@ -208,16 +228,19 @@ fn p26_graphs_made_to_hurt_are_errors_of_the_build() {
         &[
             ("garbage-llb", "failed to load LLB"),
             ("missing-vertex", "failed to load LLB"),
+            ("cyclic", "failed to load LLB: invalid missing input digest"),
             ("million-vertices", "200000"),
         ],
     );
     let rig = Rig::new(TIMEOUT);
     for mode in ["output-of-nothing", "deep-graph"] {
         let text = rig.fails_later(RAW, mode);
-        assert!(
-            text.contains("docker.io/test/none:1: not found"),
-            "{mode}: {text}"
-        );
+        for wanted in [
+            "error: failed to solve: frontend test/raw:1: ",
+            "docker.io/test/none:1: not found",
+        ] {
+            assert!(text.contains(wanted), "{mode}: {text}");
+        }
     }
 }
 

@@ -100,7 +100,7 @@ async fn platforms_are_built_side_by_side_and_listed() {
 }
 
 #[tokio::test]
-async fn a_syntax_line_hands_the_build_over_with_all_options() {
+async fn p03_p08_a_syntax_line_hands_the_build_over_with_all_options() {
     let text = "# syntax = example/frontend:1 extra\nFROM nothing understood\n";
     let case = case(text, &[("target", "t")]);
     let (memory, result) = run(&case).await;
@@ -118,7 +118,7 @@ async fn a_syntax_line_hands_the_build_over_with_all_options() {
 }
 
 #[tokio::test]
-async fn a_forwarded_call_ignores_the_syntax_line() {
+async fn p03_a_forwarded_call_ignores_the_syntax_line() {
     let text = "# syntax = example/frontend:1\nFROM scratch\n";
     let case = case(text, &[("cmdline", "example/frontend:1")]);
     let (memory, result) = run(&case).await;

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_spellings_are_found_on_the_first_line() {
+    fn p02_usual_spellings_are_found_on_the_first_line() {
         for text in [
             "# syntax=a\nFROM x",
             "#syntax=a",
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn other_directives_may_precede() {
+    fn p02_other_directives_may_precede() {
         assert_eq!(found("# escape=`\n# syntax=a"), hit("a", "a", 2));
         assert_eq!(found("# check=skip=all\n# syntax=a"), hit("a", "a", 2));
         assert_eq!(found("// escape=x\n// syntax=b"), hit("b", "b", 2));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_ends_at_the_first_space() {
+    fn p02_the_reference_ends_at_the_first_space() {
         assert_eq!(found("# syntax=a b c=d"), hit("a", "a b c=d", 1));
         assert_eq!(found("# syntax=a # comment"), hit("a", "a # comment", 1));
         assert_eq!(found("# syntax=a\tb"), hit("a\tb", "a\tb", 1));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_ends_the_scan() {
+    fn p02_everything_else_ends_the_scan() {
         for text in [
             "",
             " # syntax=a",
@@ -205,19 +205,19 @@ mod tests {
     }
 
     #[test]
-    fn a_shebang_line_is_skipped_and_counted() {
+    fn p02_a_shebang_line_is_skipped_and_counted() {
         assert_eq!(found("#!/bin/sh\n# syntax=a"), hit("a", "a", 2));
         assert_eq!(found("#!/bin/sh\n{\"syntax\":\"a\"}"), hit("a", "a", 1));
         assert_eq!(found("#!/bin/sh"), None);
     }
 
     #[test]
-    fn double_slashes_come_before_a_later_hash() {
+    fn p02_double_slashes_come_before_a_later_hash() {
         assert_eq!(found("// syntax=b\n# syntax=c"), hit("b", "b", 1));
     }
 
     #[test]
-    fn a_json_object_may_hold_it() {
+    fn p02_a_json_object_may_hold_it() {
         assert_eq!(found(r#"{"syntax":"a"}"#), hit("a", "a", 0));
         assert_eq!(
             found(" \n{\n  \"x\": 1,\n  \"syntax\": \"a b\"\n}\n"),

@@ -90,6 +90,26 @@ pub fn run(mode: &str) -> bool {
             let last = output(&digest(&step));
             solve_and_return(&[context, step, last]);
         }
+        // One request that takes a while.
+        "slow-step" => {
+            let image = image_source("docker-image://docker.io/library/busybox:latest");
+            let mut step = output(&digest(&image));
+            step.extend(exec_on_root(&["/bin/sleep", "6"]));
+            let last = output(&digest(&step));
+            let (mut definition, mut solve) = (Vec::new(), Vec::new());
+            for op in [image, step, last] {
+                field(&mut definition, 1, &op);
+            }
+            field(&mut solve, 1, &definition);
+            number(&mut solve, 5, 1);
+            number(&mut solve, 6, 1);
+            number(&mut solve, 14, 1);
+            let mut host = Connection::open(false);
+            let age = Age::new(false, true, true);
+            let answer = host.call("Solve", &solve).expect("Solve");
+            let returned = age.returned(&age.reference(&answer));
+            assert!(host.call("Return", &returned).is_some());
+        }
         // A step that nobody allowed.
         "host-network" => {
             let context = local_source("context");

@@ -283,3 +283,20 @@ async fn p22_the_outcome_does_not_depend_on_who_is_first() {
         assert!(error.message.contains("hello, this is not"), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontend_that_falls_silent_after_it_began_is_given_up() {
+    let limits = FrontendLimits {
+        idle_timeout: Some(Duration::from_millis(300)),
+        ..FrontendLimits::default()
+    };
+    let run = run_with("silent-later", limits, CancellationToken::new()).await;
+    let error = run.result.unwrap_err();
+    assert!(
+        error
+            .message
+            .contains("frontend example/raw:1: it was silent for 0 seconds"),
+        "{error}"
+    );
+    assert!(run.took < Duration::from_secs(10));
+}
