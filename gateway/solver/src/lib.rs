@@ -23,6 +23,7 @@ mod solve;
 mod solver;
 mod source_meta;
 mod store;
+mod turn;
 mod view;
 
 pub use container::{ContainerMounts, MountSource};

@@ -1,15 +1,19 @@
 //! Progress of vertices: who was announced, started, finished, and what counts as cached.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gateway_api::progress::{Progress, ProgressGroup, Status, Vertex, VertexLog, VertexStatus};
 use time::OffsetDateTime;
+
+use crate::store::{Frame, WorkLog};
 
 /// The vertices of one build as its client sees them.
 pub struct Reports {
     progress: Progress,
     known: Mutex<HashMap<String, Known>>,
+    /// Where output of vertices goes besides: to builds elsewhere that wait for the same work.
+    copies: Mutex<HashMap<String, Arc<WorkLog>>>,
 }
 
 /// A vertex as it was last told.
@@ -24,6 +28,7 @@ impl Reports {
         Reports {
             progress,
             known: Mutex::default(),
+            copies: Mutex::default(),
         }
     }
 
@@ -124,11 +129,41 @@ impl Reports {
     }
 
     pub fn log(&self, digest: &str, stream: i64, data: Vec<u8>) {
+        let timestamp = OffsetDateTime::now_utc();
+        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(copy) = copies.get(digest).cloned() {
+            drop(copies);
+            copy.write(&Frame {
+                stream: u8::try_from(stream).unwrap_or(2),
+                time: i64::try_from(timestamp.unix_timestamp_nanos()).unwrap_or_default(),
+                data: data.clone(),
+            });
+        }
         self.progress.log(VertexLog {
             vertex: digest.to_owned(),
             stream,
             data,
-            timestamp: OffsetDateTime::now_utc(),
+            timestamp,
+        });
+    }
+
+    /// Copies the output of a vertex from now on, or no longer.
+    pub fn copy_to(&self, digest: &str, log: Option<Arc<WorkLog>>) {
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        match log {
+            Some(log) => drop(copies.insert(digest.to_owned(), log)),
+            None => drop(copies.remove(digest)),
+        }
+    }
+
+    /// Output of the build that does the work which this one waits for.
+    pub fn log_of_other(&self, digest: &str, frame: Frame) {
+        let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(frame.time));
+        self.progress.log(VertexLog {
+            vertex: digest.to_owned(),
+            stream: i64::from(frame.stream),
+            data: frame.data,
+            timestamp: time.unwrap_or(OffsetDateTime::UNIX_EPOCH),
         });
     }
 
@@ -261,7 +296,6 @@ pub fn vertex(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn a_vertex_with_several_parts_at_work_starts_and_ends_once() {

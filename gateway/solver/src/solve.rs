@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use gateway_api::{Code, Error};
+use gateway_images::fail_point::fail_point;
 use gateway_llb::pb;
 
 use crate::content::{self, Place};
@@ -426,21 +427,34 @@ impl JobInner {
         // One process, and in it one build, does work of this key at a time; the others find it done.
         let lock_name = digest_of(format!("{}@{output}{candidates:?}", key.digest).as_bytes());
         let shareable = candidates.iter().all(|list| !list.is_empty());
-        let _lock = match shareable && !vertex.metadata.ignore_cache {
-            true => Some(self.store().lock(&lock_name).await.map_err(|error| {
-                Error::new(Code::Internal, format!("lock of {}: {error}", vertex.name))
-            })?),
+        let mut turn = match shareable && !vertex.metadata.ignore_cache {
+            true => Some(self.turn(vertex, &lock_name).await?),
             false => None,
         };
+        let waited = turn.as_mut().and_then(|turn| turn.waited.take());
         let mut keys = known.keys.clone();
-        if shareable && !vertex.metadata.ignore_cache && !vertex.inputs.is_empty() {
-            keys = self.targets(&key.digest, output, &candidates)?;
+        if shareable && !vertex.metadata.ignore_cache {
+            keys = match vertex.inputs.is_empty() {
+                true => vec![root_key(&key.digest, output)],
+                false => self.targets(&key.digest, output, &candidates)?,
+            };
             if let Some(snapshot) = self.stored(&keys)? {
-                self.reports.cached(&vertex.digest);
+                match waited {
+                    // It was shown at work.
+                    Some(running) => running.finish(&Ok(())),
+                    None => self.reports.cached(&vertex.digest),
+                }
                 return Ok(Done { keys, snapshot });
             }
         }
-        let snapshot = self.output(vertex, output).await?;
+        if let Some(turn) = &turn {
+            turn.take_over();
+        }
+        let outcome = self.output(vertex, output).await;
+        if let Some(running) = waited {
+            running.finish(&outcome);
+        }
+        let snapshot = outcome?;
         if vertex.inputs.is_empty() {
             keys = vec![root_key(&key.digest, output)];
         } else if keys.is_empty() {
@@ -456,6 +470,7 @@ impl JobInner {
                     .db()
                     .save(&op, &candidates, target, Some((&snapshot.ids(), now)))
                     .map_err(internal)?;
+                fail_point("result-saved");
             }
         }
         Ok(Done { keys, snapshot })

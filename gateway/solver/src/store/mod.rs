@@ -6,6 +6,7 @@
 //! cache/<id>/         cache mounts
 //! git/<id>/           copies of remote git repositories
 //! locks/work          one byte for each piece of work that only one process should do
+//! logs/               what work under way prints, for those who wait for it elsewhere
 //! leases              one byte for each thing that somebody may be using
 //! hashes/<directory>   digests of a client directory's files by their stat
 //! tmp/<process>/      unfinished work, one directory per process, locked while it lives
@@ -30,6 +31,7 @@ mod schema;
 mod snapshot;
 mod uses;
 pub mod verify;
+mod work_log;
 mod workspace;
 
 use std::collections::BTreeSet;
@@ -45,6 +47,7 @@ pub use file_hashes::FileHashes;
 pub use lock::WorkLock;
 pub use place::DiskSpace;
 pub use snapshot::{Layer, LazyBlob, LocalCopy, LocalFiles, Snapshot};
+pub use work_log::{Follower, Frame, WorkLog};
 pub use workspace::WorkDir;
 
 use crate::error::SolverError;
@@ -118,7 +121,9 @@ impl Store {
                 source,
             },
         };
-        for dir in ["layers", "cache", "git", "tmp", "empty", "locks", "hashes"] {
+        for dir in [
+            "layers", "cache", "git", "tmp", "empty", "locks", "logs", "hashes",
+        ] {
             std::fs::create_dir_all(root.join(dir)).map_err(io)?;
         }
         place::check(root)?;
@@ -139,7 +144,11 @@ impl Store {
         let workspace = Workspace::open(&root.join("tmp"));
         let unfinished = blobs.clone();
         // What is not removed now is found again by the next start.
-        std::thread::spawn(move || unfinished.sweep());
+        let (logs, locks) = (root.join("logs"), root.join("locks").join("work"));
+        std::thread::spawn(move || {
+            work_log::sweep(&logs, &locks);
+            unfinished.sweep()
+        });
         let store = Store {
             inner: Arc::new(StoreInner {
                 root,
@@ -280,6 +289,16 @@ impl Store {
         waiting: impl FnMut(),
     ) -> std::io::Result<WorkLock> {
         WorkLock::acquire(&self.work_locks(), key, waiting).await
+    }
+
+    /// Where the work of `key` prints, for who has its lock.
+    pub fn work_log(&self, key: &str) -> WorkLog {
+        WorkLog::new(&self.inner.root.join("logs"), &self.work_locks(), key)
+    }
+
+    /// Reads what whoever does the work of `key` prints.
+    pub fn follow(&self, key: &str) -> Follower {
+        Follower::new(&self.inner.root.join("logs"), &self.work_locks(), key)
     }
 
     /// The same, or `None` at once when another process or step does it.

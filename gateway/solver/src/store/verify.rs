@@ -6,8 +6,9 @@ use std::path::Path;
 
 use gateway_images::digest::Digest;
 use gateway_images::fail_point::fail_point;
+use gateway_images::store::Collector;
 
-use super::{Store, layer_name, new_id};
+use super::{Store, layer_lease, layer_name, new_id};
 use crate::error::SolverError;
 
 /// Something that is not as it should be.
@@ -72,11 +73,32 @@ fn blobs(store: &Store, report: &mut VerifyReport) {
         let size = store.blobs().size(&digest).ok().flatten();
         report.bytes = report.bytes.saturating_add(size.unwrap_or_default());
         if let Some(problem) = problem {
+            let moved = set_aside(store, &digest).is_ok();
+            if moved {
+                forget_pulled(store, &digest);
+            }
             report.damage.push(Damage {
                 what: format!("blob {digest}"),
                 problem,
-                set_aside: set_aside(store, &digest).is_ok(),
+                set_aside: moved,
             });
+        }
+    }
+}
+
+/// A layer that was pulled as this blob goes too: without the blob an image of it would get another
+/// digest than the registry's. The next build pulls it again.
+fn forget_pulled(store: &Store, digest: &Digest) {
+    let Ok(layers) = store.db().layers_pulled_as(&digest.to_string()) else {
+        return;
+    };
+    let Ok(collector) = Collector::open(store.root()) else {
+        return;
+    };
+    for id in layers {
+        // Who uses it at this moment needs its files, not its blob.
+        if let Ok(Some(_claim)) = collector.claim(&layer_lease(&id)) {
+            let _ = set_layer_aside(store, &store.layer_dir(&id));
         }
     }
 }

@@ -194,6 +194,16 @@ impl Db {
         })
     }
 
+    /// Layers whose blob as it was pulled is this one.
+    pub fn layers_pulled_as(&self, digest: &str) -> Result<Vec<String>> {
+        self.run(|connection| {
+            let mut query = connection
+                .prepare_cached("SELECT layer FROM variants WHERE digest = ?1 AND form = ?2")?;
+            let rows = query.query_map([digest, crate::export::ANY_FORM], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
     /// Layers that no sync has covered, or whether there are any, and those that one has.
     pub fn doubtful_layers(&self) -> Result<Vec<String>> {
         self.run(|connection| {
