@@ -95,12 +95,16 @@ pub struct Build {
     pub no_cache: bool,
 
     /// Run the steps of these stages again
-    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    #[arg(long = "no-cache-filter", value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
 
-    /// Look for results of steps in a cache as well: type=local,src=DIR or type=registry,ref=NAME (may be repeated)
-    #[arg(long = "cache-from", value_name = "TYPE,KEY=VALUE")]
+    /// Look for results of steps in a cache as well: NAME of a cache or image in a registry, or type=local,src=DIR[,tag=TAG] (may be repeated)
+    #[arg(long = "cache-from", value_name = "NAME|TYPE,KEY=VALUE")]
     pub cache_from: Vec<String>,
+
+    /// Write a cache of the build: type=registry,ref=NAME or type=local,dest=DIR, with mode=max for all steps, or type=inline into the image (may be repeated)
+    #[arg(long = "cache-to", value_name = "NAME|TYPE,KEY=VALUE")]
+    pub cache_to: Vec<String>,
 
     /// Ask the registry for every image, even one that is known
     #[arg(long)]

@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use gateway_api::progress::{Progress, VertexWarning};
 use gateway_api::{Error, FileRange, Stat, Warning};
+use gateway_images::reference::Reference;
+use gateway_images::registry::Registries;
 use gateway_llb::{pb, platform};
 use gateway_session::Session;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::content::Hasher;
-use crate::export::{self, ExportResponse, Exporter, SolvedResult};
+use crate::export::{self, CacheExport, ExportResponse, Exporter, SolvedResult};
 use crate::live::LiveGraph;
 use crate::ops::exec::mounts::Tree;
 use crate::ops::image::{self, ImageMeta, ResolveMode};
@@ -73,6 +75,7 @@ pub(crate) struct JobInner {
     git_commits: Mutex<HashMap<String, SharedWork<Arc<git::Resolved>>>>,
     /// File systems of failed steps, by the ids in their errors.
     kept: Mutex<HashMap<String, Tree>>,
+    insecure: Mutex<HashSet<String>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,6 +89,20 @@ impl JobInner {
 
     pub(crate) fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Registries as this build uses them for a reference.
+    pub(crate) fn registries(&self, reference: &Reference) -> Registries {
+        let registries = self.solver.registries();
+        match locked(&self.insecure).contains(reference.domain()) {
+            true => registries.with_insecure(reference.domain()),
+            false => registries.clone(),
+        }
+    }
+
+    /// From now on this build needs no certificate of a registry.
+    pub(crate) fn allow_insecure(&self, domain: &str) {
+        locked(&self.insecure).insert(domain.to_owned());
     }
 
     pub(crate) fn cancel(&self) -> &CancellationToken {
@@ -215,6 +232,7 @@ impl Job {
             http_files: Mutex::default(),
             git_commits: Mutex::default(),
             kept: Mutex::default(),
+            insecure: Mutex::default(),
         }))))
     }
 
@@ -337,13 +355,14 @@ impl Job {
         &self.inner().solver
     }
 
-    /// Does the work of all results and hands them to the exporters.
+    /// Does the work of all results, hands them to the exporters, and writes caches of it.
     pub async fn export(
         &self,
         result: SolvedResult,
         exporters: &[Exporter],
+        caches: &[CacheExport],
     ) -> Result<ExportResponse, Error> {
-        export::export(self, result, exporters).await
+        export::export(self, result, exporters, caches).await
     }
 }
 

@@ -28,7 +28,10 @@ mod view;
 
 pub use container::{ContainerMounts, MountSource};
 pub use error::SolverError;
-pub use export::{ExportResponse, Exporter, OutputTarget, SolvedRefs, SolvedResult, StoredImage};
+pub use export::{
+    CacheDestination, CacheExport, ExportResponse, Exporter, OutputTarget, SolvedRefs,
+    SolvedResult, StoredImage,
+};
 pub use import::CacheImport;
 pub use job::{Job, JobOptions};
 pub use result::{ResultRef, RootFs, ScratchDir};

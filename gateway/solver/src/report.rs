@@ -171,6 +171,7 @@ impl Reports {
     pub fn status(&self, vertex: &str, id: impl Into<String>, name: &str) -> StatusHandle {
         let now = OffsetDateTime::now_utc();
         let handle = StatusHandle {
+            open: true,
             progress: self.progress.clone(),
             status: VertexStatus {
                 id: id.into(),
@@ -241,9 +242,10 @@ impl Drop for Running<'_> {
     }
 }
 
-/// A part of a vertex with progress of its own.
-#[derive(Clone)]
+/// A part of a vertex with progress of its own. Ends when dropped: work that fails half-way leaves
+/// nothing that seems to go on.
 pub struct StatusHandle {
+    open: bool,
     progress: Progress,
     status: VertexStatus,
 }
@@ -257,12 +259,17 @@ impl StatusHandle {
     }
 
     pub fn done(mut self) {
-        let now = OffsetDateTime::now_utc();
-        self.status.timestamp = now;
-        self.status.completed = Some(now);
         if self.status.total > 0 {
             self.status.current = self.status.total;
         }
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let now = OffsetDateTime::now_utc();
+        self.open = false;
+        self.status.timestamp = now;
+        self.status.completed = Some(now);
         self.progress.status(self.status.clone());
     }
 
@@ -270,6 +277,14 @@ impl StatusHandle {
     pub fn done_with(mut self, bytes: u64) {
         self.status.current = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.done();
+    }
+}
+
+impl Drop for StatusHandle {
+    fn drop(&mut self) {
+        if self.open {
+            self.end();
+        }
     }
 }
 
@@ -313,6 +328,36 @@ mod tests {
         assert_eq!(seen.len(), 3);
         assert!(seen[2].completed.is_some());
         assert_eq!(seen[2].error, "broken");
+    }
+
+    #[test]
+    fn a_part_that_is_given_up_ends_where_it_was() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = seen.clone();
+        let reports = Reports::new(Progress::new(move |status| {
+            sink.lock().unwrap().extend(status.statuses);
+        }));
+        let mut status = reports.status("v", "blob", "");
+        status.update(3, 10);
+        drop(status);
+        reports.status("v", "other", "").done();
+        let ends: Vec<(String, i64, bool)> = seen
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|s| (s.id.clone(), s.current, s.completed.is_some()))
+            .collect();
+        let told = [
+            ("blob", 0, false),
+            ("blob", 3, false),
+            ("blob", 3, true),
+            ("other", 0, false),
+            ("other", 0, true),
+        ];
+        assert_eq!(
+            ends,
+            told.map(|(id, current, end)| (id.to_owned(), current, end))
+        );
     }
 
     #[test]

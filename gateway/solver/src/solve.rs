@@ -21,7 +21,7 @@ use crate::shared::{Outcome, SharedWork, spawn_shared};
 use crate::store::{Candidate, Layer, Snapshot, new_id};
 
 /// Keys of things that no other build has: never looked up, never stored.
-fn is_private(key: &str) -> bool {
+pub(crate) fn is_private(key: &str) -> bool {
     key.starts_with("random:")
 }
 
@@ -55,7 +55,10 @@ impl JobInner {
         Ok((self.graph.get(key)?, *output))
     }
 
-    fn vertex_key(self: &Arc<Self>, vertex: &Arc<LiveVertex>) -> SharedWork<Arc<VertexKey>> {
+    pub(crate) fn vertex_key(
+        self: &Arc<Self>,
+        vertex: &Arc<LiveVertex>,
+    ) -> SharedWork<Arc<VertexKey>> {
         let mut states = vertex.states();
         if let Some(work) = &states.key {
             return work.clone();
@@ -71,7 +74,11 @@ impl JobInner {
     }
 
     /// What is known of an output before any work.
-    fn known(self: &Arc<Self>, vertex: &Arc<LiveVertex>, output: i64) -> SharedWork<Arc<Known>> {
+    pub(crate) fn known(
+        self: &Arc<Self>,
+        vertex: &Arc<LiveVertex>,
+        output: i64,
+    ) -> SharedWork<Arc<Known>> {
         let mut states = vertex.states();
         if let Some(work) = states.known.get(&output) {
             return work.clone();
@@ -141,7 +148,8 @@ impl JobInner {
         if keys.is_empty() {
             return Ok(None);
         }
-        for layers in self.store().db().results(keys).map_err(internal)? {
+        for result in self.store().db().results(keys).map_err(internal)? {
+            let layers = result.layers;
             let mut found = Vec::with_capacity(layers.len());
             for id in &layers {
                 match self.find_layer(id) {

@@ -89,6 +89,31 @@ pub fn write_layout(
     names: &[Reference],
     dir: &Path,
 ) -> Result<(), ArchiveError> {
+    if names.is_empty() {
+        return write_layout_as(store, top, DEFAULT_TAG, dir);
+    }
+    write_entries(store, top, named(top, names), dir)
+}
+
+/// The same under a tag alone: for what is no image and has no name elsewhere.
+pub fn write_layout_as(
+    store: &BlobStore,
+    top: &Descriptor,
+    tag: &str,
+    dir: &Path,
+) -> Result<(), ArchiveError> {
+    let mut entry = top.clone();
+    let annotations = &mut entry.annotations;
+    annotations.insert(ANNOTATION_REF_NAME.into(), tag.into());
+    write_entries(store, top, vec![entry], dir)
+}
+
+fn write_entries(
+    store: &BlobStore,
+    top: &Descriptor,
+    entries: Vec<Descriptor>,
+    dir: &Path,
+) -> Result<(), ArchiveError> {
     let blobs = dir.join("blobs").join("sha256");
     fs::create_dir_all(&blobs).map_err(io_error("create", &blobs))?;
     for blob in blobs_below(store, top)? {
@@ -114,13 +139,6 @@ pub fn write_layout(
         Err(e) => return Err(e),
     };
     index.media_type.get_or_insert_with(|| OCI_INDEX.to_owned());
-    let mut entries = named(top, names);
-    if names.is_empty() {
-        for entry in &mut entries {
-            let annotations = &mut entry.annotations;
-            annotations.insert(ANNOTATION_REF_NAME.into(), DEFAULT_TAG.into());
-        }
-    }
     let name = |d: &Descriptor| {
         let annotation = |key| d.annotations.get(key).cloned();
         (
@@ -235,6 +253,38 @@ impl Layout {
         }
         writer.commit_as(&blob.digest, blob.size)?;
         Ok(())
+    }
+
+    /// Removes the blobs that no entry of the index leads to; gives their number.
+    pub fn remove_unnamed(&self) -> Result<usize, ArchiveError> {
+        let dir = self.dir.join("blobs/sha256");
+        let mut named = std::collections::BTreeSet::new();
+        for entry in self.index()?.manifests {
+            let below = walk(&entry, |descriptor| self.document(descriptor))?;
+            named.extend(below.into_keys().map(|digest| digest.hex().to_owned()));
+        }
+        let mut removed = 0;
+        for file in fs::read_dir(&dir).map_err(io_error("read", &dir))? {
+            let file = file.map_err(io_error("read", &dir))?;
+            if !named.contains(&*file.file_name().to_string_lossy()) {
+                fs::remove_file(file.path()).map_err(io_error("remove", &file.path()))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// A manifest or index of the layout, checked against its digest.
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ArchiveError> {
+        let path = self.dir.join("blobs/sha256").join(descriptor.digest.hex());
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut bytes))
+            .map_err(io_error("read", &path))?;
+        match Digest::of(&bytes) == descriptor.digest {
+            true => Ok(bytes),
+            false => Err(ArchiveError::Missing(descriptor.digest.to_string())),
+        }
     }
 
     /// Copies `top` and all it leads to into a store. Layers that may not be distributed may be missing.

@@ -18,7 +18,7 @@ use crate::media::ManifestError;
 use crate::store::StoreError;
 
 pub use image::{Family, Image, convert_layer_type, make_index, random_image};
-pub use layout::{Layout, blobs_below, write_layout};
+pub use layout::{Layout, blobs_below, write_layout, write_layout_as};
 pub use read::{ArchiveLimits, Loaded, read_archive};
 pub use write::{Variant, write_archive};
 

@@ -21,7 +21,9 @@ use gateway_api::{Code, Error, FrontendFn, Gateway, Invocation, Worker};
 use gateway_llb::pb;
 use gateway_session::Session;
 use gateway_solver::policy::SourcePolicies;
-use gateway_solver::{CacheImport, Exporter, Job, JobOptions, Solver};
+use gateway_solver::{
+    CacheDestination, CacheExport, CacheImport, Exporter, Job, JobOptions, Solver,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::host::FrontendLimits;
@@ -64,6 +66,8 @@ pub struct BuildRequest {
     pub exporters: Vec<Exporter>,
     /// Caches to look in besides the store. Of local ones frontends may name these only.
     pub cache_imports: Vec<CacheImport>,
+    /// Caches to write when all is built.
+    pub cache_exports: Vec<CacheExport>,
     pub cancel: CancellationToken,
 }
 
@@ -145,6 +149,15 @@ impl Engine {
             policies: request.source_policies,
             cancel: request.cancel,
         });
+        let mut caches = request.cache_exports;
+        if wants_inline_cache(&request.opts) && !caches.iter().any(is_inline) {
+            caches.push(CacheExport {
+                to: CacheDestination::Inline,
+                max: false,
+                ignore_error: false,
+                attrs: BTreeMap::new(),
+            });
+        }
         let mut call = FrontendCall {
             name: request.frontend,
             opts: request.opts,
@@ -164,7 +177,7 @@ impl Engine {
         };
         let metadata = solved.metadata.clone();
         let exported = job
-            .export(solved.into_exportable(), &request.exporters)
+            .export(solved.into_exportable(), &request.exporters, &caches)
             .await?;
         let mut exporter = exported.attrs;
         for (key, value) in &metadata {
@@ -264,6 +277,20 @@ impl Engine {
             invocation,
         ))
     }
+}
+
+/// A cache inside the image can also be asked for by an argument of the build: users of clients
+/// without a flag for it do so.
+fn wants_inline_cache(opts: &BTreeMap<String, String>) -> bool {
+    let given = opts.get("build-arg:BUILDKIT_INLINE_CACHE");
+    matches!(
+        given.map(String::as_str),
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True")
+    )
+}
+
+fn is_inline(export: &CacheExport) -> bool {
+    export.to == CacheDestination::Inline
 }
 
 /// Work notices a cancellation by itself and cleans up; what does not in this time is dropped.

@@ -126,6 +126,7 @@ impl Rig {
         let statuses = self.statuses.clone();
         BuildRequest {
             cache_imports: self.cache_imports.clone(),
+            cache_exports: Vec::new(),
             frontend: frontend.to_owned(),
             opts: opts
                 .iter()

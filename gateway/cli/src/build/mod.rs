@@ -62,6 +62,10 @@ async fn build(args: &Build) -> Result<(), CliError> {
     };
     let cache_imports = cache::imports(&args.cache_from)?;
     let source_policies = policy::read(&args.source_policies, &env)?;
+    let cache_exports = match call {
+        Some(_) => Vec::new(),
+        None => cache::exports(&args.cache_to)?,
+    };
     let mut inputs = request::inputs(args, &env, session_id())?;
     if let Some(call) = &call {
         call.options(&mut inputs.opts);
@@ -108,6 +112,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
             source_policies,
             exporters,
             cache_imports,
+            cache_exports,
             cancel: cancel.clone(),
         })
         .await;

@@ -9,6 +9,7 @@ use gateway_images::archive::{Image, make_index};
 use gateway_images::config::{FinishOptions, Timestamp, finish};
 use gateway_images::media::Descriptor;
 
+use super::cache::inline_records;
 use super::options::{AnnotationPlace, ImageOptions};
 use super::{Solved, SolvedImage, layers};
 use crate::job::JobInner;
@@ -53,6 +54,10 @@ pub async fn make(
     )
     .await?;
     status.done();
+    if solved.images.iter().any(|image| image.inline.is_some()) {
+        let name = "preparing layers for inline cache";
+        job.reports.status(vertex, name, "").done();
+    }
     let mut manifests = Vec::new();
     let mut last: Option<(Descriptor, Option<String>)> = None;
     for (image, ready) in solved.images.iter().zip(ready) {
@@ -117,6 +122,10 @@ fn manifest(
     ready: &[layers::ReadyLayer],
     options: &ImageOptions,
 ) -> Outcome<(Image, Option<String>)> {
+    let cache = match &image.inline {
+        Some(collected) => inline_records(collected, &image.snapshot)?,
+        None => None,
+    };
     let infos: Vec<_> = ready.iter().map(|layer| layer.info.clone()).collect();
     let config = finish(
         solved.metadata(metadata::IMAGE_CONFIG, &image.id),
@@ -125,7 +134,7 @@ fn manifest(
         &FinishOptions {
             epoch: options.epoch.and_then(Timestamp::from_unix),
             base: solved.metadata(metadata::BASE_IMAGE_CONFIG, &image.id),
-            inline_cache: None,
+            inline_cache: cache.as_deref(),
         },
     )
     .map_err(|error| Error::unknown(error.to_string()))?;

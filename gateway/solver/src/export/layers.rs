@@ -14,7 +14,7 @@ use crate::job::JobInner;
 use crate::ops::image;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
-use crate::store::{Layer, Snapshot, VariantRecord};
+use crate::store::{Layer, LazyBlob, Snapshot, VariantRecord};
 
 /// A layer ready for an image.
 pub struct ReadyLayer {
@@ -48,6 +48,68 @@ async fn ready_layer(
         .cloned()
         .ok_or_else(|| Error::unknown("a layer is missing"))?;
     let variant = variant(job, snapshot, index, &layer, options).await?;
+    described(job, &layer, variant)
+}
+
+/// The layers of a snapshot if their blobs all exist, lowest first. Makes and fetches nothing.
+pub fn known(
+    job: &Arc<JobInner>,
+    snapshot: &Snapshot,
+    options: &ImageOptions,
+) -> Outcome<Option<Vec<ReadyLayer>>> {
+    let mut ready = Vec::with_capacity(snapshot.layers.len());
+    for layer in snapshot.layers.iter() {
+        let Some(variant) = known_variant(job, layer, options)? else {
+            return Ok(None);
+        };
+        ready.push(described(job, layer, variant)?);
+    }
+    Ok(Some(ready))
+}
+
+fn known_variant(
+    job: &JobInner,
+    layer: &Layer,
+    options: &ImageOptions,
+) -> Outcome<Option<VariantRecord>> {
+    if let Some(lazy) = &layer.lazy {
+        let pulled = pulled(lazy);
+        let here = options.may_be_lazy() || job.store().blobs().contains(&lazy.descriptor.digest);
+        if here && !must_recompress(&pulled, options) {
+            return Ok(Some(pulled));
+        }
+    }
+    let any = stored_variant(job, layer, ANY_FORM)?;
+    if let Some(variant) = &any
+        && !must_recompress(variant, options)
+    {
+        return Ok(any);
+    }
+    let pulled = layer.lazy.is_some() || any.is_some();
+    stored_variant(job, layer, &form(options, pulled))
+}
+
+/// A form of a layer whose blob is here.
+fn stored_variant(job: &JobInner, layer: &Layer, form: &str) -> Outcome<Option<VariantRecord>> {
+    let store = job.store();
+    let variant = store.db().variant(&layer.id, form).map_err(internal)?;
+    Ok(variant.filter(|variant| {
+        let digest = variant.digest.parse();
+        digest.is_ok_and(|digest| store.blobs().contains(&digest))
+    }))
+}
+
+/// A layer of an image in the form in which its registry has it.
+fn pulled(lazy: &LazyBlob) -> VariantRecord {
+    VariantRecord {
+        digest: lazy.descriptor.digest.to_string(),
+        size: lazy.descriptor.size,
+        media_type: lazy.descriptor.media_type.clone(),
+        diff_id: lazy.diff_id.clone(),
+    }
+}
+
+fn described(job: &JobInner, layer: &Layer, variant: VariantRecord) -> Outcome<ReadyLayer> {
     let record = job.store().db().layer(&layer.id).map_err(internal)?;
     let mut descriptor = Descriptor::new(
         variant.media_type.clone(),
@@ -96,12 +158,7 @@ async fn variant(
     options: &ImageOptions,
 ) -> Outcome<VariantRecord> {
     if let Some(lazy) = &layer.lazy {
-        let pulled = VariantRecord {
-            digest: lazy.descriptor.digest.to_string(),
-            size: lazy.descriptor.size,
-            media_type: lazy.descriptor.media_type.clone(),
-            diff_id: lazy.diff_id.clone(),
-        };
+        let pulled = pulled(lazy);
         if !must_recompress(&pulled, options) {
             if !options.may_be_lazy() {
                 image::download(job, lazy).await?;
@@ -110,13 +167,7 @@ async fn variant(
         }
     }
     let store = job.store();
-    let known = |form: &str| -> Outcome<Option<VariantRecord>> {
-        let variant = store.db().variant(&layer.id, form).map_err(internal)?;
-        Ok(variant.filter(|variant| {
-            let digest = variant.digest.parse();
-            digest.is_ok_and(|digest| store.blobs().contains(&digest))
-        }))
-    };
+    let known = |form: &str| stored_variant(job, layer, form);
     let pulled = match &layer.lazy {
         Some(_) => true,
         None => {

@@ -1,5 +1,6 @@
 //! Exporters: what becomes of a build's results. Values in, files and response attributes out.
 
+mod cache;
 mod dest;
 mod files;
 mod image;
@@ -12,7 +13,7 @@ mod target;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use gateway_api::Error;
 use gateway_api::result::metadata;
 use gateway_images::archive::Variant;
@@ -24,6 +25,8 @@ use crate::ops::image::platform_of;
 use crate::report;
 use crate::result::ResultRef;
 use crate::store::{Snapshot, new_id};
+use cache::Collected;
+pub use cache::{CacheDestination, CacheExport};
 use options::ImageOptions;
 use push::Push;
 pub use stored::StoredImage;
@@ -117,8 +120,13 @@ pub(crate) async fn export(
     job: &Job,
     result: SolvedResult,
     exporters: &[Exporter],
+    caches: &[CacheExport],
 ) -> Result<ExportResponse, Error> {
-    let solved = Solved::of(job, &result).await?;
+    let mut solved = Solved::of(job, &result).await?;
+    let inline = caches.iter().any(|c| c.to == CacheDestination::Inline);
+    if inline && !exporters.is_empty() {
+        solved.collect(job).await?;
+    }
     let outcomes =
         try_join_all(exporters.iter().map(|exporter| run(job, &solved, exporter))).await?;
     let mut response = ExportResponse::default();
@@ -139,9 +147,17 @@ pub(crate) async fn export(
             outcome
         })
     });
-    try_join_all(pushes).await?;
+    let tops = solved.tops();
+    let caches = caches.iter().enumerate();
+    let caches = caches.map(|(number, cache)| cache::export(job, number, cache, &tops));
+    // One that fails does not leave others half-done.
+    let (pushed, cached) = tokio::join!(join_all(pushes), join_all(caches));
+    pushed.into_iter().collect::<Result<(), Error>>()?;
     for (_, exported) in outcomes {
         response.attrs.extend(exported.attrs);
+    }
+    for attrs in cached {
+        response.attrs.extend(attrs?);
     }
     Ok(response)
 }
@@ -215,6 +231,10 @@ pub(crate) struct SolvedImage {
     pub id: String,
     pub platform: Platform,
     pub snapshot: Snapshot,
+    /// Where it comes from in the live graph; `None` for scratch.
+    top: Option<cache::Node>,
+    /// What of its steps goes into the image itself.
+    inline: Option<Collected>,
 }
 
 #[derive(serde::Deserialize, Default)]
@@ -271,8 +291,11 @@ impl Solved {
         };
         let snapshots = try_join_all(wanted.iter().map(|(_, _, reference)| async move {
             match reference {
-                Some(reference) => job.snapshot(reference).await,
-                None => Ok(Snapshot::scratch()),
+                Some(reference) => {
+                    let snapshot = job.snapshot(reference).await?;
+                    Ok((snapshot, Some(reference.loaded(job.inner())?)))
+                }
+                None => Ok::<_, Error>((Snapshot::scratch(), None)),
             }
         }))
         .await?;
@@ -281,14 +304,32 @@ impl Solved {
             images: wanted
                 .into_iter()
                 .zip(snapshots)
-                .map(|((id, platform, _), snapshot)| SolvedImage {
+                .map(|((id, platform, _), (snapshot, top))| SolvedImage {
                     id,
                     platform,
                     snapshot,
+                    top,
+                    inline: None,
                 })
                 .collect(),
             metadata: result.metadata.clone(),
         })
+    }
+
+    fn tops(&self) -> Vec<cache::Node> {
+        let tops = self.images.iter();
+        tops.filter_map(|image| image.top.clone()).collect()
+    }
+
+    /// Gathers what is known of the steps of each image.
+    async fn collect(&mut self, job: &Job) -> Result<(), Error> {
+        for image in &mut self.images {
+            if let Some(top) = &image.top {
+                let top = std::slice::from_ref(top);
+                image.inline = Some(cache::collect(job.inner(), top).await?);
+            }
+        }
+        Ok(())
     }
 
     /// Metadata of one image: by its platform, else for all.

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use gateway_images::digest::Digest;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer};
@@ -17,6 +19,8 @@ const MAX_CHAIN: usize = 500;
 pub enum ConfigError {
     #[error("the cache config is not valid JSON: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("the cache inside the image is not valid base64: {0}")]
+    Base64(base64::DecodeError),
     #[error("the cache config names {what} {index}, which it does not have")]
     Missing { what: &'static str, index: i64 },
     #[error("invalid looping layer {0}")]
@@ -118,7 +122,58 @@ fn null_as_default<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
 /// # Errors
 /// For anything but a graph without loops whose parts are all there.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, ConfigError> {
-    let config: ConfigJson = serde_json::from_slice(bytes)?;
+    read(serde_json::from_slice(bytes)?)
+}
+
+/// The same of the cache inside an image, which has no list of layers: they are the image's own.
+///
+/// # Errors
+/// As `parse`.
+pub fn parse_inline(records: &[u8], blobs: Vec<Digest>) -> Result<Vec<Record>, ConfigError> {
+    let records: Option<Vec<RecordJson>> = serde_json::from_slice(records)?;
+    let layer = |(parent, blob)| LayerJson { blob, parent };
+    read(ConfigJson {
+        layers: (-1..).zip(blobs).map(layer).collect(),
+        records: records.unwrap_or_default(),
+    })
+}
+
+/// The cache inside an image.
+pub struct Inside {
+    pub records: Vec<u8>,
+    /// Of the image's layers, lowest first.
+    pub diff_ids: Vec<String>,
+}
+
+/// What the config of an image has of a cache; `None` without one.
+///
+/// # Errors
+/// For what is no image config.
+pub fn inside(config: &[u8]) -> Result<Option<Inside>, ConfigError> {
+    #[derive(Deserialize)]
+    struct ImageJson {
+        #[serde(default, deserialize_with = "null_as_default")]
+        rootfs: RootFs,
+        #[serde(rename = "moby.buildkit.cache.v0")]
+        cache: Option<String>,
+    }
+    #[derive(Deserialize, Default)]
+    struct RootFs {
+        #[serde(default, deserialize_with = "null_as_default")]
+        diff_ids: Vec<String>,
+    }
+    let image: ImageJson = serde_json::from_slice(config)?;
+    let Some(cache) = image.cache else {
+        return Ok(None);
+    };
+    let records = STANDARD.decode(cache).map_err(ConfigError::Base64)?;
+    Ok(Some(Inside {
+        records,
+        diff_ids: image.rootfs.diff_ids,
+    }))
+}
+
+fn read(config: ConfigJson) -> Result<Vec<Record>, ConfigError> {
     let depths = depths(&config.layers)?;
     let order = order(&config.records)?;
     // Where each record of the file is in the answer.
@@ -302,7 +357,7 @@ mod tests {
         format!("sha256:{}", letter.to_string().repeat(64))
     }
 
-    fn read(layers: &str, records: &str) -> Result<Vec<Record>, ConfigError> {
+    fn read_texts(layers: &str, records: &str) -> Result<Vec<Record>, ConfigError> {
         parse(format!(r#"{{"layers":{layers},"records":{records}}}"#).as_bytes())
     }
 
@@ -313,7 +368,7 @@ mod tests {
             blob('a'),
             blob('b')
         );
-        let records = read(
+        let records = read_texts(
             &layers,
             r#"[{"digest":"user","inputs":[[{"selector":"s","link":1},{"link":1}]],
                  "layers":[{"layer":1,"createdAt":"1970-01-01T00:00:01Z"}]},
@@ -332,6 +387,25 @@ mod tests {
             .collect();
         assert_eq!(blobs, [blob('a'), blob('b')]);
         assert_eq!(user.results[0].created_at, 1_000_000_000);
+    }
+
+    #[test]
+    fn the_layers_of_a_cache_in_an_image_are_the_image_s() {
+        let records = r#"[{"digest":"d","layers":[{"layer":1}],"chains":[{"layers":[1]}]}]"#;
+        let config = serde_json::json!({
+            "rootfs": {"diff_ids": ["one", "two"]},
+            "moby.buildkit.cache.v0": STANDARD.encode(records),
+        });
+        let inside = inside(config.to_string().as_bytes()).unwrap().unwrap();
+        assert_eq!(inside.diff_ids, ["one", "two"]);
+        let blobs: Vec<Digest> = ['a', 'b'].map(|c| blob(c).parse().unwrap()).to_vec();
+        let records = parse_inline(&inside.records, blobs.clone()).unwrap();
+        let chains: Vec<_> = records[0].results.iter().map(|r| r.blobs.clone()).collect();
+        assert_eq!(chains, [blobs.clone(), blobs[1..].to_vec()]);
+        let none = super::inside(br#"{"rootfs":{"diff_ids":null}}"#).unwrap();
+        assert!(none.is_none());
+        let broken = br#"{"moby.buildkit.cache.v0":"!"}"#;
+        assert!(matches!(super::inside(broken), Err(ConfigError::Base64(_))));
     }
 
     #[test]
@@ -361,7 +435,7 @@ mod tests {
                 "the cache config names layer 1",
             ),
         ] {
-            let error = read(&layers, records).unwrap_err().to_string();
+            let error = read_texts(&layers, records).unwrap_err().to_string();
             assert!(error.starts_with(problem), "{error}");
         }
     }
@@ -384,7 +458,7 @@ mod tests {
                     format!(r#"{{"digest":"d","inputs":[{}]}}"#, inputs.join(","))
                 })
                 .collect();
-            let read = read(
+            let read = read_texts(
                 &format!("[{}]", layers.join(",")),
                 &format!("[{}]", records.join(",")),
             );

@@ -2,7 +2,7 @@
 //!
 //! Layers are only named here; whoever needs one fetches it, as with images.
 
-mod config;
+pub(crate) mod config;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,10 @@ use std::sync::Arc;
 
 use gateway_api::Error;
 use gateway_images::digest::Digest;
-use gateway_images::media::{Descriptor, Index, Manifest, ParsedManifest, RawManifest};
+use gateway_images::media::{
+    Descriptor, Index, MAX_CONFIG_BYTES, Manifest, ParsedManifest, RawManifest,
+};
+use gateway_images::reference::Reference;
 
 use crate::job::{Job, JobInner};
 use crate::key::digest_of;
@@ -21,12 +24,14 @@ use crate::solve::internal;
 use crate::store::{Candidate, Layer, LazyBlob};
 
 /// Larger manifests and configs are refused, as the reference does.
-const MAX_DOCUMENT_BYTES: u64 = 1 << 20;
-const CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 1 << 20;
+pub(crate) const CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// Annotation of a layer: the digest of its uncompressed form.
-const DIFF_ID: &str = "containerd.io/uncompressed";
+pub(crate) const DIFF_ID: &str = "containerd.io/uncompressed";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const DEFAULT_TAG: &str = "latest";
+/// Indexes inside indexes: real ones have one level.
+const MAX_INDEX_DEPTH: usize = 4;
 
 /// Where a cache is read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,15 +44,19 @@ pub enum CacheImport {
         /// `latest` when absent.
         tag: Option<String>,
     },
-    /// A cache in a registry, by its reference.
-    Registry { reference: String },
+    /// A cache in a registry, or an image there with a cache in it, by its reference.
+    Registry {
+        reference: String,
+        /// The registry's certificate need not be vouched for, or it has none.
+        insecure: bool,
+    },
 }
 
 impl CacheImport {
     fn name(&self) -> String {
         let (src, digest, tag) = match self {
             CacheImport::Local { src, digest, tag } => (src, digest, tag),
-            CacheImport::Registry { reference } => return image::canonical(reference),
+            CacheImport::Registry { reference, .. } => return image::canonical(reference),
         };
         let hash = digest_of(format!("{}\0{digest:?}\0{tag:?}", src.display()).as_bytes());
         let hash = hash.trim_start_matches("sha256:").get(..16).unwrap_or("0");
@@ -85,7 +94,74 @@ impl Job {
 }
 
 async fn read(job: &Arc<JobInner>, import: &CacheImport, vertex: &str) -> Outcome<()> {
-    let (place, manifest, config) = match import {
+    let (place, top) = open(job, import).await?;
+    let kind = format!(
+        "inferred cache manifest type: {}",
+        top.descriptor.media_type
+    );
+    job.reports.status(vertex, kind, "").done();
+    let digest = top.descriptor.digest.clone();
+    let Some(config) = config_of(&top) else {
+        return inline(job, place, top, vertex).await;
+    };
+    let config = place.document(job, &config, MAX_DOCUMENT_BYTES).await?;
+    let layers = match top.parsed {
+        ParsedManifest::Image(Manifest { layers, .. }) => layers,
+        ParsedManifest::Index(Index { manifests, .. }) => manifests,
+    };
+    let (job, vertex) = (job.clone(), vertex.to_owned());
+    blocking(move || {
+        let records = config::parse(&config)
+            .map_err(|error| Error::unknown(format!("cache {digest}: {error}")))?;
+        Foreign::new(place, layers, vertex).store(&job, &records)
+    })
+    .await
+}
+
+/// The caches inside images: of every platform that has one.
+async fn inline(job: &Arc<JobInner>, place: Place, top: RawManifest, vertex: &str) -> Outcome<()> {
+    let digest = top.descriptor.digest.clone();
+    let mut found = false;
+    for image in place.images(job, top).await? {
+        let bytes = place.document(job, &image.config, MAX_CONFIG_BYTES).await?;
+        let Some(inside) = config::inside(&bytes)
+            .map_err(|error| Error::unknown(format!("image {digest}: {error}")))?
+        else {
+            continue;
+        };
+        if inside.diff_ids.len() != image.layers.len() {
+            continue;
+        }
+        found = true;
+        let (job, vertex, place) = (job.clone(), vertex.to_owned(), place.clone());
+        let digest = digest.clone();
+        blocking(move || {
+            let blobs = image
+                .layers
+                .iter()
+                .map(|layer| layer.digest.clone())
+                .collect();
+            let records = config::parse_inline(&inside.records, blobs)
+                .map_err(|error| Error::unknown(format!("cache in {digest}: {error}")))?;
+            let layers = image.layers.into_iter().zip(inside.diff_ids);
+            let layers = layers.map(|(mut layer, diff_id)| {
+                layer.annotations.insert(DIFF_ID.to_owned(), diff_id);
+                layer
+            });
+            Foreign::new(place, layers.collect(), vertex).store(&job, &records)
+        })
+        .await?;
+    }
+    if !found {
+        let text = format!("{digest} is an image without a cache in it\n");
+        job.reports.log(vertex, 2, text.into_bytes());
+    }
+    Ok(())
+}
+
+/// Where the cache is, and its manifest.
+async fn open(job: &Arc<JobInner>, import: &CacheImport) -> Outcome<(Place, RawManifest)> {
+    match import {
         CacheImport::Local { src, digest, tag } => {
             let (src, digest, tag) = (src.clone(), digest.clone(), tag.clone());
             blocking(move || {
@@ -95,68 +171,42 @@ async fn read(job: &Arc<JobInner>, import: &CacheImport, vertex: &str) -> Outcom
                     })?,
                     None => tagged(&src, tag.as_deref().unwrap_or(DEFAULT_TAG))?,
                 };
-                let bytes = document(&src, &top)?;
+                let bytes = document(&src, &top, MAX_DOCUMENT_BYTES)?;
                 let manifest = RawManifest::parse(bytes, None)
                     .map_err(|error| Error::unknown(format!("cache manifest {top}: {error}")))?;
-                let config = document(&src, &config_of(&manifest)?.digest)?;
-                Ok((Place::Dir(src), manifest, config))
+                Ok((Place::Dir(src), manifest))
             })
-            .await?
+            .await
         }
-        CacheImport::Registry { reference } => {
+        CacheImport::Registry {
+            reference,
+            insecure,
+        } => {
             let reference = image::parse(reference)?;
-            let registries = job.solver().registries();
-            let failed = |error| image::registry_error(&error);
-            let manifest = registries.resolve(&reference).await.map_err(failed)?.root;
-            let config = config_of(&manifest)?;
-            let config = registries
-                .small_blob(&reference, &config, MAX_DOCUMENT_BYTES)
-                .await
-                .map_err(failed)?
-                .to_vec();
-            (Place::Registry(reference.to_string()), manifest, config)
+            if *insecure {
+                job.allow_insecure(reference.domain());
+            }
+            let resolved = job.registries(&reference).resolve(&reference).await;
+            let resolved = resolved.map_err(|error| image::registry_error(&error))?;
+            Ok((Place::Registry(reference), resolved.root))
         }
-    };
-    let top = manifest.descriptor.digest.clone();
-    let layers = match manifest.parsed {
-        ParsedManifest::Image(Manifest { layers, .. }) => layers,
-        ParsedManifest::Index(Index { manifests, .. }) => manifests,
-    };
-    let foreign = Foreign {
-        place,
-        vertex: vertex.to_owned(),
-        blobs: layers
-            .into_iter()
-            .map(|layer| (layer.digest.clone(), layer))
-            .collect(),
-    };
-    let job = job.clone();
-    blocking(move || {
-        let records = config::parse(&config)
-            .map_err(|error| Error::unknown(format!("cache {top}: {error}")))?;
-        foreign.store(&job, &records)
-    })
-    .await
+    }
 }
 
 /// The cache config that a manifest names; in the older form it is an entry of an index.
-fn config_of(manifest: &RawManifest) -> Outcome<Descriptor> {
-    let config = match &manifest.parsed {
-        ParsedManifest::Image(image) => Some(&image.config),
-        ParsedManifest::Index(index) => index.manifests.last(),
+fn config_of(manifest: &RawManifest) -> Option<Descriptor> {
+    let mut candidates = match &manifest.parsed {
+        ParsedManifest::Image(image) => std::slice::from_ref(&image.config).iter(),
+        ParsedManifest::Index(index) => index.manifests.iter(),
     };
-    config
-        .filter(|config| config.media_type == CONFIG_TYPE)
+    candidates
+        .find(|config| config.media_type == CONFIG_TYPE)
         .cloned()
-        .ok_or_else(|| {
-            let top = &manifest.descriptor.digest;
-            Error::unknown(format!("{top} is not a cache: it has no cache config"))
-        })
 }
 
 /// A manifest or config of the layout, checked against its digest.
-fn document(dir: &Path, digest: &Digest) -> Outcome<Vec<u8>> {
-    let bytes = small_file(&blob_path(dir, digest))?;
+fn document(dir: &Path, digest: &Digest, limit: u64) -> Outcome<Vec<u8>> {
+    let bytes = small_file(&blob_path(dir, digest), limit)?;
     match Digest::of(&bytes) == *digest {
         true => Ok(bytes),
         false => Err(Error::unknown(format!(
@@ -166,12 +216,12 @@ fn document(dir: &Path, digest: &Digest) -> Outcome<Vec<u8>> {
     }
 }
 
-fn small_file(path: &Path) -> Outcome<Vec<u8>> {
+fn small_file(path: &Path, limit: u64) -> Outcome<Vec<u8>> {
     let failed = |error| Error::unknown(format!("cannot read {}: {error}", path.display()));
     let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_DOCUMENT_BYTES {
+    if size > limit {
         return Err(Error::unknown(format!(
-            "{} has {size} bytes, at most {MAX_DOCUMENT_BYTES} are read",
+            "{} has {size} bytes, at most {limit} are read",
             path.display()
         )));
     }
@@ -185,7 +235,7 @@ fn blob_path(dir: &Path, digest: &Digest) -> PathBuf {
 /// What the layout's index has under a tag.
 fn tagged(dir: &Path, tag: &str) -> Outcome<Digest> {
     let path = dir.join("index.json");
-    let index: Index = serde_json::from_slice(&small_file(&path)?)
+    let index: Index = serde_json::from_slice(&small_file(&path, MAX_DOCUMENT_BYTES)?)
         .map_err(|error| Error::unknown(format!("{}: {error}", path.display())))?;
     index
         .manifests
@@ -201,10 +251,67 @@ fn tagged(dir: &Path, tag: &str) -> Outcome<Digest> {
 }
 
 /// Where the blobs of a cache are.
+#[derive(Clone)]
 enum Place {
     Dir(PathBuf),
     /// The repository of this reference.
-    Registry(String),
+    Registry(Reference),
+}
+
+impl Place {
+    /// A small blob, checked against its digest.
+    async fn document(
+        &self,
+        job: &Arc<JobInner>,
+        blob: &Descriptor,
+        limit: u64,
+    ) -> Outcome<Vec<u8>> {
+        match self {
+            Place::Dir(dir) => {
+                let (dir, digest) = (dir.clone(), blob.digest.clone());
+                blocking(move || document(&dir, &digest, limit)).await
+            }
+            Place::Registry(reference) => {
+                let registries = job.registries(reference);
+                let bytes = registries.small_blob(reference, blob, limit).await;
+                let bytes = bytes.map_err(|error| image::registry_error(&error))?;
+                Ok(bytes.to_vec())
+            }
+        }
+    }
+
+    async fn manifest(&self, job: &Arc<JobInner>, of: &Descriptor) -> Outcome<RawManifest> {
+        match self {
+            Place::Dir(_) => {
+                let bytes = self.document(job, of, MAX_DOCUMENT_BYTES).await?;
+                RawManifest::parse(bytes, Some(&of.media_type))
+                    .map_err(|error| Error::unknown(format!("manifest {}: {error}", of.digest)))
+            }
+            Place::Registry(reference) => {
+                let registries = job.registries(reference);
+                let manifest = registries.manifest(reference, of).await;
+                manifest.map_err(|error| image::registry_error(&error))
+            }
+        }
+    }
+
+    /// The images that a manifest or index leads to.
+    async fn images(&self, job: &Arc<JobInner>, top: RawManifest) -> Outcome<Vec<Manifest>> {
+        let mut images = Vec::new();
+        let mut left = vec![(top, 0)];
+        while let Some((manifest, depth)) = left.pop() {
+            match manifest.parsed {
+                ParsedManifest::Image(image) => images.push(image),
+                ParsedManifest::Index(index) => {
+                    let children = index.manifests.iter().filter(|m| !m.is_attestation());
+                    for child in children.filter(|_| depth < MAX_INDEX_DEPTH) {
+                        left.push((self.manifest(job, child).await?, depth + 1));
+                    }
+                }
+            }
+        }
+        Ok(images)
+    }
 }
 
 struct Foreign {
@@ -215,6 +322,15 @@ struct Foreign {
 }
 
 impl Foreign {
+    fn new(place: Place, layers: Vec<Descriptor>, vertex: String) -> Foreign {
+        let layers = layers.into_iter();
+        Foreign {
+            place,
+            vertex,
+            blobs: layers.map(|layer| (layer.digest.clone(), layer)).collect(),
+        }
+    }
+
     /// Puts the records among the store's own: a key that is known already stays the same key.
     fn store(&self, job: &Arc<JobInner>, records: &[config::Record]) -> Outcome<()> {
         let db = job.store().db();
@@ -276,7 +392,7 @@ impl Foreign {
                     format!("cache {}", dir.display()),
                     Some(blob_path(dir, blob)),
                 ),
-                Place::Registry(reference) => (reference.clone(), None),
+                Place::Registry(reference) => (reference.to_string(), None),
             };
             let gone = file.as_ref().is_some_and(|file| !file.is_file());
             if gone && !job.store().blobs().contains(blob) {

@@ -604,7 +604,7 @@ pub async fn download(job: &Arc<JobInner>, lazy: &LazyBlob) -> Outcome<()> {
         return Ok(());
     }
     let reference = parse(&lazy.reference)?;
-    let shown = Mutex::new((status.clone(), Instant::now()));
+    let shown = Mutex::new((status, Instant::now()));
     let progress = |bytes| {
         let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
         if shown.1.elapsed() >= PROGRESS_INTERVAL {
@@ -612,13 +612,13 @@ pub async fn download(job: &Arc<JobInner>, lazy: &LazyBlob) -> Outcome<()> {
             shown.1 = Instant::now();
         }
     };
-    job.solver()
-        .registries()
+    job.registries(&reference)
         .fetch(&reference, descriptor, blobs, &progress)
         .await
         .map_err(|error| {
             Error::unknown(format!("failed to copy: {}: {error}", descriptor.digest))
         })?;
+    let (mut status, _) = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
     status.update(descriptor.size, descriptor.size);
     status.done();
     Ok(())

@@ -91,8 +91,8 @@ async fn transfer(job: &Arc<JobInner>, files: &Arc<LocalFiles>) -> Outcome<Local
     let id = format!("transferring {}:", files.name);
     let status = job.reports.status(&files.vertex, id, "transferring");
     let (inner, files) = (job.clone(), files.clone());
-    let shown = std::sync::Mutex::new((status.clone(), Instant::now()));
-    let (work, bytes) = blocking(move || {
+    let shown = std::sync::Mutex::new((status, Instant::now()));
+    let (work, bytes, status) = blocking(move || {
         let work = inner.store().work_dir().map_err(internal)?;
         let target = work.sub("fs").map_err(internal)?;
         let from = Root::open(&files.dir).map_err(internal)?;
@@ -110,7 +110,8 @@ async fn transfer(job: &Arc<JobInner>, files: &Arc<LocalFiles>) -> Outcome<Local
         };
         let stats = sync_into(&from, &files.filter, &to, &options)
             .map_err(|error| Error::unknown(error.to_string()))?;
-        Ok((work, stats.bytes))
+        let (status, _) = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((work, stats.bytes, status))
     })
     .await?;
     status.done_with(bytes);

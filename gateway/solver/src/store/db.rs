@@ -29,6 +29,14 @@ pub struct Candidate {
     pub selector: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredResult {
+    /// Lowest first.
+    pub layers: Vec<String>,
+    /// Nanoseconds since the epoch.
+    pub created_at: i64,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LayerRecord {
     pub id: String,
@@ -179,8 +187,33 @@ impl Db {
         })
     }
 
-    /// Results under any of the keys, newest first: layers, lowest first.
-    pub fn results(&self, keys: &[String]) -> Result<Vec<Vec<String>>> {
+    /// What leads to `target` by inputs that are known by nothing but themselves: content and sources.
+    pub fn root_links(&self, op: &str, target: &str) -> Result<Vec<(usize, Candidate)>> {
+        self.run(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT input, dep, selector FROM links AS link WHERE target = ?1 AND op = ?2
+                 AND NOT EXISTS (SELECT 1 FROM links WHERE target = link.dep)
+                 ORDER BY input, dep, selector",
+            )?;
+            let rows = query.query_map(params![target, op], |row| {
+                let candidate = Candidate {
+                    key: row.get(1)?,
+                    selector: row.get(2)?,
+                };
+                Ok((row.get::<_, i64>(0)?, candidate))
+            })?;
+            let placed = |row: rusqlite::Result<(i64, Candidate)>| {
+                row.map(|(input, candidate)| {
+                    // Written as a place in a list.
+                    (usize::try_from(input).unwrap_or_default(), candidate)
+                })
+            };
+            rows.map(placed).collect()
+        })
+    }
+
+    /// Results under any of the keys, newest first.
+    pub fn results(&self, keys: &[String]) -> Result<Vec<StoredResult>> {
         self.run(|connection| {
             let mut query = connection
                 .prepare_cached("SELECT layers, created_at FROM results WHERE key = ?1")?;
@@ -192,7 +225,11 @@ impl Db {
                 }
             }
             found.sort_by_key(|(created, _)| std::cmp::Reverse(*created));
-            Ok(found.iter().map(|(_, layers)| split(layers)).collect())
+            let stored = |(created_at, layers): (i64, String)| StoredResult {
+                layers: split(&layers),
+                created_at,
+            };
+            Ok(found.into_iter().map(stored).collect())
         })
     }
 
@@ -514,7 +551,29 @@ mod tests {
             assert!(db.targets("op@0", &inputs).unwrap().is_empty());
         }
         assert!(db.targets("op@1", &[a, b]).unwrap().is_empty());
-        assert_eq!(db.results(&["t".into()]).unwrap(), [["l1"]]);
+        let stored = StoredResult {
+            layers: vec!["l1".into()],
+            created_at: 1,
+        };
+        assert_eq!(db.results(&["t".into()]).unwrap(), [stored]);
+    }
+
+    #[test]
+    fn only_links_from_content_and_sources_are_root_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path()).unwrap();
+        let inputs = |step: &str| {
+            vec![
+                vec![candidate(step, "s"), candidate("image", "")],
+                vec![candidate("content", "")],
+            ]
+        };
+        db.save("below", &[vec![candidate("image", "")]], "step", None)
+            .unwrap();
+        db.save("op@0", &inputs("step"), "t", None).unwrap();
+        let roots = [(0, candidate("image", "")), (1, candidate("content", ""))];
+        assert_eq!(db.root_links("op@0", "t").unwrap(), roots);
+        assert!(db.root_links("op@1", "t").unwrap().is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use gateway_images::fail_point::fail_point;
 use rusqlite::Connection;
 
 /// Raised with every change of the tables; each number has a step below.
-pub const VERSION: i64 = 4;
+pub const VERSION: i64 = 5;
 
 const STEPS: [&str; VERSION as usize] = [
     "
@@ -65,6 +65,10 @@ const STEPS: [&str; VERSION as usize] = [
         name TEXT PRIMARY KEY, first_used_at INTEGER NOT NULL, last_used_at INTEGER NOT NULL,
         count INTEGER NOT NULL
     ) WITHOUT ROWID;
+",
+    "
+    -- For caches that are written: what leads to a key.
+    CREATE INDEX links_by_target ON links (target);
 ",
 ];
 

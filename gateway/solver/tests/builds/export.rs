@@ -58,7 +58,7 @@ async fn an_oci_tar_holds_one_layer_a_step_with_only_its_changes() {
         attrs: BTreeMap::from([("compression".to_owned(), "uncompressed".to_owned())]),
     };
     let response = job
-        .export(single(result, config), &[exporter])
+        .export(single(result, config), &[exporter], &[])
         .await
         .unwrap();
     let entries = tar_entries(&dest);
@@ -110,7 +110,7 @@ async fn an_image_in_the_store_is_the_base_of_another_build_without_a_registry()
         attrs: BTreeMap::new(),
     };
     let config = r#"{"architecture":"amd64","os":"linux","config":{}}"#;
-    job.export(single(result, config), &[exporter])
+    job.export(single(result, config), &[exporter], &[])
         .await
         .unwrap();
     drop(job);
