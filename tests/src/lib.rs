@@ -5,6 +5,7 @@
 //! means of our own and by Debian's tools, so that one bug cannot hide another).
 
 pub mod base_images;
+pub mod cache;
 pub mod case;
 pub mod expect;
 pub mod git;

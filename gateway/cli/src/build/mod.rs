@@ -62,7 +62,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
     };
     let cache_imports = cache::imports(&args.cache_from)?;
     let source_policies = policy::read(&args.source_policies, &env)?;
-    let cache_exports = match call {
+    let cache_exports = match &call {
         Some(_) => Vec::new(),
         None => cache::exports(&args.cache_to)?,
     };

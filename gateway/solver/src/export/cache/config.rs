@@ -466,7 +466,7 @@ mod tests {
         let mut chains = Chains::default();
         let mut top = chains.root("sha256:root");
         let mut blobs = HashMap::new();
-        for step in 0..6000 {
+        for step in 0..9000 {
             let digest = Digest::of(format!("{step}").as_bytes()).to_string();
             top = chains.add(&digest, vec![links(&[top])]).unwrap();
             if step == 0 {
@@ -477,7 +477,7 @@ mod tests {
         let config = config(chains.records(), &blobs).unwrap().unwrap();
         assert!(config.json.len() as u64 <= MAX_DOCUMENT_BYTES);
         assert!(
-            config.dropped > 0 && config.dropped < 5000,
+            config.dropped > 0 && config.dropped < 8000,
             "{}",
             config.dropped
         );

@@ -184,9 +184,10 @@ impl BlobSource for Source<'_> {
         })
     }
 
-    fn origin(&self, descriptor: &Descriptor) -> Option<Reference> {
-        let lazy = self.lazy.get(&descriptor.digest)?;
-        Reference::parse(&lazy.reference).ok()
+    fn origins(&self, descriptor: &Descriptor) -> Vec<Reference> {
+        let lazy = self.lazy.get(&descriptor.digest);
+        let origin = lazy.and_then(|lazy| Reference::parse(&lazy.reference).ok());
+        origin.into_iter().collect()
     }
 
     fn blobs_done(&self) {
