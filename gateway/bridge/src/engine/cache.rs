@@ -47,8 +47,13 @@ impl Caches {
         let attr = |name: &str| wanted.attrs.get(name).filter(|value| !value.is_empty());
         match wanted.kind.as_str() {
             "registry" => match attr("ref") {
+                // What a certificate is worth is the client's to say, never the frontend's.
                 Some(reference) => Ok(CacheImport::Registry {
                     reference: reference.clone(),
+                    insecure: self.given.contains(&CacheImport::Registry {
+                        reference: reference.clone(),
+                        insecure: true,
+                    }),
                 }),
                 None => Err("a cache in a registry needs the attribute ref".to_owned()),
             },
@@ -120,6 +125,8 @@ mod tests {
         assert_eq!(problem, "unknown cache importer: gha");
         assert!(caches.find(&wanted("registry", &[])).is_err());
         let found = caches.find(&wanted("registry", &[("ref", "a/b:c")]));
-        assert!(matches!(found, Ok(CacheImport::Registry { reference }) if reference == "a/b:c"));
+        assert!(
+            matches!(found, Ok(CacheImport::Registry { reference, insecure: false }) if reference == "a/b:c")
+        );
     }
 }
