@@ -11,7 +11,7 @@ use gateway_llb::{pb, platform};
 use crate::client::{BuildFile, Client};
 use crate::convert::checks::Checks;
 use crate::convert::{self, Converted, locate};
-use crate::lint::{Config as LintConfig, Linter, check_complete_file, check_instructions};
+use crate::lint::{Config as LintConfig, Linter, check_broken_file, check_complete_file};
 use crate::parse::{LineRange, Parsed, detect_syntax, parse_lenient};
 use crate::subrequest;
 
@@ -33,6 +33,10 @@ const LANGUAGE: &str = "Dockerfile";
 /// the result is used.
 pub async fn build(gateway: Arc<dyn Gateway>) -> Result<BuildResult, Error> {
     let client = Client::new(gateway)?;
+    if let Some(text) = &client.config().check {
+        // An option that cannot be used is told before anything is read.
+        LintConfig::for_build(b"", Some(text)).map_err(|e| Error::unknown(e.to_string()))?;
+    }
     let opts = client.opts();
     // A caller may leave it to a forwarded frontend to have what this one lacks.
     let missing = missing_cap(opts.get("frontend.caps").map_or("", String::as_str));
@@ -88,7 +92,7 @@ async fn build_parsed(
         LintConfig::for_build(&file.map.data, check).map_err(|e| Error::unknown(e.to_string()))?;
     let mut linter = Linter::new(config.clone());
     if let Some(mistake) = &parsed.error {
-        check_instructions(&parsed.dockerfile, &mut linter);
+        check_broken_file(parsed, &mut linter);
         warn(client, file, &linter).await;
         let error = Error::unknown(mistake.message.clone());
         return Err(match mistake.location {
@@ -154,7 +158,7 @@ async fn build_parsed(
     Ok(assemble(client, builds))
 }
 
-async fn warn(client: &Client, file: &BuildFile, linter: &Linter) {
+pub(crate) async fn warn(client: &Client, file: &BuildFile, linter: &Linter) {
     for warning in linter.warnings() {
         let ranges = convert::ranges(warning.location);
         let rule = warning.rule;

@@ -250,16 +250,17 @@ impl Writer<'_> {
             self.out.metadata.entry(digest.clone()).or_default(),
             &metadata,
         );
+        // An op without a location has an empty list, as with the reference.
+        self.locations.entry(digest.clone()).or_default();
         for (map, ranges) in &constraints.locations {
             let index = self.map_index(map);
-            self.locations
-                .entry(digest.clone())
-                .or_default()
-                .locations
-                .push(pb::Location {
-                    source_index: index,
-                    ranges: ranges.clone(),
-                });
+            let place = pb::Location {
+                source_index: index,
+                ranges: ranges.clone(),
+            };
+            if let Some(places) = self.locations.get_mut(&digest) {
+                places.locations.push(place);
+            }
         }
         digest
     }

@@ -2,6 +2,9 @@
 
 use crate::pb::Platform;
 
+/// The form of a system, as refusals show it.
+const OS_FORM: &str = r"^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.%-]*)((?:\\+[A-Za-z0-9_.%-]+)*)\\))?$";
+
 /// A text that is no platform.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlatformError {
@@ -15,6 +18,19 @@ pub enum PlatformError {
         /// The whole text.
         whole: String,
     },
+    /// A system with characters that none has.
+    #[error(
+        "\"{text}\" is an invalid OS component of \"{whole}\": OSAndVersion specifier component must match \"{OS_FORM}\": invalid argument"
+    )]
+    System {
+        /// The part.
+        text: String,
+        /// The whole text.
+        whole: String,
+    },
+    /// Patterns are not platforms.
+    #[error("\"{0}\": wildcards not yet supported: invalid argument")]
+    Wildcard(String),
     /// One word that is neither a system nor an architecture.
     #[error("\"{0}\": unknown operating system or architecture: invalid argument")]
     Unknown(String),
@@ -48,20 +64,18 @@ pub fn host() -> Platform {
 /// When a part is malformed or a lone word unknown.
 pub fn parse(text: &str) -> Result<Platform, PlatformError> {
     // A fourth part holds all the rest, and is named whole when it is refused.
+    if text.contains('*') {
+        return Err(PlatformError::Wildcard(text.to_owned()));
+    }
     let parts: Vec<&str> = text.splitn(4, '/').collect();
-    let (os_part, os_version) = match parts.first() {
-        Some(first) => match first.split_once('(') {
-            Some((os, rest)) if rest.ends_with(')') => (os, rest.trim_end_matches(')').to_owned()),
-            _ => (*first, String::new()),
-        },
-        None => ("", String::new()),
-    };
-    for part in std::iter::once(os_part).chain(parts.iter().skip(1).copied()) {
-        let good = !part.is_empty()
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-        if !good {
+    let first = parts.first().copied().unwrap_or_default();
+    let (os_part, os_version, os_features) =
+        system(first).ok_or_else(|| PlatformError::System {
+            text: first.to_owned(),
+            whole: text.to_owned(),
+        })?;
+    for part in parts.iter().skip(1).copied() {
+        if part.is_empty() || !part.bytes().all(is_part_byte) {
             return Err(PlatformError::Component {
                 text: part.to_owned(),
                 whole: text.to_owned(),
@@ -71,6 +85,7 @@ pub fn parse(text: &str) -> Result<Platform, PlatformError> {
     let here = host();
     let mut platform = Platform {
         os_version,
+        os_features,
         ..Platform::default()
     };
     match parts.as_slice() {
@@ -82,11 +97,11 @@ pub fn parse(text: &str) -> Result<Platform, PlatformError> {
                 platform.variant = here.variant;
                 return Ok(platform);
             }
-            let (architecture, variant) = normalize_arch(os_part, "");
+            let (architecture, variant) = normalize_arch(first, "");
             if is_known_arch(&architecture) {
                 platform.os = here.os;
-                platform.variant = if architecture == "arm" && variant.is_empty() {
-                    "v7".to_owned()
+                platform.variant = if architecture == "arm" && variant == "v7" {
+                    String::new()
                 } else {
                     variant
                 };
@@ -121,6 +136,66 @@ pub fn parse(text: &str) -> Result<Platform, PlatformError> {
     }
 }
 
+fn is_part_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-')
+}
+
+/// A system with its version and features: `windows(10.0.17763+win32k)`.
+fn system(text: &str) -> Option<(&str, String, Vec<String>)> {
+    let (os, options) = match text.split_once('(') {
+        Some((os, rest)) => (os, Some(rest.strip_suffix(')')?)),
+        None => (text, None),
+    };
+    let is_os_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    if os.is_empty() || !os.bytes().all(is_os_byte) {
+        return None;
+    }
+    let Some(options) = options else {
+        return Some((os, String::new(), Vec::new()));
+    };
+    let mut parts = options.split('+');
+    let good = |part: &str| part.bytes().all(|b| is_part_byte(b) || b == b'%');
+    let version = parts.next().filter(|part| good(part))?;
+    let mut features = Vec::new();
+    for part in parts {
+        if part.is_empty() || !good(part) {
+            return None;
+        }
+        features.push(unescape(part)?);
+    }
+    Some((os, unescape(version)?, features))
+}
+
+/// `%2B` and the like.
+fn unescape(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(b) = bytes.next() {
+        if b != b'%' {
+            out.push(b);
+            continue;
+        }
+        let mut digit = || char::from(bytes.next()?).to_digit(16);
+        out.push(u8::try_from(digit()? * 16 + digit()?).ok()?);
+    }
+    String::from_utf8(out).ok()
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '%' => out.push_str("%25"),
+            '+' => out.push_str("%2B"),
+            '(' => out.push_str("%28"),
+            ')' => out.push_str("%29"),
+            '/' => out.push_str("%2F"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// One spelling for each platform: `x86_64` is `amd64`, `arm64/v8` is `arm64`, `arm` is `arm/v7`.
 pub fn normalize(platform: &Platform) -> Platform {
     let (architecture, variant) = normalize_arch(&platform.architecture, &platform.variant);
@@ -129,8 +204,15 @@ pub fn normalize(platform: &Platform) -> Platform {
         architecture,
         variant,
         os_version: platform.os_version.clone(),
-        os_features: platform.os_features.clone(),
+        os_features: sorted(&platform.os_features),
     }
+}
+
+fn sorted(features: &[String]) -> Vec<String> {
+    let mut features = features.to_vec();
+    features.sort();
+    features.dedup();
+    features
 }
 
 /// `os/arch` or `os/arch/variant`; `unknown` without a system.
@@ -138,15 +220,19 @@ pub fn format(platform: &Platform) -> String {
     print(&platform.os, platform)
 }
 
-/// As [`format()`], with the system's version in parentheses.
+/// As [`format()`], with the system's version and features in parentheses.
 pub fn format_all(platform: &Platform) -> String {
-    if platform.os_version.is_empty() {
+    let mut options = escape(&platform.os_version);
+    for feature in sorted(&platform.os_features) {
+        if !feature.is_empty() {
+            options.push('+');
+            options.push_str(&escape(&feature));
+        }
+    }
+    if options.is_empty() {
         return format(platform);
     }
-    print(
-        &format!("{}({})", platform.os, platform.os_version),
-        platform,
-    )
+    print(&format!("{}({options})", platform.os), platform)
 }
 
 fn print(os: &str, platform: &Platform) -> String {
@@ -278,6 +364,16 @@ mod tests {
                 "{text}"
             );
         }
+        let text = "windows(10.0.17763+win32k)/amd64";
+        let parsed = parse(text).unwrap();
+        assert_eq!(parsed.os_features, ["win32k"]);
+        assert_eq!(format_all(&parsed), text);
+        assert!(
+            parse("linux(1")
+                .unwrap_err()
+                .to_string()
+                .contains(r#"must match "^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.%-]*)((?:\\+"#)
+        );
         assert!(parse("nonsense").is_err());
         assert!(parse("linux/").is_err());
         assert!(parse("a/b/c/d").is_err());

@@ -114,7 +114,8 @@ impl State {
     pub(crate) fn of(vertex: Vertex) -> Self {
         let platform = match &vertex.op {
             VertexOp::Source(source) if source.platform_specific() => {
-                vertex.constraints.platform.clone()
+                let platform = vertex.constraints.platform.as_ref();
+                platform.map(crate::platform::normalize)
             }
             _ => None,
         };
@@ -144,7 +145,10 @@ impl State {
     /// The file system of `other` with the settings of this state.
     pub fn with_output_of(&self, other: &State) -> Self {
         let platform = match &other.output {
-            Some(Output::Of(vertex, _)) => vertex.constraints.platform.clone(),
+            Some(Output::Of(vertex, _)) => {
+                let platform = vertex.constraints.platform.as_ref();
+                platform.map(crate::platform::normalize)
+            }
             _ => None,
         };
         let mut state = Self {
@@ -202,9 +206,9 @@ impl State {
         self.change(|meta| meta.network = network)
     }
 
-    /// The platform of what follows.
+    /// The platform of what follows, normalised.
     pub fn platform(&self, platform: pb::Platform) -> Self {
-        self.change(|meta| meta.platform = Some(platform))
+        self.change(|meta| meta.platform = Some(crate::platform::normalize(&platform)))
     }
 
     /// The platform, when one was set or came with the image.

@@ -21,6 +21,7 @@
 mod caps;
 mod client;
 mod container;
+pub mod csv;
 mod invocation;
 mod own_image;
 mod run;

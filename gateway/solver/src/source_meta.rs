@@ -76,10 +76,6 @@ impl Job {
             }
         })
         .await
-        .map_err(|error| {
-            let shown = image::canonical(reference);
-            error.context(format!("failed to resolve source metadata for {shown}"))
-        })
     }
 
     async fn resolve_layout(
@@ -162,7 +158,12 @@ impl Job {
                     &request.resolve_mode,
                     &request.log_name,
                 )
-                .await?
+                .await
+                // The other call leaves this to the frontend (observed).
+                .map_err(|error| {
+                    let shown = image::canonical(reference);
+                    error.context(format!("failed to resolve source metadata for {shown}"))
+                })?
             }
         };
         Ok(ImageConfig {

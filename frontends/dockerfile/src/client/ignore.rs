@@ -48,6 +48,9 @@ impl Matcher {
                 Some(body) => (true, body),
                 None => (false, pattern.as_str()),
             };
+            if !is_well_formed(body) {
+                return Err("syntax error in pattern".to_owned());
+            }
             let body = body.trim_matches('/');
             out.push((negated, body.split('/').map(str::to_owned).collect()));
         }
@@ -86,6 +89,53 @@ impl Matcher {
             }
         }
         ignored
+    }
+}
+
+/// Classes must be closed and must not begin or end a range with `-`; an escape needs a character.
+fn is_well_formed(pattern: &str) -> bool {
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        let good = match c {
+            '\\' => chars.next().is_some(),
+            '[' => class_is_closed(&mut chars),
+            _ => true,
+        };
+        if !good {
+            return false;
+        }
+    }
+    true
+}
+
+/// Reads what follows a `[`, up to its `]`.
+fn class_is_closed(chars: &mut std::str::Chars<'_>) -> bool {
+    fn bound(chars: &mut std::str::Chars<'_>) -> bool {
+        match chars.next() {
+            None | Some('-' | ']') => false,
+            Some('\\') => chars.next().is_some(),
+            Some(_) => true,
+        }
+    }
+    if chars.as_str().starts_with('^') {
+        chars.next();
+    }
+    let mut ranges = 0;
+    loop {
+        if ranges > 0 && chars.as_str().starts_with(']') {
+            chars.next();
+            return true;
+        }
+        if !bound(chars) {
+            return false;
+        }
+        if chars.as_str().starts_with('-') {
+            chars.next();
+            if !bound(chars) {
+                return false;
+            }
+        }
+        ranges += 1;
     }
 }
 
@@ -213,5 +263,12 @@ mod tests {
     #[test]
     fn a_lone_exclamation_mark_is_refused() {
         assert!(Matcher::new(&["!".to_owned()]).is_err());
+        for bad in ["[a", "x/[a", "[]a]", "[a-]", "[.-]", "a\\", "*/[", "[^]"] {
+            let error = Matcher::new(&[bad.to_owned()]).unwrap_err();
+            assert_eq!(error, "syntax error in pattern", "{bad}");
+        }
+        for good in ["[a]", "[^a-z]x", "a]", "\\[a", "[\\]]"] {
+            assert!(Matcher::new(&[good.to_owned()]).is_ok(), "{good}");
+        }
     }
 }

@@ -3,7 +3,6 @@
 //! Everything that is asked of the gateway is asked here, once.
 
 pub mod context;
-pub mod csv;
 pub mod git_ref;
 pub mod ignore;
 pub mod named;
@@ -232,7 +231,15 @@ impl Client {
                 image: Some(ImageMetaRequest::default()),
                 ..ResolveSourceMetaRequest::default()
             })
-            .await?;
+            .await
+            .map_err(|e| {
+                // Hosts say it of an image's config, but not of a source.
+                let prefix = format!("failed to resolve source metadata for {reference}");
+                match e.message.starts_with(&prefix) {
+                    true => e,
+                    false => e.context(prefix),
+                }
+            })?;
         let identifier = &answer.source.identifier;
         let Some(updated) = identifier.strip_prefix("docker-image://") else {
             return Err(Error::unknown(format!(

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use gateway_api::{CacheImport, Error, Invocation};
 use gateway_llb::{ResolveMode, pb, platform};
 
-use super::csv;
+use gateway_frontend::csv;
+
+use super::reference::ImageRef;
 
 /// What the client asked for.
 #[derive(Clone, Debug, Default)]
@@ -250,9 +252,16 @@ fn linux_resources(opts: &BTreeMap<String, String>) -> Result<Option<pb::LinuxRe
         let Some(text) = opts.get(key).filter(|v| !v.is_empty()) else {
             return Ok(0);
         };
-        let value: i64 = text
-            .parse()
-            .map_err(|_| format!("invalid {key} value: {text}: invalid syntax"))?;
+        let value: i64 = text.parse().map_err(|_| {
+            let call = if matches!(key, "cpushares" | "cpuperiod") {
+                "ParseUint"
+            } else {
+                "ParseInt"
+            };
+            format!(
+                "invalid {key} value: {text}: strconv.{call}: parsing \"{text}\": invalid syntax"
+            )
+        })?;
         if value == 0 || value < least {
             let rule = if least < 0 {
                 "must be -1 (unlimited) or > 0"
@@ -265,15 +274,17 @@ fn linux_resources(opts: &BTreeMap<String, String>) -> Result<Option<pb::LinuxRe
     };
     let set = |key: &str| -> Result<String, String> {
         let text = opts.get(key).cloned().unwrap_or_default();
-        let good = text.split(',').all(|part| {
+        let good = |part: &&str| {
             let (from, to) = part.split_once('-').unwrap_or((part, part));
             from.parse::<u32>()
                 .is_ok_and(|from| to.parse::<u32>().is_ok_and(|to| from <= to))
-        });
-        if !text.is_empty() && !good {
-            return Err(format!("invalid {key} value: {text}"));
+        };
+        match text.split(',').find(|part| !good(part)) {
+            Some(part) if !text.is_empty() => Err(format!(
+                "invalid {key} value: {text}: invalid cpuset element \"{part}\""
+            )),
+            _ => Ok(text),
         }
-        Ok(text)
     };
     resources.memory = number("memory", 1)?;
     resources.memory_swap = number("memswap", -1)?;
@@ -306,16 +317,19 @@ fn sbom(opts: &BTreeMap<String, String>) -> Result<Option<Sbom>, Error> {
             }
         }
         let mut params = BTreeMap::new();
-        let fields = csv::fields(value)
-            .map_err(|e| Error::unknown(format!("failed to parse {kind}: {e}")))?;
+        let fields = match value.as_str() {
+            "" => Vec::new(),
+            value => csv::fields(value)
+                .map_err(|e| Error::unknown(format!("failed to parse {kind}: {e}")))?,
+        };
         for field in fields.iter().filter(|field| !field.is_empty()) {
             let (key, value) = field.split_once('=').unwrap_or((field, ""));
             params.insert(key.to_owned(), value.to_owned());
         }
         let generator = params.remove("generator").unwrap_or(GENERATOR.to_owned());
-        if generator.is_empty() {
-            return Err(Error::unknown("sbom scanner cannot be empty"));
-        }
+        ImageRef::parse(&generator).map_err(|e| {
+            Error::unknown(format!("failed to parse sbom scanner {generator}: {e}"))
+        })?;
         found = Some(Sbom { generator, params });
     }
     Ok(found)

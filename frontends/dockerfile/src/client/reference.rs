@@ -22,6 +22,9 @@ pub enum ReferenceError {
     /// 64 hex digits could also be an image id.
     #[error("invalid repository name ({0}), cannot specify 64-byte hexadecimal strings")]
     Id(String),
+    /// A digest of the wrong length for its algorithm.
+    #[error("invalid checksum digest length")]
+    DigestLength,
     /// Too long.
     #[error("repository name must not be more than 255 characters")]
     TooLong,
@@ -52,9 +55,12 @@ impl ImageRef {
         let good = is_domain(&domain)
             && path.split('/').all(is_component)
             && tag.is_none_or(is_tag)
-            && digest.is_none_or(is_digest);
+            && digest.is_none_or(looks_like_digest);
         if !good {
             return Err(ReferenceError::Format);
+        }
+        if !digest.is_none_or(is_digest) {
+            return Err(ReferenceError::DigestLength);
         }
         if path.len() > 255 {
             return Err(ReferenceError::TooLong);
@@ -186,6 +192,18 @@ fn is_tag(tag: &str) -> bool {
     tag.len() <= 128
         && tag.bytes().next().is_some_and(word)
         && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
+}
+
+/// The form that any digest has: of 32 digits at least.
+fn looks_like_digest(digest: &str) -> bool {
+    digest.split_once(':').is_some_and(|(algorithm, hex)| {
+        let mut parts = algorithm.split(['+', '.', '-', '_']);
+        parts.all(|part| {
+            part.starts_with(|c: char| c.is_ascii_alphabetic())
+                && part.bytes().all(|b| b.is_ascii_alphanumeric())
+        }) && hex.len() >= 32
+            && hex.bytes().all(|b| b.is_ascii_hexdigit())
+    })
 }
 
 fn is_digest(digest: &str) -> bool {

@@ -280,7 +280,7 @@ fn mount_from(raw: &str) -> Option<String> {
     if let Ok(mount) = Mount::parse(raw, &mut |value| Ok(value.to_owned())) {
         return Some(mount.from);
     }
-    crate::client::csv::fields(raw)
+    gateway_frontend::csv::fields(raw)
         .ok()?
         .into_iter()
         .filter_map(|field| {

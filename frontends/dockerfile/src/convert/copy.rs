@@ -5,10 +5,10 @@ use gateway_llb::{
     Constraints, Copy, FileActions, HttpSource, Mkfile, Owner, State, caps, digest_of, path,
 };
 
-use super::Converter;
 use super::copy_words::{chmod, digest, has_wildcard, is_http, relative_dest, url_filename};
 use super::run::inline_document;
 use super::stage::{Command, Stage};
+use super::{Converter, paths};
 use crate::client::git_ref::GitRef;
 use crate::lint::rules;
 use crate::parse::expand::Expander;
@@ -46,15 +46,14 @@ impl Converter<'_> {
         let paths = self.paths(stage, instruction, &copy.paths)?;
         let mut from = self.build_context.state();
         if let Some(source) = command.sources.first() {
-            let source = self.stages.get(*source).filter(|s| s.dispatched);
-            let Some(source) = source else {
+            let Some(source) = self.state_of(*source, stage) else {
                 let name = go_quote(copy.from.as_deref().unwrap_or_default());
                 let this = go_quote(&stage.shown_name);
                 return Err(Error::unknown(format!(
                     "cannot copy from stage {name}, it needs to be defined before current stage {this}"
                 )));
             };
-            from = source.state.clone();
+            from = source;
         }
         let request = Request {
             is_add: false,
@@ -174,7 +173,9 @@ impl Converter<'_> {
         instruction: &Instruction,
         request: &Request,
     ) -> Result<(), Error> {
-        let dest = path::normalize(stage.state.get_dir(), relative_dest(&request.dest), true);
+        let dest = relative_dest(&request.dest);
+        let dest = paths::normalize(stage.state.get_dir(), dest, stage.os(), true)
+            .map_err(Error::unknown)?;
         let common = Copy {
             owner: request.chown.as_deref().map(Owner::parse),
             chmod: request.chmod.as_deref().map(chmod).transpose()?,
@@ -297,7 +298,11 @@ impl Converter<'_> {
         let (mut root, mut include, mut required) = (source, Vec::new(), Vec::new());
         if request.parents {
             let (pivot, pattern) = source.split_once("/./").unwrap_or(("/", source));
-            let pattern = path::join(&["/", pattern]);
+            // An absolute one stays as it is written, a slash at its end included.
+            let pattern = match pattern.starts_with('/') {
+                true => pattern.to_owned(),
+                false => path::join(&["/", pattern]),
+            };
             include.push(pattern.trim_start_matches('/').to_owned());
             if !has_wildcard(pivot) && !has_wildcard(&pattern) {
                 required.push(path::join(&["/", pivot, &pattern]));

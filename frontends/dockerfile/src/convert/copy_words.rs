@@ -29,6 +29,10 @@ pub fn chmod(text: &str) -> Result<Chmod, Error> {
             Ok(Chmod::Bits(bits))
         };
     }
+    // What begins like a number was meant as one.
+    if text.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(refuse());
+    }
     if is_symbolic_mode(text) {
         return Ok(Chmod::Symbolic(text.to_owned()));
     }

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use gateway_api::Error;
-use gateway_llb::{Env, FileActions, Mkdir, Owner, path};
+use gateway_llb::{Env, FileActions, Mkdir, Owner, State};
 
 use super::names::{expanded, uppercase_first};
 use super::stage::{Command, Stage};
-use super::{Converter, args, image};
+use super::{Converter, args, image, paths};
 use crate::client::ignore;
 use crate::lint::rules;
 use crate::parse::expand::Expander;
@@ -47,9 +47,10 @@ impl Converter<'_> {
         let Some(place) = self.stages.get_mut(index) else {
             return Ok(());
         };
-        // No instruction reads its own stage: that would be a ring.
+        // No instruction reads its own stage: that would be a ring. A trigger may: see `state_of`.
+        self.current = index;
         let mut stage = std::mem::replace(place, Stage::new(String::new()));
-        self.begin_stage(&mut stage);
+        self.begin_stage(&mut stage)?;
         let commands = stage.commands.clone();
         for command in &commands {
             self.dispatch(&mut stage, command)
@@ -62,7 +63,7 @@ impl Converter<'_> {
         Ok(())
     }
 
-    fn begin_stage(&self, stage: &mut Stage) {
+    fn begin_stage(&self, stage: &mut Stage) -> Result<(), Error> {
         let platform = stage
             .platform
             .get_or_insert_with(|| self.target_platform.clone())
@@ -77,15 +78,27 @@ impl Converter<'_> {
         if !config.hostname.is_empty() {
             state = state.hostname(&config.hostname);
         }
-        if !stage.image.config.working_dir.is_empty() {
-            let dir = absolute("", &stage.image.config.working_dir);
+        let dir = stage.image.config.working_dir.clone();
+        if !dir.is_empty() {
+            // Below itself, which only matters for a relative one (observed).
+            let dir = workdir_below(&dir, &dir, stage.os())?;
             state = state.dir(&dir);
-            stage.image.config.working_dir = dir;
+            stage.image.config.working_dir = paths::for_config(&dir, stage.os());
         }
         if !stage.image.config.user.is_empty() {
             state = state.user(&stage.image.config.user);
         }
         stage.state = state.network(config.network);
+        Ok(())
+    }
+
+    /// The files of another stage, which must be complete; of the current one, as far as it is.
+    pub(super) fn state_of(&self, index: usize, current: &Stage) -> Option<State> {
+        if index == self.current {
+            return Some(current.state.clone());
+        }
+        let stage = self.stages.get(index).filter(|stage| stage.dispatched)?;
+        Some(stage.state.clone())
     }
 
     fn dispatch(&mut self, stage: &mut Stage, command: &Command) -> Result<(), Error> {
@@ -136,10 +149,12 @@ impl Converter<'_> {
         word: &str,
     ) -> Result<String, Error> {
         let env = stage.state.get_env();
-        let done = rules
-            .expand(word, env)
-            .map_err(|e| Error::unknown(e.to_string()))?;
-        for name in &done.unmatched {
+        let done = rules.expand(word, env);
+        let unmatched = match &done {
+            Ok(done) => &done.unmatched,
+            Err(error) => &error.unmatched,
+        };
+        for name in unmatched {
             let declared = stage.args.iter().any(|(key, _)| key == name);
             if declared || args::NOT_IN_ENV.contains(&name.as_str()) {
                 continue;
@@ -148,7 +163,10 @@ impl Converter<'_> {
             self.checks
                 .found(instruction.location, &instruction.comments, finding);
         }
-        Ok(done.value)
+        match done {
+            Ok(done) => Ok(done.value),
+            Err(error) => Err(Error::unknown(error.to_string())),
+        }
     }
 
     pub(super) fn expand_all(
@@ -177,17 +195,13 @@ impl Converter<'_> {
         let dir = self.expand(stage, instruction, dir)?;
         let mut checks = stage.checks.clone();
         self.checks
-            .with(|linter| checks.workdir(instruction, &dir, linter));
+            .with(|linter| checks.workdir(instruction, &dir, stage.os(), linter));
         stage.checks = checks;
-        if dir.is_empty() {
-            return Err(Error::unknown(
-                "normalizing workdir: cannot normalize nothing",
-            ));
-        }
-        let absolute = absolute(&stage.image.config.working_dir, &dir);
-        stage.image.config.working_dir.clone_from(&absolute);
+        let absolute = workdir_below(&stage.image.config.working_dir, &dir, stage.os())?;
         stage.state = stage.state.dir(&absolute);
+        stage.image.config.working_dir = paths::for_config(&absolute, stage.os());
         let makes = absolute != "/";
+        let text_of_workdir = format!("WORKDIR {}", stage.image.config.working_dir);
         // `WORKDIR /` is counted among the steps, but there is none to show.
         if makes {
             stage.count_step();
@@ -205,9 +219,7 @@ impl Converter<'_> {
             let actions = FileActions::new().mkdir(&absolute, options);
             stage.state = stage.state.file(actions, constraints);
         }
-        stage
-            .image
-            .commit(format!("WORKDIR {absolute}"), makes, self.epoch);
+        stage.image.commit(text_of_workdir, makes, self.epoch);
         Ok(())
     }
 
@@ -227,12 +239,9 @@ impl Converter<'_> {
     }
 }
 
-/// A directory below the current one. An absolute one stays as it is written: history and config
-/// show it so.
-fn absolute(current: &str, dir: &str) -> String {
-    if dir.starts_with('/') {
-        dir.to_owned()
-    } else {
-        path::join(&["/", current, dir])
-    }
+fn workdir_below(current: &str, dir: &str, os: &str) -> Result<String, Error> {
+    paths::normalize(current, dir, os, false).map_err(|e| {
+        let text = format!("normalizing workdir: normalizing working directory: {e}");
+        Error::unknown(text)
+    })
 }

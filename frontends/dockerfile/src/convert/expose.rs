@@ -9,6 +9,7 @@ use super::image::Empty;
 use super::stage::Stage;
 use crate::lint::rules;
 use crate::parse::Instruction;
+use crate::parse::quote::go_quote;
 
 /// The parts of one spelling.
 struct Port<'a> {
@@ -63,12 +64,20 @@ impl<'a> Port<'a> {
         let (ip, host) = front.rsplit_once(':').unwrap_or(("", front));
         let (container, protocol) = container.split_once('/').unwrap_or((container, ""));
         if container.is_empty() {
-            return Err(format!("invalid port: {text:?}: no port specified"));
+            return Err(format!(
+                "invalid port: {}: no port specified",
+                go_quote(text)
+            ));
         }
         let protocol = match protocol.to_lowercase().as_str() {
             "" => "tcp",
             "tcp" | "udp" | "sctp" => protocol,
-            _ => return Err(format!("invalid port: {text:?}: invalid proto: {protocol}")),
+            _ => {
+                return Err(format!(
+                    "invalid port: {}: invalid proto: {protocol}",
+                    go_quote(text)
+                ));
+            }
         };
         Ok(Self {
             ip,

@@ -16,6 +16,7 @@ mod expose;
 pub mod image;
 mod mounts;
 mod names;
+mod paths;
 mod resolve;
 mod run;
 mod signal;
@@ -31,6 +32,8 @@ use crate::client::options::parse_bool;
 use crate::client::{BuildFile, Client, PendingLocal, ignore};
 use crate::parse::expand::Expander;
 use crate::parse::{Dockerfile, LineRange};
+
+pub(crate) use paths::is_absolute;
 
 use args::ArgInfo;
 use checks::Checks;
@@ -97,6 +100,8 @@ pub(crate) struct Converter<'a> {
     pending: Vec<PendingLocal>,
     ignore: ignore::Matcher,
     groups: usize,
+    /// The stage whose instructions are being converted.
+    current: usize,
 }
 
 /// Converts a Dockerfile.
@@ -148,6 +153,7 @@ impl<'a> Converter<'a> {
             pending: Vec::new(),
             ignore: ignore::Matcher::default(),
             groups: 0,
+            current: usize::MAX,
         };
         converter.check_default_bases(&automatic);
         let instructions = &converter.dockerfile.meta_args;

@@ -46,12 +46,15 @@ impl Converter<'_> {
         run: &parse::Run,
     ) -> Result<Mounts, Error> {
         let mut mounts = Mounts::default();
-        for (raw, source) in run.mounts.iter().zip(&command.sources) {
+        let mut parsed = Vec::with_capacity(run.mounts.len());
+        for raw in &run.mounts {
             let mut expand = |word: &str| {
                 self.expand(stage, &command.instruction, word)
                     .map_err(|e| e.message)
             };
-            let mount = mount::Mount::parse(raw, &mut expand).map_err(Error::unknown)?;
+            parsed.push(mount::Mount::parse(raw, &mut expand).map_err(Error::unknown)?);
+        }
+        for (mount, source) in parsed.into_iter().zip(&command.sources) {
             match mount.kind {
                 MountType::Secret => {
                     let secret = secret(&mount)?;
@@ -91,15 +94,14 @@ impl Converter<'_> {
         let from_context = mount.from.is_empty() && mount.kind != MountType::Cache;
         let mut state = self.build_context.state();
         if !from_context {
-            let source = self.stages.get(source).filter(|s| s.dispatched);
-            let Some(source) = source else {
+            let Some(source) = self.state_of(source, stage) else {
                 let from = parse::quote::go_quote(&mount.from);
                 let target = parse::quote::go_quote(&mount.target);
                 return Err(Error::unknown(format!(
                     "cannot mount from stage {from} to {target}, stage needs to be defined before current command"
                 )));
             };
-            state = source.state.clone();
+            state = source;
         }
         let target = if path::clean(&mount.target).starts_with('/') {
             mount.target.clone()

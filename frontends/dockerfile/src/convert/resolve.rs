@@ -13,6 +13,7 @@ use super::{Converter, checks::Checks};
 use crate::client::PendingLocal;
 use crate::client::reference::ImageRef;
 use crate::lint::rules;
+use crate::parse::quote::go_quote;
 use crate::parse::suggest::with_hint;
 use crate::parse::{Kind, parse_onbuild_trigger};
 
@@ -168,7 +169,10 @@ impl Converter<'_> {
         }
         let reference = ImageRef::parse(name)
             .map_err(|e| {
-                let error = Error::unknown(format!("failed to parse stage name {name:?}: {e}"));
+                let error = Error::unknown(format!(
+                    "failed to parse stage name {}: {e}",
+                    go_quote(name)
+                ));
                 match self.stages.by_name(name).and_then(|i| self.stages.get(i)) {
                     Some(meant) => error.with_help(format!(
                         "FROM takes the names of stages in lower case: write FROM {}",
@@ -231,7 +235,10 @@ impl Converter<'_> {
         let mut reference = reference;
         if resolved.reference != full {
             reference = ImageRef::parse(&resolved.reference).map_err(|e| {
-                Error::unknown(format!("failed to parse ref {:?}: {e}", resolved.reference))
+                Error::unknown(format!(
+                    "failed to parse ref {}: {e}",
+                    go_quote(&resolved.reference)
+                ))
             })?;
         }
         let mut image = Image::parse(&resolved.config)?;

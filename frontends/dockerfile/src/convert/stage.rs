@@ -106,6 +106,11 @@ pub struct Command {
 }
 
 impl Stage {
+    /// The system that it is for.
+    pub fn os(&self) -> &str {
+        self.platform.as_ref().map_or("linux", |p| p.os.as_str())
+    }
+
     /// A stage of a base.
     pub fn new(base_name: String) -> Self {
         Self {

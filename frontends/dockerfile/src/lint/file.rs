@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Linter, rules};
-use crate::parse::{Dockerfile, Instruction, Kind, LineRange, Stage};
+use crate::parse::{Dockerfile, Instruction, Kind, LineRange, Parsed, Stage};
 
 /// Names that stages should leave alone.
 const RESERVED: [&str; 2] = ["context", "scratch"];
@@ -15,8 +15,7 @@ pub fn check_complete_file(file: &Dockerfile, linter: &mut Linter) {
     casing(file, linter);
 }
 
-/// The rules about single lines: also of a file that parsed only in part.
-pub fn check_instructions(file: &Dockerfile, linter: &mut Linter) {
+fn check_instructions(file: &Dockerfile, linter: &mut Linter) {
     for location in &file.empty_continuations {
         linter.report(*location, rules::no_empty_continuation());
     }
@@ -28,6 +27,34 @@ pub fn check_instructions(file: &Dockerfile, linter: &mut Linter) {
         for each in &stage.instructions {
             instruction(each, linter);
         }
+    }
+}
+
+/// The rules about single lines, of a file that did not parse: what precedes its mistake, and
+/// the line of the mistake itself.
+pub fn check_broken_file(parsed: &Parsed, linter: &mut Linter) {
+    check_instructions(&parsed.dockerfile, linter);
+    let Some(failed) = &parsed.failed else { return };
+    match failed.keyword.to_lowercase().as_str() {
+        "maintainer" => {
+            let finding = rules::maintainer_deprecated();
+            linter.report_at(&failed.comments, failed.location, finding);
+        }
+        "from" => {
+            let words = &failed.words;
+            let name = words.get(2).filter(|_| words.len() == 3);
+            // What stands in the place of AS, whatever it is.
+            let word = words.get(1).filter(|_| words.len() >= 3);
+            from_words(
+                &failed.keyword,
+                name.map(String::as_str),
+                word.map(String::as_str),
+                &failed.comments,
+                failed.location,
+                linter,
+            );
+        }
+        _ => {}
     }
 }
 
@@ -46,28 +73,39 @@ fn instruction(each: &Instruction, linter: &mut Linter) {
 }
 
 fn from(stage: &Stage, linter: &mut Linter) {
-    let Some(name) = &stage.name_as_written else {
-        return;
-    };
-    if *name != name.to_lowercase() {
-        let finding = rules::stage_name_casing(name);
-        linter.report_at(&stage.comments, stage.location, finding);
-    }
-    let from = stage.keyword.as_str();
-    if let Some(word) = &stage.as_keyword {
-        // a keyword of mixed case is another rule's
-        let same = if from == from.to_lowercase() {
-            *word == word.to_lowercase()
-        } else {
-            from != from.to_uppercase() || *word == word.to_uppercase()
-        };
-        if !same {
-            let finding = rules::from_as_casing(from, word);
-            linter.report_at(&stage.comments, stage.location, finding);
-        }
-    }
+    from_words(
+        &stage.keyword,
+        stage.name_as_written.as_deref(),
+        stage.as_keyword.as_deref(),
+        &stage.comments,
+        stage.location,
+        linter,
+    );
     if let Some(name) = &stage.name {
         description("FROM", &[name], &stage.comments, stage.location, linter);
+    }
+}
+
+fn from_words(
+    from: &str,
+    name: Option<&str>,
+    word: Option<&str>,
+    comments: &[String],
+    location: LineRange,
+    linter: &mut Linter,
+) {
+    if let Some(name) = name.filter(|name| **name != name.to_lowercase()) {
+        linter.report_at(comments, location, rules::stage_name_casing(name));
+    }
+    let Some(word) = word else { return };
+    // a keyword of mixed case is another rule's
+    let same = if from == from.to_lowercase() {
+        *word == word.to_lowercase()
+    } else {
+        from != from.to_uppercase() || *word == word.to_uppercase()
+    };
+    if !same {
+        linter.report_at(comments, location, rules::from_as_casing(from, word));
     }
 }
 

@@ -9,7 +9,7 @@ pub mod rules;
 mod stage;
 
 pub use config::{Config, ConfigError};
-pub use file::{check_complete_file, check_instructions};
+pub use file::{check_broken_file, check_complete_file};
 pub use rules::{Finding, Rule};
 pub use stage::StageChecks;
 

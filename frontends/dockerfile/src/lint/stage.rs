@@ -1,6 +1,7 @@
 //! The rules about the instructions of a stage that is built. The conversion calls them instruction by instruction.
 
 use super::{Finding, Linter, rules};
+use crate::convert::is_absolute;
 use crate::parse::{Instruction, Kind, LineRange};
 
 /// What was seen of a stage so far.
@@ -76,8 +77,8 @@ impl StageChecks {
     }
 
     /// Check the path of WORKDIR after its expansion: WorkdirRelativePath, once per chain of stages.
-    pub fn workdir(&mut self, each: &Instruction, path: &str, linter: &mut Linter) {
-        if !self.workdir && !path.starts_with('/') {
+    pub fn workdir(&mut self, each: &Instruction, path: &str, os: &str, linter: &mut Linter) {
+        if !self.workdir && !is_absolute(path, os) {
             let finding = rules::workdir_relative_path(path);
             linter.report_at(&each.comments, each.location, finding);
         }
@@ -99,7 +100,7 @@ mod tests {
                 checks.check(each, false, &mut linter);
                 match &each.kind {
                     Kind::Env(pairs) => checks.env_keys(each, [pairs[0].key.as_str()], &mut linter),
-                    Kind::Workdir(path) => checks.workdir(each, path, &mut linter),
+                    Kind::Workdir(path) => checks.workdir(each, path, "linux", &mut linter),
                     _ => {}
                 }
             }
@@ -149,10 +150,10 @@ mod tests {
         let [first, second] = file.stages[0].instructions.as_slice() else {
             panic!("two instructions")
         };
-        base.workdir(first, "/a", &mut linter);
-        StageChecks::on(&base).workdir(second, "b", &mut linter);
+        base.workdir(first, "/a", "linux", &mut linter);
+        StageChecks::on(&base).workdir(second, "b", "linux", &mut linter);
         assert!(linter.warnings().is_empty());
-        StageChecks::default().workdir(second, "b", &mut linter);
+        StageChecks::default().workdir(second, "b", "linux", &mut linter);
         assert_eq!(linter.warnings().len(), 1);
     }
 }

@@ -1,7 +1,9 @@
 //! `RUN --device=`: a CDI name and whether it is required.
 
 use super::ast::Device;
-use super::{csv, mount, suggest};
+use gateway_frontend::csv;
+
+use super::{mount, suggest};
 
 /// Read a `--device` value.
 pub(super) fn parse(text: &str) -> Result<Device, String> {

@@ -87,6 +87,8 @@ pub struct ExpandError {
     pub word: String,
     /// Why.
     pub reason: String,
+    /// Variables that were looked up and unset before the mistake was met.
+    pub unmatched: BTreeSet<String>,
 }
 
 impl Expander {
@@ -142,6 +144,7 @@ impl Expander {
             Err(reason) => Err(ExpandError {
                 word: word.to_owned(),
                 reason,
+                unmatched: walk.out.unmatched,
             }),
         }
     }

@@ -5,7 +5,6 @@
 //! Expansion of words ([`expand`]) is done by the conversion, which knows the values.
 
 pub mod ast;
-mod csv;
 mod device;
 mod duration;
 pub mod error;
@@ -35,7 +34,25 @@ pub struct Parsed {
     pub dockerfile: Dockerfile,
     /// The first error, `None` when the whole file was read.
     pub error: Option<ParseError>,
+    /// The FROM or MAINTAINER that the error is about.
+    pub failed: Option<Failed>,
 }
+
+/// An instruction that could not be used: what checks still want to know of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failed {
+    /// As written.
+    pub keyword: String,
+    /// What follows, in words.
+    pub words: Vec<String>,
+    /// Comment lines above.
+    pub comments: Vec<String>,
+    /// Its lines.
+    pub location: LineRange,
+}
+
+/// The mistake of a file that has only global ARGs.
+pub const NO_STAGES: &str = "dockerfile contains no stages to build";
 
 /// Parse a file.
 ///
@@ -68,21 +85,28 @@ pub fn parse_lenient(bytes: &[u8]) -> Parsed {
         return Parsed {
             dockerfile,
             error: lines.error,
+            failed: None,
         };
     }
     for node in lines.nodes {
+        let failed = node.remains();
         if let Err(err) = add_node(node, &mut dockerfile) {
             return Parsed {
                 dockerfile,
                 error: Some(err),
+                failed,
             };
         }
     }
     let error = dockerfile
         .stages
         .is_empty()
-        .then(|| ParseError::whole_file("dockerfile contains no stages to build"));
-    Parsed { dockerfile, error }
+        .then(|| ParseError::whole_file(NO_STAGES));
+    Parsed {
+        dockerfile,
+        error,
+        failed: None,
+    }
 }
 
 fn add_node(node: node::Node, dockerfile: &mut Dockerfile) -> Result<(), ParseError> {

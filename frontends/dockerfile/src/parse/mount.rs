@@ -1,7 +1,9 @@
 //! `RUN --mount=`: from its CSV text to a value.
 
 use super::quote::go_quote;
-use super::{csv, suggest};
+use gateway_frontend::csv;
+
+use super::suggest;
 
 /// The kinds of mounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! An instruction at line level: its keyword, flags and arguments, not yet checked.
 
+use super::Failed;
 use super::ast::{Escape, Heredoc, LineRange};
 use super::split::{self, Pair};
 
@@ -52,6 +53,23 @@ impl Node {
             Args::Trigger(node) => is_heredoc_keyword(&node.keyword) && !node.is_json(),
             _ => is_heredoc_keyword(&self.keyword) && !self.is_json(),
         }
+    }
+
+    /// What is left of the instruction when it cannot be used, if checks look at such ones.
+    pub fn remains(&self) -> Option<Failed> {
+        let looked_at = ["from", "maintainer"];
+        let looked_at = looked_at
+            .iter()
+            .any(|k| self.keyword.eq_ignore_ascii_case(k));
+        looked_at.then(|| Failed {
+            keyword: self.keyword.clone(),
+            words: match &self.args {
+                Args::List(words) => words.clone(),
+                _ => Vec::new(),
+            },
+            comments: self.comments.clone(),
+            location: self.location,
+        })
     }
 
     fn is_json(&self) -> bool {

@@ -4,11 +4,9 @@ use gateway_api::{BuildResult, Error};
 use gateway_llb::{json, pb};
 use serde_json::{Map, Value, json};
 
-use super::{convert_one, location, result, set_text};
+use super::{convert_and_check, location, result, set_text};
 use crate::client::{BuildFile, Client};
-use crate::convert::checks::Checks;
-use crate::convert::locate;
-use crate::lint::{Config as LintConfig, Linter, Warning, check_complete_file, check_instructions};
+use crate::lint::{Config as LintConfig, Linter, Warning};
 use crate::parse::{LineRange, Parsed};
 
 pub async fn answer(
@@ -19,7 +17,12 @@ pub async fn answer(
     let check = client.config().check.as_deref();
     let (linter, error) = match LintConfig::for_build(&file.map.data, check) {
         Err(e) => (Linter::default(), Some(Error::unknown(e.to_string()))),
-        Ok(config) => find(client, file, parsed, config).await,
+        Ok(config) => {
+            // Without a target, all stages are looked at.
+            let all = client.config().target.is_empty();
+            let (linter, converted) = convert_and_check(client, file, parsed, config, all).await;
+            (linter, converted.err())
+        }
     };
     let mut warnings = linter.warnings().to_vec();
     let list: Vec<Value> = warnings.iter().map(warning_json).collect();
@@ -52,35 +55,6 @@ pub async fn answer(
         if bad { b"1".to_vec() } else { b"0".to_vec() },
     );
     Ok(result)
-}
-
-async fn find(
-    client: &Client,
-    file: &BuildFile,
-    parsed: &Parsed,
-    config: LintConfig,
-) -> (Linter, Option<Error>) {
-    let mut linter = Linter::new(config);
-    if let Some(mistake) = &parsed.error {
-        check_instructions(&parsed.dockerfile, &mut linter);
-        let error = Error::unknown(mistake.message.clone());
-        let error = match mistake.location {
-            Some(lines) => locate(file, error, lines),
-            None => error,
-        };
-        return (linter, Some(error));
-    }
-    check_complete_file(&parsed.dockerfile, &mut linter);
-    // Without a target, all stages are looked at.
-    let all = client.config().target.is_empty();
-    let checks = Checks::new(linter);
-    let outcome = convert_one(client, file, &parsed.dockerfile, all, &checks).await;
-    let linter = checks.into_linter();
-    let error = match outcome {
-        Err(error) => Some(error),
-        Ok(_) => linter.error().map(Error::unknown),
-    };
-    (linter, error)
 }
 
 fn warning_json(warning: &Warning) -> Value {

@@ -14,9 +14,9 @@ use serde_json::{Map, Value, json};
 
 use crate::client::{BuildFile, Client};
 use crate::convert::checks::Checks;
-use crate::convert::{self, Converted};
-use crate::lint::{Config as LintConfig, Linter};
-use crate::parse::{Dockerfile, LineRange, Parsed};
+use crate::convert::{self, Converted, locate};
+use crate::lint::{Config as LintConfig, Linter, check_broken_file, check_complete_file};
+use crate::parse::{Dockerfile, LineRange, NO_STAGES, Parsed};
 use table::Table;
 
 const DESCRIBE: &str = "frontend.subrequests.describe";
@@ -66,8 +66,11 @@ fn result(json: &Value, text: Option<String>, version: &str) -> BuildResult {
 }
 
 fn describe() -> BuildResult {
-    let names =
-        |list: &[&str]| -> Value { list.iter().map(|name| json!({ "name": name })).collect() };
+    let names = |list: &[&str]| -> Value {
+        list.iter()
+            .map(|name| json!({ "name": name, "description": "" }))
+            .collect()
+    };
     let request = |name: &str, description: &str, opts: Value| {
         json!({
             "name": name,
@@ -136,7 +139,8 @@ fn targets(file: &BuildFile, parsed: &Parsed) -> Result<BuildResult, Error> {
         };
         table.row(&[&shown, &stage.doc_comment]);
     }
-    let json = json!({"targets": list, "sources": [json::bytes(&file.map.data)]});
+    let targets = (!list.is_empty()).then_some(list);
+    let json = json!({"targets": targets, "sources": [json::bytes(&file.map.data)]});
     Ok(result(&json, Some(table.text()), "1.0.0"))
 }
 
@@ -145,8 +149,7 @@ async fn convert_llb(
     file: &BuildFile,
     parsed: &Parsed,
 ) -> Result<BuildResult, Error> {
-    let checks = Checks::new(Linter::new(LintConfig::default()));
-    let converted = convert_one(client, file, good(parsed)?, false, &checks).await?;
+    let converted = convert_checked(client, file, parsed).await?;
     let definition = converted
         .state
         .marshal(&client.marshal_options(&converted.platform))
@@ -162,7 +165,7 @@ async fn convert_llb(
         .iter()
         .map(|(digest, known)| (digest.clone(), json::metadata(known)))
         .collect();
-    let source = definition.source.as_ref().map(json::source);
+    let source = json::source(&definition.source.unwrap_or_default());
     let json = json!({"def": ops, "metadata": metadata, "source": source});
     Ok(result(&json, None, "0.1.0"))
 }
@@ -170,27 +173,63 @@ async fn convert_llb(
 /// The file, when it could be parsed.
 fn good(parsed: &Parsed) -> Result<&Dockerfile, Error> {
     match &parsed.error {
-        None => Ok(&parsed.dockerfile),
-        Some(mistake) => Err(Error::unknown(mistake.message.clone())),
+        // A file without stages has no targets, which is an answer.
+        Some(mistake) if mistake.message != NO_STAGES => {
+            Err(Error::unknown(mistake.message.clone()))
+        }
+        _ => Ok(&parsed.dockerfile),
     }
 }
 
-async fn convert_one(
+/// Converts the target and tells the findings, as a build does.
+async fn convert_checked(
     client: &Client,
     file: &BuildFile,
-    dockerfile: &Dockerfile,
-    all_stages: bool,
-    checks: &Checks,
+    parsed: &Parsed,
 ) -> Result<Converted, Error> {
-    convert::convert(convert::Request {
+    let check = client.config().check.as_deref();
+    let config =
+        LintConfig::for_build(&file.map.data, check).map_err(|e| Error::unknown(e.to_string()))?;
+    let (linter, converted) = convert_and_check(client, file, parsed, config, false).await;
+    crate::frontend::warn(client, file, &linter).await;
+    converted
+}
+
+/// Converts and finds what there is to find; the findings come with errors, too.
+async fn convert_and_check(
+    client: &Client,
+    file: &BuildFile,
+    parsed: &Parsed,
+    config: LintConfig,
+    all_stages: bool,
+) -> (Linter, Result<Converted, Error>) {
+    let mut linter = Linter::new(config);
+    if let Some(mistake) = &parsed.error {
+        check_broken_file(parsed, &mut linter);
+        let error = Error::unknown(mistake.message.clone());
+        let error = match mistake.location {
+            Some(lines) => locate(file, error, lines),
+            None => error,
+        };
+        return (linter, Err(error));
+    }
+    check_complete_file(&parsed.dockerfile, &mut linter);
+    let checks = Checks::new(linter);
+    let converted = convert::convert(convert::Request {
         client,
         file,
-        dockerfile,
+        dockerfile: &parsed.dockerfile,
         platform: None,
         all_stages,
-        checks,
+        checks: &checks,
     })
-    .await
+    .await;
+    let linter = checks.into_linter();
+    let converted = converted.and_then(|converted| match linter.error() {
+        Some(text) => Err(Error::unknown(text)),
+        None => Ok(converted),
+    });
+    (linter, converted)
 }
 
 fn location(lines: LineRange) -> Value {

@@ -7,12 +7,10 @@ use gateway_llb::json;
 use serde_json::{Map, Value, json};
 
 use super::table::Table;
-use super::{convert_one, good, location, result, set_text};
+use super::{convert_checked, location, result, set_text};
 use crate::client::{BuildFile, Client};
 use crate::convert::args::ArgInfo;
-use crate::convert::checks::Checks;
 use crate::convert::stage::{Parameters, Stage};
-use crate::lint::{Config as LintConfig, Linter};
 use crate::parse::{LineRange, Parsed};
 
 pub async fn answer(
@@ -20,8 +18,7 @@ pub async fn answer(
     file: &BuildFile,
     parsed: &Parsed,
 ) -> Result<BuildResult, Error> {
-    let checks = Checks::new(Linter::new(LintConfig::default()));
-    let converted = convert_one(client, file, good(parsed)?, false, &checks).await?;
+    let converted = convert_checked(client, file, parsed).await?;
     let mut found = Found::default();
     found.collect(&converted.stages, converted.target);
     let target = converted.stages.get(converted.target);

@@ -260,13 +260,11 @@ impl Gateway for Memory {
         let wanted = request.platform.clone().unwrap_or_default();
         if !["amd64", "arm64"].contains(&wanted.architecture.as_str()) {
             return Err(Error::unknown(format!(
-                "failed to resolve source metadata for {reference}: no match for platform in manifest: not found"
+                "{reference}: no match for platform in manifest: not found"
             )));
         }
         let Some((digest, config)) = base_image(reference, &wanted.architecture) else {
-            return Err(Error::unknown(format!(
-                "failed to resolve source metadata for {reference}: {reference}: not found"
-            )));
+            return Err(Error::unknown(format!("{reference}: not found")));
         };
         Ok(SourceMeta {
             image: Some(ImageMeta {

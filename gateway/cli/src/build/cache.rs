@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use gateway_solver::{CacheDestination, CacheExport, CacheImport};
 
-use super::csv;
 use crate::error::UsageError;
+use gateway_frontend::csv;
 
 const FROM: &str = "--cache-from";
 const TO: &str = "--cache-to";

@@ -3,7 +3,6 @@
 mod cache;
 mod call;
 mod contexts;
-mod csv;
 mod output;
 mod policy;
 mod proxies;

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use gateway_solver::{Exporter, OutputTarget};
 
-use super::csv;
 use super::secrets::Environment;
 use crate::args::Build;
 use crate::error::UsageError;
+use gateway_frontend::csv;
 
 /// Types of `--annotation`; what has none is for manifests.
 const ANNOTATION_TYPES: [&str; 4] = [

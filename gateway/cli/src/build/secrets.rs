@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use gateway_session::ssh::{Agent, AgentSource, Keys};
 use gateway_session::{Secret, SecretSource};
 
-use super::csv;
 use crate::error::UsageError;
+use gateway_frontend::csv;
 
 /// The environment, as a value.
 pub type Environment = BTreeMap<String, String>;

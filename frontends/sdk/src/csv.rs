@@ -1,7 +1,15 @@
-//! One CSV record, as in the values of `--mount` and `--device`.
+//! One record of comma-separated values, as options and flags carry them (`type=oci,dest=a.tar`).
 
-/// The fields of a record: separated by commas, `"` around a field, `""` for a quote in it.
-pub(super) fn fields(text: &str) -> Result<Vec<String>, String> {
+/// The fields of a record: separated by commas, `"` around a field, `""` for a quote in it. One
+/// line break at the end is not part of the record.
+///
+/// # Errors
+/// An empty record, and quotes where none may be, in the words of the reference.
+pub fn fields(text: &str) -> Result<Vec<String>, String> {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    if text.is_empty() {
+        return Err("EOF".to_owned());
+    }
     let mut fields = Vec::new();
     let mut rest = text;
     loop {
@@ -12,7 +20,7 @@ pub(super) fn fields(text: &str) -> Result<Vec<String>, String> {
                 if let Some(at) = field.find('"') {
                     let column = text.len() - rest.len() + at + 1;
                     return Err(format!(
-                        "parse error on line 1, column {column}: bare \" in non-quoted field"
+                        "parse error on line 1, column {column}: bare \" in non-quoted-field"
                     ));
                 }
                 (field.to_owned(), after)
@@ -24,6 +32,18 @@ pub(super) fn fields(text: &str) -> Result<Vec<String>, String> {
             None => return Ok(fields),
         }
     }
+}
+
+/// `key=value` fields; a field without `=` has no value.
+///
+/// # Errors
+/// As [`fields`].
+pub fn pairs(text: &str) -> Result<Vec<(String, Option<String>)>, String> {
+    let pair = |field: String| match field.split_once('=') {
+        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+        None => (field, None),
+    };
+    Ok(fields(text)?.into_iter().map(pair).collect())
 }
 
 /// The field that starts after an opening quote, and what follows its end.
@@ -60,7 +80,16 @@ mod tests {
     fn quotes_hold_commas_and_quotes() {
         assert_eq!(fields("a=1,b").unwrap(), ["a=1", "b"]);
         assert_eq!(fields("\"a=1,2\",\"b\"\"c\"").unwrap(), ["a=1,2", "b\"c"]);
-        assert_eq!(fields("").unwrap(), [""]);
+        assert_eq!(fields("a\n").unwrap(), ["a"]);
+        assert_eq!(fields("").unwrap_err(), "EOF");
+        assert_eq!(
+            pairs(r#"type=oci,"dest=a,b.tar",tar"#).unwrap(),
+            [
+                ("type".to_owned(), Some("oci".to_owned())),
+                ("dest".to_owned(), Some("a,b.tar".to_owned())),
+                ("tar".to_owned(), None),
+            ]
+        );
         assert_eq!(fields("a,").unwrap(), ["a", ""]);
     }
 
