@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gateway_api::{Attestation, Error, SolveRequest};
-use gateway_llb::{Constraints, ImageSource, Mount, State, path, pb};
+use gateway_llb::{Constraints, ImageSource, MarshalOptions, Mount, State, path, pb};
 
 use crate::client::Client;
 use crate::client::options::Sbom;
@@ -68,7 +68,10 @@ impl Scanner {
     ) -> Result<Attestation, Error> {
         let state = self.state(id, converted);
         let definition = state
-            .marshal(&client.marshal_options(&self.platform))
+            .marshal(&MarshalOptions {
+                sets_default_path: false,
+                ..MarshalOptions::new(self.platform.clone())
+            })
             .map_err(|e| Error::unknown(format!("failed to marshal LLB definition: {e}")))?;
         let reference = client
             .solve(SolveRequest {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use gateway_dockerfile::build;
 use gateway_dockerfile::client::git_ref::GitRef;
+use gateway_dockerfile::client::ignore;
 use gateway_dockerfile::client::reference::ImageRef;
-use gateway_dockerfile::client::{csv, ignore};
+use gateway_frontend::csv;
 use gateway_llb::Graph;
 use oracle::{Case, Memory};
 use proptest::prelude::*;

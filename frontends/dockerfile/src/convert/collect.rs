@@ -30,7 +30,8 @@ impl Converter<'_> {
             };
             if ImageRef::parse(&base.value).is_err() {
                 let finding = rules::invalid_default_arg_in_from(&stage.base);
-                self.checks.found(stage.location, &stage.comments, finding);
+                // A comment above FROM does not silence it (observed).
+                self.checks.found(stage.location, &[], finding);
             }
         }
     }

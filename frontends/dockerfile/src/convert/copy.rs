@@ -43,6 +43,9 @@ impl Converter<'_> {
         copy: &parse::Copy,
     ) -> Result<(), Error> {
         let instruction = &*command.instruction;
+        // Flags go first: so unset variables are told when a path cannot be expanded.
+        let chown = self.maybe(stage, instruction, copy.chown.as_deref())?;
+        let chmod = self.maybe(stage, instruction, copy.chmod.as_deref())?;
         let paths = self.paths(stage, instruction, &copy.paths)?;
         let mut from = self.build_context.state();
         if let Some(source) = command.sources.first() {
@@ -60,8 +63,8 @@ impl Converter<'_> {
             sources: paths.0,
             inline: paths.1,
             dest: paths.2,
-            chown: self.maybe(stage, instruction, copy.chown.as_deref())?,
-            chmod: self.maybe(stage, instruction, copy.chmod.as_deref())?,
+            chown,
+            chmod,
             exclude: copy.exclude.clone(),
             link: copy.link,
             parents: copy.parents,
@@ -95,15 +98,18 @@ impl Converter<'_> {
         add: &parse::Add,
     ) -> Result<(), Error> {
         let instruction = &*command.instruction;
+        let chown = self.maybe(stage, instruction, add.chown.as_deref())?;
+        let chmod = self.maybe(stage, instruction, add.chmod.as_deref())?;
+        let checksum = self.maybe(stage, instruction, add.checksum.as_deref())?;
         let paths = self.paths(stage, instruction, &add.paths)?;
         let request = Request {
             is_add: true,
             sources: paths.0,
             inline: paths.1,
             dest: paths.2,
-            chown: self.maybe(stage, instruction, add.chown.as_deref())?,
-            chmod: self.maybe(stage, instruction, add.chmod.as_deref())?,
-            checksum: self.maybe(stage, instruction, add.checksum.as_deref())?,
+            chown,
+            chmod,
+            checksum,
             exclude: add.exclude.clone(),
             link: add.link,
             parents: false,

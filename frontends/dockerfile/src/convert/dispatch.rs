@@ -201,7 +201,6 @@ impl Converter<'_> {
         stage.state = stage.state.dir(&absolute);
         stage.image.config.working_dir = paths::for_config(&absolute, stage.os());
         let makes = absolute != "/";
-        let text_of_workdir = format!("WORKDIR {}", stage.image.config.working_dir);
         // `WORKDIR /` is counted among the steps, but there is none to show.
         if makes {
             stage.count_step();
@@ -219,7 +218,9 @@ impl Converter<'_> {
             let actions = FileActions::new().mkdir(&absolute, options);
             stage.state = stage.state.file(actions, constraints);
         }
-        stage.image.commit(text_of_workdir, makes, self.epoch);
+        stage
+            .image
+            .commit(format!("WORKDIR {absolute}"), makes, self.epoch);
         Ok(())
     }
 

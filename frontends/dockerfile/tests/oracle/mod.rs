@@ -260,7 +260,7 @@ impl Gateway for Memory {
         let wanted = request.platform.clone().unwrap_or_default();
         if !["amd64", "arm64"].contains(&wanted.architecture.as_str()) {
             return Err(Error::unknown(format!(
-                "{reference}: no match for platform in manifest: not found"
+                "no match for platform in manifest: not found"
             )));
         }
         let Some((digest, config)) = base_image(reference, &wanted.architecture) else {
