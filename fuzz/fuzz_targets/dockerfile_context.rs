@@ -3,10 +3,10 @@
 
 #![no_main]
 
-use gateway_dockerfile::client::csv;
-use gateway_dockerfile::client::git_ref::GitRef;
-use gateway_dockerfile::client::ignore::{self, Matcher};
-use gateway_dockerfile::client::reference::ImageRef;
+use gateway_frontend::conventions::csv;
+use gateway_frontend::conventions::git_ref::GitRef;
+use gateway_frontend::conventions::ignore::{self, Matcher};
+use gateway_frontend::conventions::reference::ImageRef;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use crate::sbom::Scanner;
 use futures_util::future::try_join_all;
-use gateway_api::result::{Refs, metadata};
-use gateway_api::{Attestation, BuildResult, Code, Detail, Error, Gateway, Ref, SolveRequest};
+use gateway_api::{BuildResult, Error, Gateway, Ref, SolveRequest};
+use gateway_frontend::results::{PlatformResult, assemble};
+use gateway_frontend::subrequest::missing_cap;
 use gateway_llb::{pb, platform};
 
-use crate::client::{BuildFile, Client};
 use crate::convert::checks::Checks;
 use crate::convert::{self, Converted, locate};
 use crate::lint::{Config as LintConfig, Linter, check_broken_file, check_complete_file};
 use crate::parse::{LineRange, Parsed, detect_syntax, parse_lenient};
 use crate::subrequest;
+use gateway_frontend::conventions::{BuildClient, BuildFile};
 
 /// What callers may require of this frontend.
 const CAPS: [&str; 4] = [
@@ -32,20 +33,16 @@ const LANGUAGE: &str = "Dockerfile";
 /// Mistakes in the file with their lines, and what the gateway says. Errors of steps come when
 /// the result is used.
 pub async fn build(gateway: Arc<dyn Gateway>) -> Result<BuildResult, Error> {
-    let client = Client::new(gateway)?;
+    let client = BuildClient::new(gateway)?;
     if let Some(text) = &client.config().check {
         // An option that cannot be used is told before anything is read.
         LintConfig::for_build(b"", Some(text)).map_err(|e| Error::unknown(e.to_string()))?;
     }
     let opts = client.opts();
     // A caller may leave it to a forwarded frontend to have what this one lacks.
-    let missing = missing_cap(opts.get("frontend.caps").map_or("", String::as_str));
-    if let Some(Missing {
-        error,
-        forward: false,
-    }) = &missing
-    {
-        return Err(error.clone());
+    let missing = missing_cap(opts.get("frontend.caps").map_or("", String::as_str), &CAPS);
+    if let Some(missing) = missing.as_ref().filter(|m| !m.may_forward) {
+        return Err(missing.error.clone());
     }
     let file = client.read_build_file(LANGUAGE).await?;
     if !opts.contains_key("cmdline") {
@@ -70,8 +67,8 @@ pub async fn build(gateway: Arc<dyn Gateway>) -> Result<BuildResult, Error> {
                 });
         }
     }
-    if let Some(Missing { error, .. }) = missing {
-        return Err(error);
+    if let Some(missing) = missing {
+        return Err(missing.error);
     }
     let parsed = parse_lenient(&file.map.data);
     if let Some(answer) = subrequest::answer(&client, &file, &parsed).await {
@@ -83,7 +80,7 @@ pub async fn build(gateway: Arc<dyn Gateway>) -> Result<BuildResult, Error> {
 /// Builds what could be parsed. Warnings are sent before the result or error is returned, so
 /// that none is lost.
 async fn build_parsed(
-    client: &Client,
+    client: &BuildClient,
     file: &BuildFile,
     parsed: &Parsed,
 ) -> Result<BuildResult, Error> {
@@ -139,26 +136,22 @@ async fn build_parsed(
             }
             let reference = solve(client, &converted).await?;
             let platform = export_platform(platform.as_ref(), &converted);
-            let attestation = match scanner {
-                Some(scanner) => {
-                    let id = platform::format_all(&platform);
-                    Some(scanner.scan(client, &id, &converted).await?)
-                }
-                None => None,
-            };
-            Ok(Built {
-                platform,
-                attestation,
-                converted,
-                reference,
-            })
+            let mut result = PlatformResult::new(platform, reference, converted.image.clone());
+            if let Some(scanner) = scanner {
+                let id = platform::format_all(&result.platform);
+                let scan = scanner.scan(client, &id, &converted).await?;
+                result.attestations.push(scan);
+            }
+            result.base_image = converted.base_image;
+            result.epoch = converted.epoch;
+            Ok(result)
         }
     });
     let builds = try_join_all(builds).await?;
-    Ok(assemble(client, builds))
+    Ok(assemble(builds, client.config().multi_platform))
 }
 
-pub(crate) async fn warn(client: &Client, file: &BuildFile, linter: &Linter) {
+pub(crate) async fn warn(client: &BuildClient, file: &BuildFile, linter: &Linter) {
     for warning in linter.warnings() {
         let ranges = convert::ranges(warning.location);
         let rule = warning.rule;
@@ -168,36 +161,12 @@ pub(crate) async fn warn(client: &Client, file: &BuildFile, linter: &Linter) {
     }
 }
 
-struct Missing {
-    error: Error,
-    forward: bool,
-}
-
-fn missing_cap(required: &str) -> Option<Missing> {
-    let mut found = None;
-    for entry in required.split(',').filter(|entry| !entry.is_empty()) {
-        let (name, suffix) = entry.split_once('+').unwrap_or((entry, ""));
-        if CAPS.contains(&name) {
-            continue;
-        }
-        let error = Error::new(
-            Code::Unimplemented,
-            format!("unsupported frontend capability {name}"),
-        )
-        .with(Detail::FrontendCap {
-            name: name.to_owned(),
-        });
-        let forward = suffix == "forward";
-        if !forward {
-            return Some(Missing { error, forward });
-        }
-        found = Some(Missing { error, forward });
-    }
-    found
-}
-
 /// Lets another frontend build, with all options and inputs of this call.
-async fn forward(client: &Client, reference: &str, cmdline: &str) -> Result<BuildResult, Error> {
+async fn forward(
+    client: &BuildClient,
+    reference: &str,
+    cmdline: &str,
+) -> Result<BuildResult, Error> {
     let mut opts = client.opts().clone();
     opts.insert("cmdline".to_owned(), cmdline.to_owned());
     opts.insert("source".to_owned(), reference.to_owned());
@@ -213,7 +182,7 @@ async fn forward(client: &Client, reference: &str, cmdline: &str) -> Result<Buil
         .await
 }
 
-async fn solve(client: &Client, converted: &Converted) -> Result<Ref, Error> {
+async fn solve(client: &BuildClient, converted: &Converted) -> Result<Ref, Error> {
     let definition = converted
         .state
         .marshal(&client.marshal_options(&converted.platform))
@@ -225,13 +194,6 @@ async fn solve(client: &Client, converted: &Converted) -> Result<Ref, Error> {
             ..SolveRequest::default()
         })
         .await
-}
-
-struct Built {
-    platform: pb::Platform,
-    converted: Converted,
-    reference: Ref,
-    attestation: Option<Attestation>,
 }
 
 /// The platform that a result is listed under.
@@ -247,70 +209,4 @@ fn export_platform(wanted: Option<&pb::Platform>, converted: &Converted) -> pb::
         }
     }
     platform
-}
-
-fn assemble(client: &Client, builds: Vec<Built>) -> BuildResult {
-    let mut result = BuildResult::default();
-    let mut listed = Vec::with_capacity(builds.len());
-    let mut refs = std::collections::BTreeMap::new();
-    let multi = client.config().multi_platform;
-    for build in builds {
-        let id = platform::format_all(&build.platform);
-        listed.push(serde_json::json!({
-            "ID": id,
-            "Platform": platform_json(&build.platform),
-        }));
-        let mut set = |key: &str, value: Vec<u8>| {
-            let key = if multi {
-                format!("{key}/{id}")
-            } else {
-                key.to_owned()
-            };
-            result.metadata.insert(key, value);
-        };
-        set(metadata::IMAGE_CONFIG, build.converted.image.to_json());
-        if let Some(base) = &build.converted.base_image {
-            set(metadata::BASE_IMAGE_CONFIG, base.to_json());
-        }
-        if let Some(epoch) = build.converted.epoch {
-            set(metadata::SOURCE_DATE_EPOCH, epoch.to_string().into_bytes());
-        }
-        if let Some(attestation) = build.attestation {
-            result.attestations.insert(id.clone(), vec![attestation]);
-        }
-        if multi {
-            refs.insert(id, build.reference);
-        } else {
-            result.refs = Refs::Single(build.reference);
-        }
-    }
-    if multi {
-        result.refs = Refs::Map(refs);
-    }
-    let list = serde_json::json!({ "Platforms": listed }).to_string();
-    result
-        .metadata
-        .insert(metadata::PLATFORMS.to_owned(), list.into_bytes());
-    result
-}
-
-fn platform_json(platform: &pb::Platform) -> serde_json::Value {
-    let mut out = serde_json::Map::new();
-    for (key, value) in [
-        ("architecture", &platform.architecture),
-        ("os", &platform.os),
-        ("os.version", &platform.os_version),
-        ("variant", &platform.variant),
-    ] {
-        if !value.is_empty() {
-            out.insert(key.to_owned(), value.clone().into());
-        }
-    }
-    if !platform.os_features.is_empty() {
-        out.insert(
-            "os.features".to_owned(),
-            platform.os_features.clone().into(),
-        );
-    }
-    out.into()
 }

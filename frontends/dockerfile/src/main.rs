@@ -1,7 +1,6 @@
 //! The Dockerfile frontend as an image: its entry point, speaking over stdin and stdout.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 fn main() -> ExitCode {
     if std::env::args()
@@ -11,7 +10,5 @@ fn main() -> ExitCode {
         println!("gateway-dockerfile {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    gateway_frontend::run(Arc::new(|gateway| {
-        Box::pin(gateway_dockerfile::build(gateway))
-    }))
+    gateway_frontend::main(gateway_dockerfile::build)
 }

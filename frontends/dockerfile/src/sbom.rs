@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use gateway_api::{Attestation, Error, SolveRequest};
 use gateway_llb::{Constraints, ImageSource, MarshalOptions, Mount, State, path, pb};
 
-use crate::client::Client;
-use crate::client::options::Sbom;
-use crate::client::reference::ImageRef;
 use crate::convert::Converted;
 use crate::convert::image::Image;
+use gateway_frontend::conventions::BuildClient;
+use gateway_frontend::conventions::options::Sbom;
+use gateway_frontend::conventions::reference::ImageRef;
 
 const SOURCES: &str = "/run/src";
 const OUTPUT: &str = "/run/out/";
@@ -31,7 +31,7 @@ impl Scanner {
     ///
     /// # Errors
     /// When its image cannot be had, or runs nothing.
-    pub async fn find(client: &Client, wanted: &Sbom) -> Result<Self, Error> {
+    pub async fn find(client: &BuildClient, wanted: &Sbom) -> Result<Self, Error> {
         let generator = &wanted.generator;
         let reference = ImageRef::parse(generator)
             .map_err(|e| Error::unknown(format!("failed to parse sbom scanner {generator}: {e}")))?
@@ -62,7 +62,7 @@ impl Scanner {
     /// What the gateway says.
     pub async fn scan(
         &self,
-        client: &Client,
+        client: &BuildClient,
         id: &str,
         converted: &Converted,
     ) -> Result<Attestation, Error> {

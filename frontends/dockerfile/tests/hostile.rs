@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gateway_dockerfile::build;
-use gateway_dockerfile::client::git_ref::GitRef;
-use gateway_dockerfile::client::ignore;
-use gateway_dockerfile::client::reference::ImageRef;
+use gateway_frontend::conventions::git_ref::GitRef;
+use gateway_frontend::conventions::ignore;
+use gateway_frontend::conventions::reference::ImageRef;
 use gateway_frontend::csv;
 use gateway_llb::Graph;
 use oracle::{Case, Memory};

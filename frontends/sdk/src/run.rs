@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use gateway_api::{BuildResult, Code, Error, FrontendFn};
+use gateway_api::{BuildResult, Code, Error, FrontendFn, Gateway};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::client::Client;
@@ -33,9 +33,53 @@ pub enum RunError {
     Frontend(Error),
 }
 
+/// A function as the value that gateways and hosts pass around.
+pub fn function<F, B>(frontend: F) -> FrontendFn
+where
+    F: Fn(Arc<dyn Gateway>) -> B + Send + Sync + 'static,
+    B: Future<Output = Result<BuildResult, Error>> + Send + 'static,
+{
+    Arc::new(move |gateway| Box::pin(frontend(gateway)))
+}
+
 /// The whole `main` of a frontend image: serves one call over stdin and stdout.
-pub fn run(frontend: FrontendFn) -> ExitCode {
-    match try_run(frontend) {
+///
+/// A panic of the function is an error of the build. Nothing but the protocol may be written to
+/// stdout; what is written to stderr is shown to the user.
+pub async fn run<F, B>(frontend: F) -> ExitCode
+where
+    F: Fn(Arc<dyn Gateway>) -> B + Send + Sync + 'static,
+    B: Future<Output = Result<BuildResult, Error>> + Send + 'static,
+{
+    let ended = match stdio::take() {
+        Ok(io) => serve(io, own_environment(), function(frontend)).await,
+        Err(error) => Err(RunError::Stdio(error)),
+    };
+    exit_code(ended)
+}
+
+/// As [`run`], with a runtime of its own: for a `main` without one.
+pub fn main<F, B>(frontend: F) -> ExitCode
+where
+    F: Fn(Arc<dyn Gateway>) -> B + Send + Sync + 'static,
+    B: Future<Output = Result<BuildResult, Error>> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return exit_code(Err(RunError::Runtime(error))),
+    };
+    let code = runtime.block_on(run(frontend));
+    // A call that still runs must not hold up the exit.
+    runtime.shutdown_background();
+    code
+}
+
+fn exit_code(ended: Result<(), RunError>) -> ExitCode {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         // The build server has it and tells the user.
         Err(RunError::Frontend(_)) => ExitCode::FAILURE,
@@ -47,24 +91,12 @@ pub fn run(frontend: FrontendFn) -> ExitCode {
     }
 }
 
-fn try_run(frontend: FrontendFn) -> Result<(), RunError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(RunError::Runtime)?;
+fn own_environment() -> Environment {
     let variables = std::env::vars_os().map(|(name, value)| {
         let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
         (text(name), text(value))
     });
-    let environment = Environment::parse(variables);
-    let ended = runtime.block_on(async {
-        let io = stdio::take().map_err(RunError::Stdio)?;
-        serve(io, environment, frontend).await
-    });
-    // A call that still runs must not hold up the exit.
-    runtime.shutdown_background();
-    ended
+    Environment::parse(variables)
 }
 
 /// Serves one call over any stream.

@@ -10,12 +10,12 @@ use gateway_llb::{pb, platform};
 use super::Converter;
 use super::args;
 use super::stage::{Command, Parameters, SCRATCH, Stage};
-use crate::client::reference::ImageRef;
 use crate::lint::rules;
 use crate::parse::expand::{Expanded, NoVars};
 use crate::parse::mount::Mount;
 use crate::parse::suggest::nearest;
 use crate::parse::{Instruction, Kind, LineRange};
+use gateway_frontend::conventions::reference::ImageRef;
 
 impl Converter<'_> {
     /// The rule InvalidDefaultArgInFrom: bases that are no reference without build args.

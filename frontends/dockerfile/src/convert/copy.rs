@@ -9,11 +9,11 @@ use super::copy_words::{chmod, digest, has_wildcard, is_http, relative_dest, url
 use super::run::inline_document;
 use super::stage::{Command, Stage};
 use super::{Converter, paths};
-use crate::client::git_ref::GitRef;
 use crate::lint::rules;
 use crate::parse::expand::Expander;
 use crate::parse::quote::go_quote;
 use crate::parse::{self, Heredoc, Instruction, SourcesAndDest};
+use gateway_frontend::conventions::git_ref::GitRef;
 
 /// What COPY and ADD have in common, with variables expanded.
 struct Request {

@@ -3,8 +3,8 @@
 use gateway_api::Error;
 use gateway_llb::Chmod;
 
-use crate::client::git_ref::GitRef;
 use crate::parse::quote::go_quote;
+use gateway_frontend::conventions::git_ref::GitRef;
 
 /// An empty destination and `.` mean the working directory, not a file of its name.
 pub fn relative_dest(dest: &str) -> &str {

@@ -8,11 +8,11 @@ use gateway_llb::{Env, FileActions, Mkdir, Owner, State};
 use super::names::{expanded, uppercase_first};
 use super::stage::{Command, Stage};
 use super::{Converter, args, image, paths};
-use crate::client::ignore;
 use crate::lint::rules;
 use crate::parse::expand::Expander;
 use crate::parse::suggest::nearest;
 use crate::parse::{Instruction, Kind};
+use gateway_frontend::conventions::ignore;
 
 impl Converter<'_> {
     /// Converts the stages that are needed, in file order.

@@ -5,8 +5,8 @@ use gateway_llb::{Constraints, Graph, HttpSource, State, pb};
 
 use super::stage::{SCRATCH, no_paths};
 use super::{Converter, copy_words};
-use crate::client::git_ref::GitRef;
 use crate::parse::{Kind, Stage};
+use gateway_frontend::conventions::git_ref::GitRef;
 
 const KEY: &str = "SOURCE_DATE_EPOCH";
 

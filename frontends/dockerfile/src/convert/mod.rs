@@ -13,7 +13,6 @@ mod copy_words;
 mod dispatch;
 mod epoch;
 mod expose;
-pub mod image;
 mod mounts;
 mod names;
 mod paths;
@@ -27,23 +26,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use gateway_api::{Detail, Error, SourceLocation};
 use gateway_llb::{Constraints, Env, Slot, State, pb};
 
-use crate::client::named::follow_paths;
-use crate::client::options::parse_bool;
-use crate::client::{BuildFile, Client, PendingLocal, ignore};
 use crate::parse::expand::Expander;
 use crate::parse::{Dockerfile, LineRange};
+use gateway_frontend::conventions::named::follow_paths;
+use gateway_frontend::conventions::options::parse_bool;
+use gateway_frontend::conventions::{BuildClient, BuildFile, PendingLocal, ignore};
 
 pub(crate) use paths::is_absolute;
 
 use args::ArgInfo;
 use checks::Checks;
+pub use gateway_frontend::image_config as image;
+
 use image::Image;
 use stage::{Stage, Stages};
 
 /// What is converted, and for what.
 pub struct Request<'a> {
     /// The build's client.
-    pub client: &'a Client,
+    pub client: &'a BuildClient,
     /// The build file.
     pub file: &'a BuildFile,
     /// The build file, parsed.
@@ -79,7 +80,7 @@ pub struct Converted {
 }
 
 pub(crate) struct Converter<'a> {
-    client: &'a Client,
+    client: &'a BuildClient,
     file: &'a BuildFile,
     dockerfile: &'a Dockerfile,
     checks: &'a Checks,

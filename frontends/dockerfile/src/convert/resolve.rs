@@ -10,12 +10,12 @@ use gateway_llb::{ImageSource, State, pb, platform};
 use super::image::Image;
 use super::stage::{SCRATCH, Stage};
 use super::{Converter, checks::Checks};
-use crate::client::PendingLocal;
-use crate::client::reference::ImageRef;
 use crate::lint::rules;
 use crate::parse::quote::go_quote;
 use crate::parse::suggest::with_hint;
 use crate::parse::{Kind, parse_onbuild_trigger};
+use gateway_frontend::conventions::PendingLocal;
+use gateway_frontend::conventions::reference::ImageRef;
 
 /// Image names that a mistyped base may have meant.
 const COMMON_IMAGES: [&str; 7] = [

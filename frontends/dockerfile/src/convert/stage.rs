@@ -7,10 +7,10 @@ use gateway_llb::{State, pb};
 
 use super::args::ArgInfo;
 use super::image::Image;
-use crate::client::NamedContext;
-use crate::client::named::Paths;
 use crate::lint::StageChecks;
 use crate::parse::{Instruction, LineRange};
+use gateway_frontend::conventions::NamedContext;
+use gateway_frontend::conventions::named::Paths;
 
 /// The name of the empty image.
 pub const SCRATCH: &str = "scratch";

@@ -1,16 +1,17 @@
 //! All that the lint rules find, without a build.
 
 use gateway_api::{BuildResult, Error};
+use gateway_frontend::subrequest::answer as result;
 use gateway_llb::{json, pb};
 use serde_json::{Map, Value, json};
 
-use super::{convert_and_check, location, result, set_text};
-use crate::client::{BuildFile, Client};
+use super::{convert_and_check, location, set_text};
 use crate::lint::{Config as LintConfig, Linter, Warning};
 use crate::parse::{LineRange, Parsed};
+use gateway_frontend::conventions::{BuildClient, BuildFile};
 
 pub async fn answer(
-    client: &Client,
+    client: &BuildClient,
     file: &BuildFile,
     parsed: &Parsed,
 ) -> Result<BuildResult, Error> {

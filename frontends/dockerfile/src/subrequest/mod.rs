@@ -3,23 +3,19 @@
 
 mod lint;
 mod outline;
-mod table;
 
-use std::collections::BTreeMap;
-
-use gateway_api::{BuildResult, Detail, Error, Ref};
+use gateway_api::{BuildResult, Error};
+use gateway_frontend::subrequest::{self, DESCRIBE, Table, answer as result};
 use gateway_llb::{digest_of, json, pb};
 use prost::Message as _;
 use serde_json::{Map, Value, json};
 
-use crate::client::{BuildFile, Client};
 use crate::convert::checks::Checks;
 use crate::convert::{self, Converted, locate};
 use crate::lint::{Config as LintConfig, Linter, check_broken_file, check_complete_file};
 use crate::parse::{Dockerfile, LineRange, NO_STAGES, Parsed};
-use table::Table;
+use gateway_frontend::conventions::{BuildClient, BuildFile};
 
-const DESCRIBE: &str = "frontend.subrequests.describe";
 const OUTLINE: &str = "frontend.outline";
 const TARGETS: &str = "frontend.targets";
 
@@ -28,7 +24,7 @@ const TARGETS: &str = "frontend.targets";
 /// # Errors
 /// For a question that is not known, and for files that cannot be answered about.
 pub async fn answer(
-    client: &Client,
+    client: &BuildClient,
     file: &BuildFile,
     parsed: &Parsed,
 ) -> Option<Result<BuildResult, Error>> {
@@ -39,75 +35,30 @@ pub async fn answer(
         TARGETS => targets(file, parsed),
         "frontend.lint" => lint::answer(client, file, parsed).await,
         "frontend.convertllb" => convert_llb(client, file, parsed).await,
-        other => Err(Error::unknown(format!("unsupported request {other}")).with(
-            Detail::Subrequest {
-                name: other.to_owned(),
-            },
-        )),
+        other => Err(subrequest::unsupported(other)),
     })
 }
 
-/// An answer: no files, only metadata.
-fn result(json: &Value, text: Option<String>, version: &str) -> BuildResult {
-    let mut metadata = BTreeMap::new();
-    let mut set = |key: &str, value: String| {
-        metadata.insert(key.to_owned(), value.into_bytes());
-    };
-    set("result.json", format!("{json:#}"));
-    if let Some(text) = text {
-        set("result.txt", text);
-    }
-    set("version", version.to_owned());
-    BuildResult {
-        refs: gateway_api::result::Refs::Single(Ref::scratch()),
-        metadata,
-        ..BuildResult::default()
-    }
-}
-
 fn describe() -> BuildResult {
-    let names = |list: &[&str]| -> Value {
-        list.iter()
-            .map(|name| json!({ "name": name, "description": "" }))
-            .collect()
+    let request = |name, description, opts| subrequest::Request {
+        name,
+        version: "1.0.0",
+        description,
+        opts,
     };
-    let request = |name: &str, description: &str, opts: Value| {
-        json!({
-            "name": name,
-            "version": "1.0.0",
-            "type": "rpc",
-            "description": description,
-            "opts": opts,
-            "inputs": null,
-            "metadata": names(&["result.json", "result.txt"]),
-            "refs": null,
-        })
-    };
-    let target = json!([{"name": "target", "description": "Target build stage"}]);
-    let list = [
-        (
+    subrequest::describe(&[
+        request(
             OUTLINE,
             "List all parameters current build target supports",
-            target,
+            Some(&[("target", "Target build stage")]),
         ),
-        (
+        request(
             TARGETS,
             "List all targets current build supports",
-            json!([]),
+            Some(&[]),
         ),
-        (DESCRIBE, "List available subrequest types", Value::Null),
-    ];
-    let mut table = Table::new(1);
-    table.row(&["NAME", "VERSION", "DESCRIPTION"]);
-    for (name, description, _) in &list {
-        let short = name.strip_prefix("frontend.").unwrap_or(name);
-        table.row(&[short, "1.0.0", description]);
-    }
-    let json = list
-        .into_iter()
-        .map(|(name, description, opts)| request(name, description, opts))
-        .collect();
-    result(&json, Some(table.text()), "1.0.0")
+        request(DESCRIBE, "List available subrequest types", None),
+    ])
 }
 
 fn targets(file: &BuildFile, parsed: &Parsed) -> Result<BuildResult, Error> {
@@ -145,7 +96,7 @@ fn targets(file: &BuildFile, parsed: &Parsed) -> Result<BuildResult, Error> {
 }
 
 async fn convert_llb(
-    client: &Client,
+    client: &BuildClient,
     file: &BuildFile,
     parsed: &Parsed,
 ) -> Result<BuildResult, Error> {
@@ -183,7 +134,7 @@ fn good(parsed: &Parsed) -> Result<&Dockerfile, Error> {
 
 /// Converts the target and tells the findings, as a build does.
 async fn convert_checked(
-    client: &Client,
+    client: &BuildClient,
     file: &BuildFile,
     parsed: &Parsed,
 ) -> Result<Converted, Error> {
@@ -197,7 +148,7 @@ async fn convert_checked(
 
 /// Converts and finds what there is to find; the findings come with errors, too.
 async fn convert_and_check(
-    client: &Client,
+    client: &BuildClient,
     file: &BuildFile,
     parsed: &Parsed,
     config: LintConfig,

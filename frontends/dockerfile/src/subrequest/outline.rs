@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_api::{BuildResult, Error};
+use gateway_frontend::subrequest::{Table, answer as result};
 use gateway_llb::json;
 use serde_json::{Map, Value, json};
 
-use super::table::Table;
-use super::{convert_checked, location, result, set_text};
-use crate::client::{BuildFile, Client};
+use super::{convert_checked, location, set_text};
 use crate::convert::args::ArgInfo;
 use crate::convert::stage::{Parameters, Stage};
 use crate::parse::{LineRange, Parsed};
+use gateway_frontend::conventions::{BuildClient, BuildFile};
 
 pub async fn answer(
-    client: &Client,
+    client: &BuildClient,
     file: &BuildFile,
     parsed: &Parsed,
 ) -> Result<BuildResult, Error> {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use gateway_api::{CacheImport, Error, Invocation};
 use gateway_llb::{ResolveMode, pb, platform};
 
-use gateway_frontend::csv;
+use crate::csv;
 
 use super::reference::ImageRef;
 

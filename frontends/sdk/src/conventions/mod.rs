@@ -1,4 +1,5 @@
-//! The frontend's view of its caller: options, the build file, contexts, image configs.
+//! The frontend's view of its caller: options, the build file, contexts, image configs, by the
+//! conventions that build clients and frontends share.
 //!
 //! Everything that is asked of the gateway is asked here, once.
 
@@ -25,7 +26,7 @@ pub use named::{NamedContext, PendingLocal};
 pub use options::Config;
 
 /// A build's client: what it asked for and what it gives.
-pub struct Client {
+pub struct BuildClient {
     gateway: Arc<dyn Gateway>,
     config: Config,
     opts: BTreeMap<String, String>,
@@ -50,7 +51,7 @@ pub struct ResolvedImage {
     pub config: Vec<u8>,
 }
 
-impl Client {
+impl BuildClient {
     /// Reads the options of the call.
     ///
     /// # Errors

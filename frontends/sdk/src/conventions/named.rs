@@ -10,8 +10,8 @@ use gateway_llb::{
 
 use super::git_ref::git_context;
 use super::reference::ImageRef;
-use super::{Client, ignore};
-use crate::convert::image::Image;
+use super::{BuildClient, ignore};
+use crate::image_config::Image;
 
 /// The paths that a build uses of a state; shared, as stages inherit it.
 pub type Paths = Arc<Mutex<BTreeSet<String>>>;
@@ -72,7 +72,7 @@ pub fn follow_paths(paths: &BTreeSet<String>) -> Vec<String> {
     list
 }
 
-impl Client {
+impl BuildClient {
     /// The context of a name, if an option gives one. The name is shortened as an image
     /// reference; a key for the platform goes first.
     ///
@@ -308,10 +308,9 @@ impl Client {
                 Error::unknown(format!("failed to parse input metadata {text}: {e}"))
             })?;
             if let Some(encoded) = metadata.get("containerimage.config") {
-                let config =
-                    super::super::convert::image::decode_base64(encoded).ok_or_else(|| {
-                        Error::unknown(format!("failed to parse input metadata {text}"))
-                    })?;
+                let config = crate::image_config::decode_base64(encoded).ok_or_else(|| {
+                    Error::unknown(format!("failed to parse input metadata {text}"))
+                })?;
                 let parsed = Image::parse(&config)
                     .map_err(|e| e.context(format!("failed to parse image config for {key}")))?;
                 state = parsed.apply_to(&state);

@@ -7,7 +7,7 @@ use gateway_llb::{Constraints, Copy, FileActions, HttpSource, LocalSource, Sourc
 use gateway_llb::{Graph, path, pb};
 
 use super::git_ref::git_context;
-use super::{Client, ignore, options};
+use super::{BuildClient, ignore, options};
 
 /// The name under which a context is sent when none is chosen.
 pub const CONTEXT: &str = "context";
@@ -41,7 +41,7 @@ pub struct BuildFile {
     pub vertex: String,
 }
 
-impl Client {
+impl BuildClient {
     /// Where the context is; asked once.
     ///
     /// # Errors
