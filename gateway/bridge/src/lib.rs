@@ -10,5 +10,7 @@ pub mod host;
 pub mod service;
 pub mod transport;
 
-pub use engine::{BuildRequest, BuildResponse, Engine, EngineOptions, FrontendPolicy};
+pub use engine::{
+    BuildRequest, BuildResponse, Engine, EngineOptions, FrontendPolicy, Observed, Observer,
+};
 pub use host::FrontendLimits;

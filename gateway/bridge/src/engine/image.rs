@@ -9,6 +9,7 @@ use gateway_llb::{Constraints, ImageSource, MarshalOptions, State, pb};
 use gateway_solver::Job;
 
 use super::context;
+use super::observer::Watch;
 use super::solved::Solved;
 use super::{Engine, FrontendCall, GATEWAY};
 use crate::host::environment::environment;
@@ -67,17 +68,20 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
     let limits = &engine.0.limits;
     let process = start(&launcher, process, limits).await?;
     let unique = std::sync::Arc::as_ptr(&gateway) as usize;
+    let watch = Watch::new(engine.1.as_deref(), &source, gateway.clone());
     let hosted = host(
         process,
         Call {
             image: &source,
-            gateway: gateway.clone(),
+            gateway: watch.gateway(),
             limits,
             cancel: job.cancelled(),
             log: StderrLog::new(job.progress().clone(), &source, &unique.to_string()),
         },
     );
-    let returned = hosted.await?;
+    let returned = hosted.await;
+    watch.ended(&returned);
+    let returned = returned?;
     drop(rootfs);
     let solved = gateway.resolve(returned)?.of_frontend(GATEWAY, &source);
     // Its work is still to come, but a definition that cannot even be read is this frontend's fault.

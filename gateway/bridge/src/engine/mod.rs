@@ -6,6 +6,7 @@ pub mod capabilities;
 mod context;
 mod image;
 mod local;
+mod observer;
 mod policy;
 mod solved;
 mod source_policy;
@@ -29,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 use crate::host::FrontendLimits;
 use cache::Caches;
 use local::LocalGateway;
+use observer::Watch;
+pub use observer::{Observed, Observer};
 pub use policy::FrontendPolicy;
 use solved::Solved;
 
@@ -49,7 +52,7 @@ pub struct EngineOptions {
 
 /// Runs builds. Cheap to clone.
 #[derive(Clone)]
-pub struct Engine(Arc<EngineOptions>);
+pub struct Engine(Arc<EngineOptions>, Option<Arc<dyn Observer>>);
 
 /// One build.
 pub struct BuildRequest {
@@ -94,7 +97,14 @@ pub(crate) struct FrontendCall {
 
 impl Engine {
     pub fn new(options: EngineOptions) -> Engine {
-        Engine(Arc::new(options))
+        Engine(Arc::new(options), None)
+    }
+
+    /// With someone who is told of every frontend that runs.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Arc<dyn Observer>) -> Engine {
+        self.1 = Some(observer);
+        self
     }
 
     /// Builds and exports. Dropping the future cancels the build.
@@ -243,7 +253,8 @@ impl Engine {
     ) -> Result<Solved, Error> {
         let name = call.name.clone();
         let gateway = self.gateway(job, call);
-        let frontend = gateway.clone() as Arc<dyn Gateway>;
+        let watch = Watch::new(self.1.as_deref(), &name, gateway.clone());
+        let frontend = watch.gateway();
         let returned = AssertUnwindSafe(async move { function(frontend).await })
             .catch_unwind()
             .await
@@ -252,8 +263,9 @@ impl Engine {
                     Code::Internal,
                     format!("internal failure of the frontend {name}"),
                 ))
-            })?;
-        gateway.resolve(returned)
+            });
+        watch.ended(&returned);
+        gateway.resolve(returned?)
     }
 
     /// A gateway for one call.
