@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use gateway_api::progress::Progress;
-use gateway_api::{Code, Error, FrontendFn, Gateway, Invocation, Worker};
+use gateway_api::{Code, Error, FrontendFn, Invocation, Worker};
 use gateway_llb::pb;
 use gateway_session::Session;
 use gateway_solver::policy::SourcePolicies;

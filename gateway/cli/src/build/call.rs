@@ -6,9 +6,9 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use super::csv;
 use crate::args::Build;
 use crate::error::{CliError, UsageError};
+use gateway_frontend::csv;
 
 /// What is asked, and how the answer is printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
