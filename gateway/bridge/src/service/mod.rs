@@ -180,7 +180,7 @@ impl BridgeService {
     }
 
     /// A ref whose work is done: reading of it takes no longer than reading.
-    async fn evaluated(&self, id: &str) -> Result<Ref, Error> {
+    async fn evaluated(&self, id: &str) -> Result<Arc<Ref>, Error> {
         let reference = self.refs.get(id)?;
         self.gateway.evaluate(&reference).await?;
         Ok(reference)
@@ -312,7 +312,7 @@ impl LlbBridge for BridgeService {
         request: Request<ReadFileRequest>,
     ) -> Result<Response<ReadFileResponse>, Status> {
         let call = request.into_inner();
-        let make = async |reference: Ref| {
+        let make = async |reference: Arc<Ref>| {
             let range = call.range.map(files::range_from_wire);
             let read = self.gateway.read_file(&reference, &call.file_path, range);
             Ok(ReadFileResponse { data: read.await? })
@@ -326,7 +326,7 @@ impl LlbBridge for BridgeService {
         request: Request<ReadDirRequest>,
     ) -> Result<Response<ReadDirResponse>, Status> {
         let call = request.into_inner();
-        let make = async |reference: Ref| {
+        let make = async |reference: Arc<Ref>| {
             let include = Some(call.include_pattern.as_str()).filter(|text| !text.is_empty());
             let read = self.gateway.read_dir(&reference, &call.dir_path, include);
             let entries = read.await?.into_iter().map(files::stat_to_wire).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gateway_api::{BuildResult, Code, Error, Ref, Refs};
 
@@ -11,7 +11,8 @@ const MAX_LISTED_IDS: usize = 20;
 
 #[derive(Debug)]
 pub struct RefTable {
-    refs: Mutex<BTreeMap<String, Ref>>,
+    /// Shared: with each goes a definition, which may be as large as a message.
+    refs: Mutex<BTreeMap<String, Arc<Ref>>>,
     max_refs: usize,
     max_definition_bytes: usize,
     /// Of all requests so far: what refs keep.
@@ -63,12 +64,12 @@ impl RefTable {
                     format!("the frontend has more than {} refs", self.max_refs),
                 ));
             }
-            table.insert(reference.id.clone(), reference.clone());
+            table.insert(reference.id.clone(), Arc::new(reference.clone()));
         }
         Ok(())
     }
 
-    pub fn get(&self, id: &str) -> Result<Ref, Error> {
+    pub fn get(&self, id: &str) -> Result<Arc<Ref>, Error> {
         let table = self.refs.lock().unwrap_or_else(PoisonError::into_inner);
         table.get(id).cloned().ok_or_else(|| {
             let ids: Vec<&str> = table
@@ -87,9 +88,10 @@ impl RefTable {
             *reference = if reference.is_scratch() {
                 Ref::scratch()
             } else {
-                table.get(&reference.id).cloned().ok_or_else(|| {
+                let known = table.get(&reference.id).ok_or_else(|| {
                     Error::unknown(format!("return reference {} not found", reference.id))
-                })?
+                })?;
+                known.as_ref().clone()
             };
             Ok(())
         };
