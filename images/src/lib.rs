@@ -10,6 +10,7 @@ pub mod fail_point;
 pub mod layer;
 pub mod media;
 pub mod platform;
+pub mod purl;
 pub mod reference;
 pub mod registry;
 pub mod store;

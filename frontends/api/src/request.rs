@@ -135,6 +135,8 @@ pub struct Stat {
 impl Stat {
     pub const MODE_DIR: u32 = 1 << 31;
     pub const MODE_SYMLINK: u32 = 1 << 27;
+    /// All bits that say what a file is: none of them for a regular one.
+    pub const MODE_TYPE: u32 = 0x8f28_0000;
 
     pub fn is_dir(&self) -> bool {
         self.mode & Self::MODE_DIR != 0

@@ -90,6 +90,14 @@ pub struct Build {
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
 
+    /// Attest what is in the image, by a scanner image: true, or generator=IMAGE and the scanner's parameters
+    #[arg(long, value_name = "PARAMS", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub sbom: Option<String>,
+
+    /// Attest something of the result: type=sbom,generator=IMAGE (may be repeated)
+    #[arg(long = "attest", value_name = "TYPE,KEY=VALUE")]
+    pub attest: Vec<String>,
+
     /// Run every step again
     #[arg(long)]
     pub no_cache: bool,

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::content::Hasher;
 use crate::export::{self, CacheExport, ExportResponse, Exporter, SolvedResult};
 use crate::live::LiveGraph;
+use crate::ops::build::Nesting;
 use crate::ops::exec::mounts::Tree;
 use crate::ops::image::{self, ImageMeta, ResolveMode};
 use crate::ops::{git, http};
@@ -73,6 +74,7 @@ pub(crate) struct JobInner {
     hashers: Mutex<HashMap<String, Arc<Hasher>>>,
     http_files: Mutex<HashMap<String, SharedWork<Arc<http::Found>>>>,
     git_commits: Mutex<HashMap<String, SharedWork<Arc<git::Resolved>>>>,
+    nesting: Mutex<Nesting>,
     /// File systems of failed steps, by the ids in their errors.
     kept: Mutex<HashMap<String, Tree>>,
     insecure: Mutex<HashSet<String>>,
@@ -129,6 +131,11 @@ impl JobInner {
         &self,
     ) -> MutexGuard<'_, HashMap<String, SharedWork<Arc<git::Resolved>>>> {
         locked(&self.git_commits)
+    }
+
+    /// Which build ops wait for which.
+    pub(crate) fn nesting(&self) -> MutexGuard<'_, Nesting> {
+        locked(&self.nesting)
     }
 
     pub(crate) fn remember_lazy(&self, layer: &Layer) {
@@ -231,6 +238,7 @@ impl Job {
             hashers: Mutex::default(),
             http_files: Mutex::default(),
             git_commits: Mutex::default(),
+            nesting: Mutex::default(),
             kept: Mutex::default(),
             insecure: Mutex::default(),
         }))))

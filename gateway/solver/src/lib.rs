@@ -29,7 +29,8 @@ mod view;
 pub use container::{ContainerMounts, MountSource};
 pub use error::SolverError;
 pub use export::{
-    CacheDestination, CacheExport, ExportResponse, Exporter, OutputTarget, SolvedRefs,
+    AttestationContent, CacheDestination, CacheExport, ExportResponse, Exporter, OutputTarget,
+    SolvedAttestation, SolvedRefs,
     SolvedResult, StoredImage,
 };
 pub use import::CacheImport;

@@ -119,6 +119,25 @@ impl LiveGraph {
             .ok_or_else(|| Error::new(Code::Internal, format!("vertex {key} was never loaded")))
     }
 
+    /// The digests of all build ops that a vertex needs, itself included.
+    pub fn builds_below(&self, key: &str) -> Result<BTreeSet<String>, Error> {
+        let mut builds = BTreeSet::new();
+        let mut seen = BTreeSet::from([key.to_owned()]);
+        let mut todo = vec![key.to_owned()];
+        while let Some(key) = todo.pop() {
+            let vertex = self.get(&key)?;
+            if matches!(vertex.op.op, Some(pb::op::Op::Build(_))) {
+                builds.insert(vertex.digest.clone());
+            }
+            for (input, _) in &vertex.inputs {
+                if seen.insert(input.clone()) {
+                    todo.push(input.clone());
+                }
+            }
+        }
+        Ok(builds)
+    }
+
     /// Reads a definition and merges it into the graph.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! Written in the form of BuildKit's exporters. Read as what they are: files from anywhere, so every name is checked,
 //! every blob is hashed into the store before anything in it is believed, and every count has a limit.
 
+mod attestation;
 mod image;
 mod layout;
 mod read;
@@ -17,6 +18,10 @@ use crate::layer::TarError;
 use crate::media::ManifestError;
 use crate::store::StoreError;
 
+pub use attestation::{
+    ANNOTATION_PREDICATE_TYPE, ANNOTATION_REFERENCE_DIGEST, ANNOTATION_REFERENCE_TYPE, IN_TOTO,
+    attestation_manifest, statement_descriptor,
+};
 pub use image::{Family, Image, convert_layer_type, make_index, random_image};
 pub use layout::{Layout, blobs_below, write_layout, write_layout_as};
 pub use read::{ArchiveLimits, Loaded, read_archive};

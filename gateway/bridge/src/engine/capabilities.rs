@@ -21,6 +21,7 @@ const FRONTEND: &[&str] = &[
     "proto.refarray",
     "readdir",
     "readfile",
+    "reference.attestations",
     "reference.output",
     "resolveimage",
     "resolveimage.resolvemode",
@@ -105,7 +106,9 @@ const LLB: &[&str] = &[
     llb::PASSTHROUGH_OP,
     llb::EXPORTER_SOURCE_DATE_EPOCH,
     llb::EXPORTER_IMAGE_ANNOTATIONS,
+    llb::EXPORTER_IMAGE_ATTESTATIONS,
     llb::EXPORTER_MULTIPLE,
+    llb::SOURCE_BUILD_OP_LLB_FILENAME,
     llb::SOURCE_POLICY,
 ];
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gateway_api::Attestation;
-use gateway_solver::{ResultRef, SolvedRefs, SolvedResult};
+use gateway_solver::{AttestationContent, ResultRef, SolvedAttestation, SolvedRefs, SolvedResult};
 
 #[derive(Clone, Default)]
 pub(crate) struct Solved {
@@ -39,11 +39,19 @@ impl Solved {
         }
     }
 
-    /// For exporters; they do not take attestations.
+    /// For exporters.
     pub fn into_exportable(self) -> SolvedResult {
+        let solved = |(attestation, result): (Attestation, Option<ResultRef>)| SolvedAttestation {
+            attestation,
+            content: result.map_or(AttestationContent::Missing, AttestationContent::Result),
+        };
+        let attestations = self.attestations.into_iter();
         SolvedResult {
             refs: self.refs,
             metadata: self.metadata,
+            attestations: attestations
+                .map(|(key, list)| (key, list.into_iter().map(solved).collect()))
+                .collect(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_api::*;
-use gateway_llb::pb;
+use gateway_llb::{Constraints, FileActions, Mkdir, Rm, pb};
 use gateway_proto::frontend::exec_message::Input;
 use gateway_proto::frontend::{
     ExecMessage, FdMessage, InitMessage, NewContainerRequest, ReadFileRequest,
@@ -156,6 +156,36 @@ pub async fn p40_a_container_on_a_mount_id_shows_the_failed_steps_files() {
                 error.message,
                 "failed to find ref gateway::unknown for \"/\" mount: return reference gateway::unknown not found"
             );
+            Ok(())
+        })
+    })
+    .await;
+}
+
+pub async fn p40_a_failed_file_action_leaves_its_files_to_look_at() {
+    both(|gateway| {
+        Box::pin(async move {
+            let actions = FileActions::new()
+                .mkdir("/made", Mkdir::default())
+                .rm("/missing", Rm::default());
+            let step = root().file(actions, Constraints::new());
+            let reference = solve(&gateway, &step).await;
+            let error = gateway.evaluate(&reference).await.unwrap_err();
+            let (inputs, mounts) = ids(&error);
+            let ([input], [unfailed, failed]) = (inputs.as_slice(), mounts.as_slice()) else {
+                panic!("one input, two actions: {error:?}");
+            };
+            assert_eq!(unfailed, "");
+            for (id, expected) in [(failed, "made\n"), (input, "")] {
+                let request = ContainerRequest {
+                    mounts: vec![mount("/", id)],
+                    ..ContainerRequest::default()
+                };
+                let container = gateway.new_container(request).await?;
+                let script = "ls / | while read f; do case $f in made) echo $f;; esac; done";
+                let ran = output(&*container, sh(script)).await;
+                assert_eq!(ran.out, expected, "{ran:?}");
+            }
             Ok(())
         })
     })

@@ -46,6 +46,7 @@ const TESTS: &[(&str, Test)] = tests![
     builds::policies_of_the_build_hold_for_every_frontend,
     builds::p26_a_broken_definition_fails_on_first_use,
     containers::p40_a_container_on_a_mount_id_shows_the_failed_steps_files,
+    containers::p40_a_failed_file_action_leaves_its_files_to_look_at,
     containers::p40_mounts_are_private_copies_and_readable_from_outside,
     containers::p41_events_come_in_the_order_of_the_protocol,
     containers::p41_further_processes_join_the_first_and_end_with_it,

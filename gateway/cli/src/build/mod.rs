@@ -1,5 +1,6 @@
 //! `gateway build`.
 
+mod attest;
 mod cache;
 mod call;
 mod contexts;

@@ -69,6 +69,7 @@ pub fn inputs(args: &Build, env: &Environment, session_id: String) -> Result<Inp
     }
     session = build_contexts(args, session, &mut opts)?;
     simple_opts(args, env, &mut opts)?;
+    opts.extend(super::attest::options(args)?);
     for text in &args.opts {
         let (key, value) = pair("--opt", text)?;
         opts.insert(key, value);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +12,7 @@ use gateway_images::layer::{DiffOptions, END, Header, Kind, TarReader, diff, pad
 
 use super::dest::write_to;
 use super::options::{epoch, flag};
+use super::statements::{self, Statements};
 use super::{OutputTarget, Solved};
 use crate::fs::{CopyOptions, Owner, Root, copy};
 use crate::job::JobInner;
@@ -24,6 +26,7 @@ use crate::view::View;
 struct Part {
     dir: Option<String>,
     snapshot: Snapshot,
+    statements: Statements,
 }
 
 fn parts(solved: &Solved, attrs: &BTreeMap<String, String>) -> Outcome<Vec<Part>> {
@@ -33,12 +36,14 @@ fn parts(solved: &Solved, attrs: &BTreeMap<String, String>) -> Outcome<Vec<Part>
             "" => image.platform.to_string(),
             id => id.to_owned(),
         };
-        Part {
+        let beside = (solved.map && !split).then(|| id.clone());
+        Ok(Part {
             dir: split.then(|| id.replace('/', "_")),
             snapshot: image.snapshot.clone(),
-        }
+            statements: Statements::new(&image.attested, attrs, beside)?,
+        })
     };
-    Ok(solved.images.iter().map(part).collect())
+    solved.images.iter().map(part).collect()
 }
 
 pub async fn tar(
@@ -99,7 +104,37 @@ fn write_part(store: &Store, part: &Part, time: Option<i64>, out: &mut dyn Write
             Ok(_) => copied,
             Err(_) => Err(Error::unknown("reading the result failed")),
         }
-    })
+    })?;
+    for (name, bytes) in part.statements.files(view.path())? {
+        let mut header = Header::new(Kind::File, [&prefix, name.as_bytes()].concat());
+        header.mode = statements::MODE;
+        header.mtime = time.unwrap_or_else(now);
+        header.size = bytes.len() as u64;
+        for part in [&header.encode()[..], &bytes, padding(header.size)] {
+            out.write_all(part).map_err(internal)?;
+        }
+    }
+    Ok(())
+}
+
+/// Seconds since the epoch.
+fn now() -> i64 {
+    time::OffsetDateTime::now_utc().unix_timestamp()
+}
+
+/// Puts a statement beside exported files; whatever has its name is replaced, links are not followed.
+fn write_statement(dest: &Path, name: &str, bytes: &[u8], time: Option<i64>) -> io::Result<()> {
+    let mut file = tempfile::Builder::new()
+        .permissions(PermissionsExt::from_mode(statements::MODE))
+        .prefix(".gateway-")
+        .tempfile_in(dest)?;
+    file.write_all(bytes)?;
+    if let Some(seconds) = time.and_then(|seconds| u64::try_from(seconds).ok()) {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        file.as_file().set_modified(time)?;
+    }
+    file.persist(dest.join(name))?;
+    Ok(())
 }
 
 fn copy_entries(
@@ -191,7 +226,13 @@ pub async fn local(
         let guard = CancelOnDrop(stop.clone());
         let bytes = blocking(move || {
             let view = View::read_only(&store.lowers(&part.snapshot)).map_err(internal)?;
-            copy_tree(view.path(), &dest, time, mode, &stop)
+            let bytes = copy_tree(view.path(), &dest, time, mode, &stop)?;
+            for (name, statement) in part.statements.files(view.path())? {
+                write_statement(&dest, &name, &statement, time).map_err(|error| {
+                    Error::unknown(format!("cannot write to {}: {error}", dest.display()))
+                })?;
+            }
+            Ok(bytes)
         })
         .await?;
         drop(guard);

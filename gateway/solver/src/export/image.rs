@@ -5,10 +5,14 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use gateway_api::Error;
 use gateway_api::result::metadata;
-use gateway_images::archive::{Image, make_index};
+use gateway_images::archive::{
+    Family, Image, attestation_manifest, make_index, statement_descriptor,
+};
 use gateway_images::config::{FinishOptions, Timestamp, finish};
 use gateway_images::media::Descriptor;
+use gateway_images::purl;
 
+use super::attestation::{Attested, Subject};
 use super::cache::inline_records;
 use super::options::{AnnotationPlace, ImageOptions};
 use super::{Solved, SolvedImage, layers};
@@ -32,7 +36,22 @@ pub async fn make(
     solved: &Solved,
     options: &ImageOptions,
 ) -> Outcome<Made> {
-    if !solved.map {
+    // Statements hang in an index, beside what they are about.
+    let inline = |a: &Attested| options.attest_inline || !a.inline_only;
+    let indexed = solved.map
+        || solved
+            .images
+            .iter()
+            .any(|image| image.attested.iter().any(inline));
+    if indexed
+        && options.family == Family::Docker
+        && solved.images.iter().any(|image| !image.attested.is_empty())
+    {
+        return Err(Error::unknown(
+            "cannot export attestations with \"oci-mediatypes=false\"",
+        ));
+    }
+    if !indexed {
         let on_index = |a: &super::options::Annotation| {
             matches!(
                 a.place,
@@ -59,6 +78,7 @@ pub async fn make(
         job.reports.status(vertex, name, "").done();
     }
     let mut manifests = Vec::new();
+    let mut statements = Vec::new();
     let mut last: Option<(Descriptor, Option<String>)> = None;
     for (image, ready) in solved.images.iter().zip(ready) {
         let (made, created) = manifest(solved, image, &ready, options)?;
@@ -82,9 +102,13 @@ pub async fn make(
         if let Some(config) = made.config_descriptor() {
             last = Some((config.clone(), created));
         }
+        if indexed && !image.attested.is_empty() {
+            statements.push(attest(job, vertex, image, &descriptor, options)?);
+        }
         manifests.push(descriptor);
     }
-    if !solved.map {
+    manifests.extend(statements);
+    if !indexed {
         let (config, created) =
             last.ok_or_else(|| Error::unknown("there is no result to export as an image"))?;
         let top = manifests
@@ -113,6 +137,35 @@ pub async fn make(
         config: None,
         created: last.and_then(|(_, created)| created),
     })
+}
+
+/// What is attested of one image, as an entry of its index.
+fn attest(
+    job: &Arc<JobInner>,
+    vertex: &str,
+    image: &SolvedImage,
+    descriptor: &Descriptor,
+    options: &ImageOptions,
+) -> Outcome<Descriptor> {
+    let digest = &descriptor.digest;
+    let results = options.names.iter().map(|name| Subject {
+        name: purl::image(name, &image.platform),
+        digest: [("sha256".to_owned(), digest.hex().to_owned())].into(),
+    });
+    let results: Vec<Subject> = results.collect();
+    let blobs = job.store().blobs();
+    let mut layers = Vec::new();
+    for attested in image.attested.iter() {
+        let bytes = attested.statement(&results)?.to_bytes()?;
+        blobs.put(&bytes).map_err(internal)?;
+        layers.push(statement_descriptor(&bytes, &attested.predicate_type));
+    }
+    let (made, entry) =
+        attestation_manifest(layers, descriptor, options.oci_artifact).map_err(internal)?;
+    made.save(blobs).map_err(internal)?;
+    let status = format!("exporting attestation manifest {}", entry.digest);
+    job.reports.status(vertex, status, "").done();
+    Ok(entry)
 }
 
 /// Config and manifest of one platform.

@@ -1,5 +1,6 @@
 //! Exporters: what becomes of a build's results. Values in, files and response attributes out.
 
+mod attestation;
 mod cache;
 mod dest;
 mod files;
@@ -7,11 +8,13 @@ mod image;
 mod layers;
 mod options;
 mod push;
+mod statements;
 mod stored;
 mod target;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use futures_util::future::{join_all, try_join_all};
 use gateway_api::Error;
@@ -25,6 +28,8 @@ use crate::ops::image::platform_of;
 use crate::report;
 use crate::result::ResultRef;
 use crate::store::{Snapshot, new_id};
+use attestation::Attested;
+pub use attestation::{AttestationContent, SolvedAttestation};
 use cache::Collected;
 pub use cache::{CacheDestination, CacheExport};
 use options::ImageOptions;
@@ -48,6 +53,8 @@ pub enum SolvedRefs {
 pub struct SolvedResult {
     pub refs: SolvedRefs,
     pub metadata: BTreeMap<String, Vec<u8>>,
+    /// By platform id, also for a single result.
+    pub attestations: BTreeMap<String, Vec<SolvedAttestation>>,
 }
 
 /// Where an exporter's bytes go.
@@ -180,7 +187,9 @@ async fn run(job: &Job, solved: &Solved, exporter: &Exporter) -> Result<(String,
     let work = async {
         match exporter {
             Exporter::ImageStore { names, attrs } => {
-                let options = ImageOptions::parse(attrs, names, &solved.metadata, true)?;
+                let mut options = ImageOptions::parse(attrs, names, &solved.metadata, true)?;
+                // The store and registries take indexes.
+                options.attest_inline |= !attrs.contains_key("attestation-inline");
                 target::image_store(inner, &vertex, solved, &options).await
             }
             Exporter::Oci {
@@ -231,6 +240,7 @@ pub(crate) struct SolvedImage {
     pub id: String,
     pub platform: Platform,
     pub snapshot: Snapshot,
+    pub attested: Arc<[Attested]>,
     /// Where it comes from in the live graph; `None` for scratch.
     top: Option<cache::Node>,
     /// What of its steps goes into the image itself.
@@ -261,6 +271,8 @@ impl Solved {
             })?,
             None => Platforms::default(),
         };
+        // Of a lone result: what is attested of it has the key of its platform.
+        let mut lone = String::new();
         let wanted: Vec<(String, Platform, Option<&ResultRef>)> = match &result.refs {
             SolvedRefs::None => Vec::new(),
             SolvedRefs::Single(reference) => {
@@ -268,6 +280,10 @@ impl Solved {
                 let platform = platform
                     .or_else(|| config_platform(&result.metadata))
                     .unwrap_or_else(|| platform_of(job.solver().default_platform()));
+                lone = match listed.platforms.first() {
+                    Some(entry) => entry.id.clone(),
+                    None => platform.normalized().to_string(),
+                };
                 vec![(String::new(), platform, reference.as_ref())]
             }
             SolvedRefs::Map(refs) => {
@@ -299,17 +315,25 @@ impl Solved {
             }
         }))
         .await?;
+        let attested = try_join_all(wanted.iter().map(|(id, _, _)| {
+            let key = if id.is_empty() { &lone } else { id };
+            let list = result.attestations.get(key).map_or(&[][..], Vec::as_slice);
+            attestation::read(job, list)
+        }))
+        .await?;
         Ok(Solved {
             map: matches!(result.refs, SolvedRefs::Map(_)),
             images: wanted
                 .into_iter()
                 .zip(snapshots)
-                .map(|((id, platform, _), (snapshot, top))| SolvedImage {
+                .zip(attested)
+                .map(|(((id, platform, _), (snapshot, top)), attested)| SolvedImage {
                     id,
                     platform,
                     snapshot,
                     top,
                     inline: None,
+                    attested: attested.into(),
                 })
                 .collect(),
             metadata: result.metadata.clone(),

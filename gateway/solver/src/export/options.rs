@@ -35,6 +35,10 @@ pub struct ImageOptions {
     pub dangling_empty_only: bool,
     /// Under its names in the store's list.
     pub store: bool,
+    /// What is attested only for images makes an index of a lone image too.
+    pub attest_inline: bool,
+    /// Statements as OCI artifacts.
+    pub oci_artifact: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +110,8 @@ impl ImageOptions {
             // The reference's spelling.
             dangling_empty_only: flag(attrs, "danging-name-empty-only")?.unwrap_or(false),
             store: flag(attrs, "store")?.unwrap_or(true),
+            attest_inline: flag(attrs, "attestation-inline")?.unwrap_or(false),
+            oci_artifact: flag(attrs, "oci-artifact")?.unwrap_or(true),
         })
     }
 

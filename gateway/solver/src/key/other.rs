@@ -33,7 +33,8 @@ pub fn diff_key(diff: &pb::DiffOp, inputs: usize) -> OpKey {
 }
 
 pub fn build_key(build: &pb::BuildOp, inputs: usize) -> OpKey {
-    // Maps are written with sorted keys; the definition inside is not supported and left out.
+    // Maps are written with sorted keys. The op's own definition is left out: the builder for LLB
+    // takes that of its input.
     let list: Vec<(&String, &pb::BuildInput)> = build.inputs.iter().collect();
     let mut ins = Object::new();
     for (name, i) in list {

@@ -8,6 +8,7 @@ use gateway_api::error::SolveDetail;
 use gateway_api::{Detail, Error};
 use gateway_llb::pb;
 
+use super::exec::mounts::Tree;
 use super::image;
 use crate::fs::actions::{ActionInputs, apply};
 use crate::fs::root::Root;
@@ -32,10 +33,12 @@ pub async fn run(
     let running = job.reports.start(&vertex.digest);
     let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
     let flag = cancel.0.clone();
-    let (store, op, name) = (job.store().clone(), op.clone(), vertex.name.clone());
+    let (inner, op, name) = (job.clone(), op.clone(), vertex.name.clone());
     let outcome = blocking(move || {
         let mut worker = Worker {
-            store,
+            store: inner.store().clone(),
+            job: inner,
+            failed: None,
             op: &op,
             inputs,
             states: BTreeMap::new(),
@@ -157,7 +160,10 @@ enum State {
 }
 
 struct Worker<'a> {
+    job: Arc<JobInner>,
     store: Store,
+    /// What the action that failed was changing.
+    failed: Option<Open>,
     op: &'a pb::FileOp,
     inputs: Vec<Snapshot>,
     states: BTreeMap<usize, State>,
@@ -169,12 +175,9 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn run(&mut self) -> Outcome<Vec<Snapshot>> {
         for index in &self.plan.order {
-            self.act(*index).map_err(|error| {
-                error.with(Detail::Solve(SolveDetail {
-                    file_index: i64::try_from(*index).ok(),
-                    ..SolveDetail::default()
-                }))
-            })?;
+            if let Err(error) = self.act(*index) {
+                return Err(error.with(Detail::Solve(self.keep(*index))));
+            }
         }
         let outputs = self.plan.outputs.clone();
         outputs
@@ -202,9 +205,37 @@ impl Worker<'_> {
             groups: groups.root(&target.root),
             cancel: Some(self.cancel),
         };
-        apply(action, &inputs).map_err(|error| Error::unknown(error.to_string()))?;
-        self.states.insert(index, State::Open(target));
+        let applied = apply(action, &inputs);
+        match applied {
+            Ok(_) => drop(self.states.insert(index, State::Open(target))),
+            Err(error) => {
+                self.failed = Some(target);
+                return Err(Error::unknown(error.to_string()));
+            }
+        }
         Ok(())
+    }
+
+    /// Keeps the inputs, and the file system of a failed action as it left it, for whoever wants
+    /// to look at them while the build lasts: one id for each input, and one for each action,
+    /// empty for the others.
+    fn keep(&mut self, index: usize) -> SolveDetail {
+        let inputs = self.inputs.iter().cloned();
+        let input_ids = inputs.map(|input| self.job.keep(Tree::from(input)));
+        let input_ids = input_ids.collect();
+        let mut mount_ids = vec![String::new(); self.op.actions.len()];
+        if let (Some(open), Some(id)) = (self.failed.take(), mount_ids.get_mut(index)) {
+            *id = self.job.keep(Tree {
+                base: open.base,
+                changes: vec![Arc::new(open.work)],
+            });
+        }
+        SolveDetail {
+            file_index: i64::try_from(index).ok(),
+            input_ids,
+            mount_ids,
+            ..SolveDetail::default()
+        }
     }
 
     /// Where names of owners are looked up.

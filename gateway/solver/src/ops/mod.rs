@@ -1,5 +1,6 @@
 //! The ops: how each is keyed and run.
 
+pub mod build;
 mod cache_mount;
 mod combine;
 mod copy_helper;
@@ -117,10 +118,7 @@ pub async fn run(
         Some(pb::op::Op::Merge(op)) => combine::merge(job, vertex, op, &inputs),
         Some(pb::op::Op::Diff(op)) => combine::diff(job, vertex, op, inputs).await,
         Some(pb::op::Op::Passthrough(op)) => combine::passthrough(op, &inputs),
-        Some(pb::op::Op::Build(_)) => Err(Error::new(
-            Code::Unimplemented,
-            "build ops are not supported yet",
-        )),
+        Some(pb::op::Op::Build(op)) => build::run(job, vertex, op, &inputs).await,
         None => Err(Error::unknown("no support for <nil>")),
     }
 }

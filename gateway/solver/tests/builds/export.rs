@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use gateway_api::Attestation;
 use gateway_llb::{Constraints, ImageSource, ResolveMode};
 use gateway_solver::policy::SourcePolicies;
-use gateway_solver::{Exporter, OutputTarget, SolvedRefs, SolvedResult};
+use gateway_solver::{
+    AttestationContent, Exporter, OutputTarget, SolvedAttestation, SolvedRefs, SolvedResult,
+};
 
 use crate::Bench;
 use crate::bench::{base, definition, sh};
@@ -36,6 +39,7 @@ fn single(result: gateway_solver::ResultRef, config: &str) -> SolvedResult {
             "containerimage.config".to_owned(),
             config.as_bytes().to_vec(),
         )]),
+        attestations: BTreeMap::new(),
     }
 }
 
@@ -125,4 +129,125 @@ async fn an_image_in_the_store_is_the_base_of_another_build_without_a_registry()
     assert_eq!(bench.ran(), ["FROM base", "/bin/sh -c cat /base > /copy"]);
     bench.build(&state).await.unwrap();
     assert!(!bench.ran().iter().any(|name| name.contains("cat")));
+}
+
+/// What a frontend attests of the result with the key of its platform.
+fn attest(
+    content: &gateway_solver::ResultRef,
+    kind: i32,
+    path: &str,
+    predicate: &str,
+) -> SolvedAttestation {
+    SolvedAttestation {
+        attestation: Attestation {
+            kind,
+            metadata: BTreeMap::new(),
+            reference: None,
+            path: path.into(),
+            in_toto_predicate_type: predicate.into(),
+            in_toto_subjects: Vec::new(),
+        },
+        content: AttestationContent::Result(content.clone()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_attested_of_files_lies_beside_them() {
+    let bench = Bench::new();
+    let job = bench.job().await;
+    let none = SourcePolicies::default();
+    let files = job.load(
+        definition(&sh(
+            &base(),
+            "mkdir /d && echo x > /d/f && /bin/busybox ln -s /etc/passwd /a.json",
+        )),
+        &none,
+    );
+    let said = job.load(
+        definition(&sh(
+            &base(),
+            r#"mkdir -p /x/bundle && echo '{"k": 1}' > /x/a.json && /bin/busybox ln -s a.json /x/l.json && /bin/busybox mkfifo /x/pipe \
+               && echo '{"predicateType":"https://example.com/b","subject":[{"name":"n","digest":{"sha256":"00"}}],"predicate":{"q":2}}' > /x/bundle/one.json"#,
+        )),
+        &none,
+    );
+    let export = async |attestation: SolvedAttestation, attrs: &[(&str, &str)]| {
+        let dest = tempfile::tempdir().unwrap();
+        let mut result = single(files.clone(), r#"{"architecture":"amd64","os":"linux"}"#);
+        result.attestations = [("linux/amd64".to_owned(), vec![attestation])].into();
+        let attrs = attrs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let exporter = Exporter::Local {
+            dest: dest.path().to_owned(),
+            attrs: attrs.collect(),
+        };
+        job.export(result, &[exporter]).await.map(|_| dest)
+    };
+    let dest = export(
+        attest(&said, 0, "x/a.json", "https://example.com/p"),
+        &[("attestation-prefix", "p-")],
+    )
+    .await
+    .unwrap();
+    let statement = json(&std::fs::read(dest.path().join("p-a.json")).unwrap());
+    assert_eq!(statement["predicate"], serde_json::json!({"k": 1}));
+    assert_eq!(statement["predicateType"], "https://example.com/p");
+    let about = statement["subject"].as_array().unwrap();
+    let file = about.iter().find(|s| s["name"] == "d/f").unwrap();
+    assert_eq!(
+        file["digest"]["sha256"],
+        "73cb3858a687a8494ca3323053016282f3dad39d42cf62ca4e79dda2aac7d9ac"
+    );
+    // A link of the result under the same name is replaced, not followed.
+    let dest = export(attest(&said, 0, "x/a.json", "t"), &[("mode", "delete")])
+        .await
+        .unwrap();
+    assert!(
+        dest.path()
+            .join("a.json")
+            .symlink_metadata()
+            .unwrap()
+            .is_file()
+    );
+
+    let dest = export(attest(&said, 1, "x/bundle", ""), &[]).await.unwrap();
+    let statement = json(&std::fs::read(dest.path().join("one.json")).unwrap());
+    assert_eq!(statement["predicate"], serde_json::json!({"q": 2}));
+    assert_eq!(statement["subject"][0]["name"], "n");
+
+    for (attestation, wanted) in [
+        (
+            attest(&said, 0, "", "t"),
+            "attestation does not have set path",
+        ),
+        (
+            attest(&said, 0, "x/none", "t"),
+            "cannot read in-toto attestation",
+        ),
+        (
+            attest(&said, 0, "x/pipe", "t"),
+            "x/pipe is not a regular file",
+        ),
+        (
+            attest(&said, 0, "x/bundle", "t"),
+            "x/bundle is not a regular file",
+        ),
+        (
+            attest(&said, 0, "x/a.json", "https://slsa.dev/provenance/v1"),
+            "frontend may not set provenance attestations",
+        ),
+        (
+            attest(&said, 1, "x/bundle", "https://spdx.dev/Document"),
+            "bundle entry https://example.com/b does not match required predicate type https://spdx.dev/Document",
+        ),
+        (attest(&said, 1, "x", ""), "x/bundle is not a regular file"),
+    ] {
+        let error = export(attestation, &[]).await.err().unwrap();
+        assert!(
+            error.message.contains(wanted),
+            "{wanted}: {}",
+            error.message
+        );
+    }
 }

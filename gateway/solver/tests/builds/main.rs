@@ -3,6 +3,7 @@
 mod bench;
 mod cache;
 mod copy_helper;
+mod definitions;
 mod exec;
 mod export;
 

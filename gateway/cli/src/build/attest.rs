@@ -1,0 +1,54 @@
+//! `--attest`, `--sbom`: what is to be attested, as the frontend options that ask for it.
+
+use std::collections::BTreeMap;
+
+use super::csv;
+use crate::args::Build;
+use crate::error::UsageError;
+
+/// Kinds of attestations that can be asked for.
+const KINDS: [&str; 1] = ["sbom"];
+
+/// `attest:KIND` with its parameters. The short flags win over `--attest`.
+pub fn options(args: &Build) -> Result<BTreeMap<String, String>, UsageError> {
+    let mut options = BTreeMap::new();
+    for text in &args.attest {
+        let wrong = |problem: String| UsageError::new("--attest", text, problem);
+        let pairs = csv::pairs(text).map_err(wrong)?;
+        let kind = pairs.iter().find(|(key, _)| key == "type");
+        let Some((_, Some(kind))) = kind else {
+            return Err(wrong("no type: write type=sbom,...".into()));
+        };
+        if !KINDS.contains(&kind.as_str()) {
+            let known = KINDS.join(" and ");
+            return Err(wrong(format!(
+                "unknown attestation {kind}: {known} are known"
+            )));
+        }
+        let disabled = pairs
+            .iter()
+            .any(|(key, value)| key == "disabled" && value.as_deref() == Some("true"));
+        set(&mut options, kind, (!disabled).then(|| text.clone()));
+    }
+    for (kind, flag) in [("sbom", &args.sbom)] {
+        match flag.as_deref() {
+            None => {}
+            Some("true") => set(&mut options, kind, Some(String::new())),
+            Some("false") => set(&mut options, kind, None),
+            Some(text) => {
+                csv::pairs(text)
+                    .map_err(|problem| UsageError::new(format!("--{kind}"), text, problem))?;
+                set(&mut options, kind, Some(format!("type={kind},{text}")));
+            }
+        }
+    }
+    Ok(options)
+}
+
+fn set(options: &mut BTreeMap<String, String>, kind: &str, value: Option<String>) {
+    let key = format!("attest:{kind}");
+    match value {
+        Some(value) => options.insert(key, value),
+        None => options.remove(&key),
+    };
+}

@@ -1,0 +1,240 @@
+//! What is attested of results: as manifests of an index, as files beside files.
+
+use std::path::Path;
+
+use gateway_tests::base_images::{Layout, Tar};
+use gateway_tests::image::{Archive, read_archive};
+use gateway_tests::program::{Home, run, stderr, tool};
+use gateway_tests::registry::Registry;
+use serde_json::{Value, json};
+
+/// A scanner: says what it sees, in the way of BuildKit's scanners.
+const SCANNER: &str = r#"
+set -e
+said=$(/bin/busybox ls $BUILDKIT_SCAN_SOURCE | /bin/busybox tr '\n' ' ')
+echo "{\"_type\": \"https://in-toto.io/Statement/v0.1\", \"predicateType\": \"https://spdx.dev/Document\",
+  \"predicate\": {\"files\": \"$said\", \"depth\": \"$BUILDKIT_SCAN_depth\"}}" > $BUILDKIT_SCAN_DESTINATION/sbom.spdx.json
+"#;
+
+fn push_scanner(registry: &Registry) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let busybox = std::fs::read("/bin/busybox").expect("busybox");
+    let layer = Tar::default()
+        .dir("bin", (0o755, 0, 0))
+        .file("bin/busybox", &busybox, (0o755, 0, 0))
+        .bytes();
+    let mut layout = Layout::create(dir.path()).expect("a layout");
+    let config = json!({"Entrypoint": ["/bin/busybox", "sh", "-c", SCANNER]});
+    let image = layout.image(&[layer], config, "amd64").expect("an image");
+    layout.name(image, "test/scanner:1");
+    layout.close().expect("closing the layout");
+    registry.push_layout(dir.path(), "test/scanner:1", "test/scanner:1");
+}
+
+fn build<S: AsRef<std::ffi::OsStr>>(home: &Home, context: &Path, flags: &[S]) -> String {
+    let output = run(home.build().args(flags).arg(context));
+    assert!(output.status.success(), "{}", stderr(&output));
+    stderr(&output)
+}
+
+fn blob(archive: &Archive, descriptor: &Value) -> Value {
+    let digest = descriptor["digest"].as_str().expect("a digest");
+    let path = format!("blobs/{}", digest.replace(':', "/"));
+    serde_json::from_slice(&archive[&path]).expect("JSON")
+}
+
+#[test]
+fn a_bill_of_materials_hangs_on_the_image_and_lies_beside_the_files() {
+    let registry = Registry::start();
+    push_scanner(&registry);
+    let home = Home::new(&registry.as_docker_hub());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        "FROM scratch\nCOPY Dockerfile /one\n",
+    )
+    .expect("writing");
+    let archive = home.dir.path().join("out.tar");
+    let files = home.dir.path().join("files");
+    let name = format!("{}/app:1", registry.address);
+    let said = build(
+        &home,
+        context.path(),
+        &[
+            "--sbom=generator=test/scanner:1,depth=3".to_owned(),
+            "-t".to_owned(),
+            name.clone(),
+            format!("--output=type=oci,dest={}", archive.display()),
+            format!("--output=type=local,dest={}", files.display()),
+            "--output=type=registry".to_owned(),
+        ],
+    );
+    assert!(
+        said.contains("exporting attestation manifest sha256:"),
+        "{said}"
+    );
+
+    let archive = read_archive(&archive);
+    let top: Value = serde_json::from_slice(&archive["index.json"]).expect("JSON");
+    let index = blob(&archive, &top["manifests"][0]);
+    let [image, attestation] = index["manifests"].as_array().expect("manifests").as_slice() else {
+        panic!("two manifests: {index}");
+    };
+    assert_eq!(image["platform"]["architecture"], "amd64");
+    assert_eq!(
+        attestation["platform"],
+        json!({"architecture": "unknown", "os": "unknown"})
+    );
+    assert_eq!(
+        attestation["annotations"],
+        json!({
+            "vnd.docker.reference.digest": image["digest"],
+            "vnd.docker.reference.type": "attestation-manifest",
+        })
+    );
+    let manifest = blob(&archive, attestation);
+    assert_eq!(
+        manifest["artifactType"],
+        "application/vnd.docker.attestation.manifest.v1+json"
+    );
+    assert_eq!(
+        manifest["config"]["mediaType"],
+        "application/vnd.oci.empty.v1+json"
+    );
+    assert_eq!(manifest["config"]["data"], "e30=");
+    assert_eq!(manifest["subject"]["digest"], image["digest"]);
+    let layer = &manifest["layers"][0];
+    assert_eq!(layer["mediaType"], "application/vnd.in-toto+json");
+    assert_eq!(
+        layer["annotations"],
+        json!({"in-toto.io/predicate-type": "https://spdx.dev/Document"})
+    );
+    let statement = blob(&archive, layer);
+    assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
+    assert_eq!(
+        statement["predicate"],
+        json!({"files": "one ", "depth": "3"})
+    );
+    let hex = image["digest"]
+        .as_str()
+        .and_then(|d| d.strip_prefix("sha256:"));
+    let address = registry.address.to_string().replace(':', "%3A");
+    assert_eq!(
+        statement["subject"],
+        json!([{
+            "name": format!("pkg:docker/{address}/app@1?platform=linux%2Famd64"),
+            "digest": {"sha256": hex},
+        }])
+    );
+
+    // The registry has the same, and skopeo chooses the image and not what hangs on it.
+    let certificates = registry.certificate_dir().display().to_string();
+    let inspect = |words: &[&str]| {
+        let reference = format!("docker://{name}");
+        let mut args = words.to_vec();
+        args.extend(["--cert-dir", &certificates, &reference]);
+        serde_json::from_str::<Value>(&tool("skopeo", &args)).expect("JSON")
+    };
+    assert_eq!(inspect(&["inspect", "--raw"]), index);
+    assert_eq!(inspect(&["inspect"])["Architecture"], "amd64");
+
+    assert!(files.join("one").exists());
+    let file = std::fs::read(files.join("sbom.spdx.json")).expect("the statement");
+    let file: Value = serde_json::from_slice(&file).expect("JSON");
+    assert_eq!(file["predicate"], statement["predicate"]);
+    assert_eq!(file["subject"][0]["name"], "one");
+    // The image can be built upon.
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        format!("FROM {name}\nCOPY Dockerfile /two\n"),
+    )
+    .expect("writing");
+    build(&home, context.path(), &["--output=type=cacheonly"]);
+}
+
+#[test]
+fn statements_of_several_platforms_follow_their_images() {
+    let registry = Registry::with_base_images();
+    push_scanner(&registry);
+    let home = Home::new(&registry.as_docker_hub());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        "FROM test/multi\nCOPY Dockerfile /one\n",
+    )
+    .expect("writing");
+    let archive = home.dir.path().join("out.tar");
+    let stream = home.dir.path().join("files.tar");
+    build(
+        &home,
+        context.path(),
+        &[
+            "--attest=type=sbom,generator=test/scanner:1".to_owned(),
+            "--platform=linux/amd64,linux/arm64".to_owned(),
+            format!(
+                "--output=type=oci,oci-artifact=false,dest={}",
+                archive.display()
+            ),
+            format!(
+                "--output=type=tar,attestation-prefix=x-,dest={}",
+                stream.display()
+            ),
+        ],
+    );
+    let archive = read_archive(&archive);
+    let top: Value = serde_json::from_slice(&archive["index.json"]).expect("JSON");
+    let index = blob(&archive, &top["manifests"][0]);
+    let manifests = index["manifests"].as_array().expect("manifests");
+    let platforms: Vec<&str> = manifests
+        .iter()
+        .filter_map(|m| m["platform"]["architecture"].as_str())
+        .collect();
+    assert_eq!(platforms, ["amd64", "arm64", "unknown", "unknown"]);
+    for (image, attestation) in manifests.iter().zip(&manifests[2..]) {
+        let reference = &attestation["annotations"]["vnd.docker.reference.digest"];
+        assert_eq!(*reference, image["digest"]);
+        let manifest = blob(&archive, attestation);
+        assert_eq!(
+            manifest["config"]["mediaType"],
+            "application/vnd.oci.image.config.v1+json"
+        );
+        let config = blob(&archive, &manifest["config"]);
+        assert_eq!(
+            config["rootfs"]["diff_ids"][0],
+            manifest["layers"][0]["digest"]
+        );
+    }
+    let names: Vec<String> = read_archive(&stream).into_keys().collect();
+    for name in [
+        "linux_amd64/x-sbom.spdx.json",
+        "linux_arm64/x-sbom.spdx.json",
+    ] {
+        assert!(names.iter().any(|n| n == name), "{names:?}");
+    }
+}
+
+#[test]
+fn an_archive_for_docker_cannot_hold_statements() {
+    let registry = Registry::start();
+    push_scanner(&registry);
+    let home = Home::new(&registry.as_docker_hub());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        "FROM scratch\nCOPY Dockerfile /\n",
+    )
+    .expect("writing");
+    let output = run(home
+        .build()
+        .args([
+            "--sbom=generator=test/scanner:1",
+            "--output=type=docker,dest=/dev/null",
+        ])
+        .arg(context.path()));
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(
+        text.contains("cannot export attestations with \"oci-mediatypes=false\""),
+        "{text}"
+    );
+}
