@@ -238,3 +238,151 @@ fn an_archive_for_docker_cannot_hold_statements() {
         "{text}"
     );
 }
+
+/// The statement of the only attestation of an archive's only image.
+fn statement(archive: &Path) -> Value {
+    let archive = read_archive(archive);
+    let top: Value = serde_json::from_slice(&archive["index.json"]).expect("JSON");
+    let index = blob(&archive, &top["manifests"][0]);
+    let manifest = blob(&archive, &index["manifests"][1]);
+    assert_eq!(manifest["layers"].as_array().map(Vec::len), Some(1));
+    blob(&archive, &manifest["layers"][0])
+}
+
+#[test]
+fn provenance_tells_what_a_build_was_made_of_and_no_values() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        "FROM busybox\nARG TOKEN\nCOPY Dockerfile /one\nRUN --network=none true\n",
+    )
+    .expect("writing");
+    let archive = home.dir.path().join("out.tar");
+    let files = home.dir.path().join("files");
+    let flags = |version: &str| {
+        [
+            format!("--provenance=mode=min,version={version},builder-id=https://b.example"),
+            "--build-arg=TOKEN=hunter2".to_owned(),
+            "--target=".to_owned(),
+            "-t=me/app:1".to_owned(),
+            format!("--output=type=oci,dest={}", archive.display()),
+            format!("--output=type=local,dest={}", files.display()),
+        ]
+    };
+    build(&home, context.path(), &flags("v1"));
+    let said = statement(&archive);
+    assert_eq!(said["predicateType"], "https://slsa.dev/provenance/v1");
+    assert_eq!(
+        said["subject"][0]["name"],
+        "pkg:docker/me/app@1?platform=linux%2Famd64"
+    );
+    let predicate = &said["predicate"];
+    assert!(!said.to_string().contains("hunter2"));
+    assert_eq!(
+        predicate["runDetails"]["builder"]["id"],
+        "https://b.example"
+    );
+    let definition = &predicate["buildDefinition"];
+    let request = &definition["externalParameters"]["request"];
+    assert_eq!(request["frontend"], "dockerfile.v0");
+    assert_eq!(
+        request["locals"],
+        json!([{"name": "context"}, {"name": "dockerfile"}])
+    );
+    let base = &definition["resolvedDependencies"][0];
+    assert_eq!(
+        base["uri"],
+        "pkg:docker/busybox@latest?platform=linux%2Famd64"
+    );
+    let certificates = registry.certificate_dir().display().to_string();
+    let name = format!("docker://{}/library/busybox:latest", registry.address);
+    let digest = tool(
+        "skopeo",
+        &[
+            "inspect",
+            "--format={{.Digest}}",
+            "--cert-dir",
+            &certificates,
+            &name,
+        ],
+    );
+    let hex = base["digest"]["sha256"].as_str().expect("a digest");
+    assert_eq!(digest.trim(), format!("sha256:{hex}"));
+    let file = std::fs::read(files.join("provenance.json")).expect("the statement");
+    let file: Value = serde_json::from_slice(&file).expect("JSON");
+    assert_eq!(file["predicate"]["buildDefinition"], *definition);
+
+    build(&home, context.path(), &flags("v0.2"));
+    let said = statement(&archive);
+    assert_eq!(said["predicateType"], "https://slsa.dev/provenance/v0.2");
+    assert_eq!(said["predicate"]["materials"][0], *base);
+    assert_eq!(
+        said["predicate"]["invocation"]["parameters"]["frontend"],
+        "dockerfile.v0"
+    );
+}
+
+#[test]
+fn provenance_for_images_only_makes_no_index_of_an_archive() {
+    let home = Home::new("");
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        "FROM scratch\nCOPY Dockerfile /\n",
+    )
+    .expect("writing");
+    let archive = home.dir.path().join("out.tar");
+    let files = home.dir.path().join("files");
+    build(
+        &home,
+        context.path(),
+        &[
+            "--attest=type=provenance,mode=min,inline-only=true".to_owned(),
+            "-t=me/app".to_owned(),
+            "--output=type=image".to_owned(),
+            format!("--output=type=oci,dest={}", archive.display()),
+            format!("--output=type=local,dest={}", files.display()),
+        ],
+    );
+    let archive = read_archive(&archive);
+    let top: Value = serde_json::from_slice(&archive["index.json"]).expect("JSON");
+    assert!(blob(&archive, &top["manifests"][0])["layers"].is_array());
+    assert!(!files.join("provenance.json").exists());
+    let saved = home.dir.path().join("saved.tar");
+    let output = run(std::process::Command::new(gateway_tests::program::binary())
+        .args(["save", "me/app", "-o"])
+        .arg(&saved)
+        .arg("--root")
+        .arg(home.store()));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = statement(&saved);
+    assert_eq!(said["predicateType"], "https://slsa.dev/provenance/v1");
+}
+
+#[test]
+fn provenance_that_is_not_made_is_refused_by_name() {
+    let home = Home::new("");
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        "FROM scratch\nCOPY Dockerfile /\n",
+    )
+    .expect("writing");
+    for (flag, wanted) in [
+        (
+            "--provenance=mode=max",
+            "provenance with mode=max is not supported yet",
+        ),
+        (
+            "--attest=type=slsa",
+            "unknown attestation slsa: sbom and provenance are known",
+        ),
+        ("--attest=mode=min", "no type: write type="),
+    ] {
+        let output = run(home.build().arg(flag).arg(context.path()));
+        let text = stderr(&output);
+        assert!(!output.status.success() && text.contains(wanted), "{text}");
+    }
+}

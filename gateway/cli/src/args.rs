@@ -94,7 +94,11 @@ pub struct Build {
     #[arg(long, value_name = "PARAMS", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub sbom: Option<String>,
 
-    /// Attest something of the result: type=sbom,generator=IMAGE (may be repeated)
+    /// Attest what the build was asked and made of: mode=min and more parameters, or true for just that
+    #[arg(long, value_name = "PARAMS", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub provenance: Option<String>,
+
+    /// Attest something of the result: type=sbom,generator=IMAGE or type=provenance,mode=min (may be repeated)
     #[arg(long = "attest", value_name = "TYPE,KEY=VALUE")]
     pub attest: Vec<String>,
 

@@ -74,6 +74,8 @@ pub(crate) struct JobInner {
     hashers: Mutex<HashMap<String, Arc<Hasher>>>,
     http_files: Mutex<HashMap<String, SharedWork<Arc<http::Found>>>>,
     git_commits: Mutex<HashMap<String, SharedWork<Arc<git::Resolved>>>>,
+    /// The vertices whose results were asked for.
+    roots: Mutex<BTreeSet<String>>,
     nesting: Mutex<Nesting>,
     /// File systems of failed steps, by the ids in their errors.
     kept: Mutex<HashMap<String, Tree>>,
@@ -131,6 +133,11 @@ impl JobInner {
         &self,
     ) -> MutexGuard<'_, HashMap<String, SharedWork<Arc<git::Resolved>>>> {
         locked(&self.git_commits)
+    }
+
+    /// The vertices whose results were asked for.
+    pub(crate) fn roots(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        locked(&self.roots)
     }
 
     /// Which build ops wait for which.
@@ -238,6 +245,7 @@ impl Job {
             hashers: Mutex::default(),
             http_files: Mutex::default(),
             git_commits: Mutex::default(),
+            roots: Mutex::default(),
             nesting: Mutex::default(),
             kept: Mutex::default(),
             insecure: Mutex::default(),

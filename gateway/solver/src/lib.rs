@@ -15,6 +15,7 @@ mod key;
 mod live;
 mod ops;
 pub mod policy;
+pub mod provenance;
 mod read;
 mod report;
 mod result;

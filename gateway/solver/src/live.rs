@@ -1,7 +1,7 @@
 //! The live graph of a build: the vertices of all its definitions, each once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use gateway_api::{Code, Detail, Error, error::SolveDetail};
 use gateway_llb::graph::LoadError;
@@ -22,6 +22,8 @@ pub struct LiveVertex {
     /// Where each input is found in the live graph, and which output it is.
     pub inputs: Vec<(String, i64)>,
     pub states: Mutex<States>,
+    /// What a source turned out to be: the commit, the digest of a file.
+    pub pin: OnceLock<String>,
 }
 
 /// What is being done or was done for a vertex. By output where outputs differ.
@@ -209,6 +211,7 @@ impl LiveGraph {
                     name,
                     inputs,
                     states: Mutex::default(),
+                    pin: OnceLock::new(),
                 })
             });
         }

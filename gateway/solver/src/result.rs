@@ -90,6 +90,7 @@ impl ResultRef {
                 let definition = converted.as_ref().unwrap_or(&self.inner.definition);
                 let loaded = job.graph.load(definition, &job.options.entitlements)?;
                 job.reports.announce(loaded.announced);
+                job.roots().insert(loaded.result.0.clone());
                 Ok(Placed {
                     result: loaded.result,
                     source: converted.and_then(|definition| definition.source),

@@ -212,6 +212,7 @@ mod tests {
             depth: 0,
             policies: Default::default(),
             caches: std::sync::Arc::new(super::super::cache::Caches::of_client(&[])),
+            root: None,
         };
         call.opts
             .insert("frontend.caps".to_owned(), caps.to_owned());

@@ -17,6 +17,7 @@ use gateway_solver::{Job, MountSource, ResultRef, SolvedRefs};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Caches;
+use super::provenance::Origin;
 use super::solved::Solved;
 use super::{Engine, FrontendCall, source_policy};
 use crate::container::LocalContainer;
@@ -32,6 +33,8 @@ pub(crate) struct LocalGateway {
     /// What its caller set beside the build's own.
     policies: SourcePolicies,
     caches: Arc<Caches>,
+    /// This call, as provenance tells of it.
+    origin: Arc<Origin>,
     refs: RefTable,
     /// Cancelled when the call ends, and with it what it left running.
     containers: CancellationToken,
@@ -49,12 +52,19 @@ static NEXT_CONTAINER: AtomicU64 = AtomicU64::new(1);
 /// Results by the ids that this call gave out.
 #[derive(Default)]
 struct RefTable {
-    refs: Mutex<BTreeMap<String, ResultRef>>,
+    refs: Mutex<BTreeMap<String, Known>>,
+}
+
+/// A result, and the frontend call that it comes from.
+#[derive(Clone)]
+struct Known {
+    result: ResultRef,
+    origin: Option<Arc<Origin>>,
 }
 
 impl RefTable {
     /// A fresh id, even for a result that has one already.
-    fn add(&self, result: ResultRef) -> Ref {
+    fn add(&self, result: ResultRef, origin: &Option<Arc<Origin>>) -> Ref {
         // One counter for all calls of the process: an id of one call means nothing in another.
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = format!("ref-{:08x}", NEXT.fetch_add(1, Ordering::Relaxed));
@@ -62,15 +72,25 @@ impl RefTable {
         self.refs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(id.clone(), result);
+            .insert(
+                id.clone(),
+                Known {
+                    result,
+                    origin: origin.clone(),
+                },
+            );
         Ref::new(id, Some(definition))
     }
 
-    fn add_optional(&self, result: Option<ResultRef>) -> Ref {
-        result.map_or_else(Ref::scratch, |result| self.add(result))
+    fn add_optional(&self, result: Option<ResultRef>, origin: &Option<Arc<Origin>>) -> Ref {
+        result.map_or_else(Ref::scratch, |result| self.add(result, origin))
     }
 
     fn get(&self, id: &str) -> Option<ResultRef> {
+        self.known(id).map(|known| known.result)
+    }
+
+    fn known(&self, id: &str) -> Option<Known> {
         self.refs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -90,6 +110,11 @@ impl LocalGateway {
             depth: call.depth,
             policies: call.policies,
             caches: call.caches,
+            origin: Arc::new(Origin {
+                frontend: call.name,
+                opts: call.opts,
+                root: call.root,
+            }),
             refs: RefTable::default(),
         }
     }
@@ -101,6 +126,10 @@ impl LocalGateway {
             false => self.refs.get(&reference.id).map(Some).ok_or_else(|| {
                 Error::unknown(format!("return reference {} not found", reference.id))
             }),
+        };
+        let origin = {
+            let mut ids = returned.refs.iter().map(|(_, reference)| &reference.id);
+            ids.find_map(|id| self.refs.known(id)?.origin)
         };
         let refs = match returned.refs {
             Refs::None => SolvedRefs::None,
@@ -124,6 +153,7 @@ impl LocalGateway {
         }
         Ok(Solved {
             refs,
+            origin,
             metadata: returned.metadata,
             attestations,
         })
@@ -131,13 +161,14 @@ impl LocalGateway {
 
     /// A nested frontend's result, under ids of this call.
     fn adopt(&self, solved: Solved) -> BuildResult {
+        let origin = &solved.origin;
         BuildResult {
             refs: match solved.refs {
                 SolvedRefs::None => Refs::None,
-                SolvedRefs::Single(result) => Refs::Single(self.refs.add_optional(result)),
+                SolvedRefs::Single(result) => Refs::Single(self.refs.add_optional(result, origin)),
                 SolvedRefs::Map(map) => Refs::Map(
                     map.into_iter()
-                        .map(|(key, result)| (key, self.refs.add_optional(result)))
+                        .map(|(key, result)| (key, self.refs.add_optional(result, origin)))
                         .collect(),
                 ),
             },
@@ -147,7 +178,7 @@ impl LocalGateway {
                 .into_iter()
                 .map(|(key, list)| {
                     let list = list.into_iter().map(|(mut attestation, result)| {
-                        attestation.reference = result.map(|result| self.refs.add(result));
+                        attestation.reference = result.map(|result| self.refs.add(result, origin));
                         attestation
                     });
                     (key, list.collect())
@@ -205,6 +236,12 @@ impl LocalGateway {
             depth: self.depth + 1,
             policies,
             caches: self.caches.clone(),
+            root: Some(
+                self.origin
+                    .root
+                    .clone()
+                    .unwrap_or_else(|| self.origin.clone()),
+            ),
         };
         self.engine
             .call(&self.job, call)
@@ -247,6 +284,7 @@ impl Gateway for LocalGateway {
                 self.caches.import(&self.job, &request.cache_imports).await;
                 Solved {
                     refs: SolvedRefs::Single(Some(self.job.load(definition, &policies))),
+                    origin: Some(self.origin.clone()),
                     ..Solved::default()
                 }
             }

@@ -8,6 +8,7 @@ mod image;
 mod local;
 mod observer;
 mod policy;
+mod provenance;
 mod solved;
 mod source_policy;
 
@@ -93,6 +94,8 @@ pub(crate) struct FrontendCall {
     /// What those set for its sources, beside the build's own.
     pub policies: SourcePolicies,
     pub caches: Arc<Caches>,
+    /// The outermost call, unless this is it.
+    pub root: Option<Arc<provenance::Origin>>,
 }
 
 impl Engine {
@@ -152,6 +155,11 @@ impl Engine {
         request: BuildRequest,
         frontend: Option<FrontendFn>,
     ) -> Result<BuildResponse, Error> {
+        let provenance = provenance::Wanted::of(&request.opts)?;
+        let invocation = provenance::Invocation {
+            id: request.session.id().to_owned(),
+            started: time::OffsetDateTime::now_utc(),
+        };
         let job = self.0.solver.job(JobOptions {
             session: request.session,
             progress: request.progress,
@@ -175,6 +183,7 @@ impl Engine {
             depth: 0,
             policies: SourcePolicies::default(),
             caches: Arc::new(Caches::of_client(&request.cache_imports)),
+            root: None,
         };
         self.prefer_builtin(&mut call);
         // Before anything is solved: a step that began does not look again.
@@ -186,8 +195,16 @@ impl Engine {
             None => self.call(&job, call).await?,
         };
         let metadata = solved.metadata.clone();
+        let origin = solved.origin.clone();
+        let mut result = solved.into_exportable();
+        if let Some(wanted) = &provenance {
+            let platform = gateway_llb::platform::format(self.0.solver.default_platform());
+            let attest =
+                |materials| wanted.attest(origin.as_deref(), &materials, &platform, &invocation);
+            job.attest_provenance(&mut result, attest).await?;
+        }
         let exported = job
-            .export(solved.into_exportable(), &request.exporters, &caches)
+            .export(result, &request.exporters, &caches)
             .await?;
         let mut exporter = exported.attrs;
         for (key, value) in &metadata {

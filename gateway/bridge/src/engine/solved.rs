@@ -1,13 +1,18 @@
 //! A frontend's result with the results behind its refs: between frontends, and before exporters.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use gateway_api::Attestation;
 use gateway_solver::{AttestationContent, ResultRef, SolvedAttestation, SolvedRefs, SolvedResult};
 
+use super::provenance::Origin;
+
 #[derive(Clone, Default)]
 pub(crate) struct Solved {
     pub refs: SolvedRefs,
+    /// The frontend call whose definitions the refs are.
+    pub origin: Option<Arc<Origin>>,
     pub metadata: BTreeMap<String, Vec<u8>>,
     /// Without refs of their own: those are beside them.
     pub attestations: BTreeMap<String, Vec<(Attestation, Option<ResultRef>)>>,

@@ -1,4 +1,4 @@
-//! `--attest`, `--sbom`: what is to be attested, as the frontend options that ask for it.
+//! `--attest`, `--sbom`, `--provenance`: what is to be attested, as the frontend options that ask for it.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::args::Build;
 use crate::error::UsageError;
 
 /// Kinds of attestations that can be asked for.
-const KINDS: [&str; 1] = ["sbom"];
+const KINDS: [&str; 2] = ["sbom", "provenance"];
 
 /// `attest:KIND` with its parameters. The short flags win over `--attest`.
 pub fn options(args: &Build) -> Result<BTreeMap<String, String>, UsageError> {
@@ -30,9 +30,12 @@ pub fn options(args: &Build) -> Result<BTreeMap<String, String>, UsageError> {
             .any(|(key, value)| key == "disabled" && value.as_deref() == Some("true"));
         set(&mut options, kind, (!disabled).then(|| text.clone()));
     }
-    for (kind, flag) in [("sbom", &args.sbom)] {
+    for (kind, flag) in [("sbom", &args.sbom), ("provenance", &args.provenance)] {
         match flag.as_deref() {
             None => {}
+            Some("true") if kind == "provenance" => {
+                set(&mut options, kind, Some("mode=min".to_owned()));
+            }
             Some("true") => set(&mut options, kind, Some(String::new())),
             Some("false") => set(&mut options, kind, None),
             Some(text) => {

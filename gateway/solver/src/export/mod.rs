@@ -261,50 +261,62 @@ struct PlatformEntry {
     platform: Platform,
 }
 
+/// A result of one platform: its id, empty for a lone one.
+pub(crate) type Wanted<'a> = (String, Platform, Option<&'a ResultRef>);
+
+/// The results with their platforms, and the key of what is attested of a lone one.
+pub(crate) fn wanted<'a>(
+    job: &Job,
+    result: &'a SolvedResult,
+) -> Result<(Vec<Wanted<'a>>, String), Error> {
+    let listed: Platforms = match result.metadata.get(metadata::PLATFORMS) {
+        Some(json) => serde_json::from_slice(json).map_err(|error| {
+            Error::unknown(format!(
+                "failed to parse platforms passed to exporter: {error}"
+            ))
+        })?,
+        None => Platforms::default(),
+    };
+    // Of a lone result: what is attested of it has the key of its platform.
+    let mut lone = String::new();
+    let wanted = match &result.refs {
+        SolvedRefs::None => Vec::new(),
+        SolvedRefs::Single(reference) => {
+            let platform = listed.platforms.first().map(|entry| entry.platform.clone());
+            let platform = platform
+                .or_else(|| config_platform(&result.metadata))
+                .unwrap_or_else(|| platform_of(job.solver().default_platform()));
+            lone = match listed.platforms.first() {
+                Some(entry) => entry.id.clone(),
+                None => platform.normalized().to_string(),
+            };
+            vec![(String::new(), platform, reference.as_ref())]
+        }
+        SolvedRefs::Map(refs) => {
+            if listed.platforms.is_empty() {
+                return Err(Error::unknown(
+                    "unable to export multiple refs, missing platforms mapping",
+                ));
+            }
+            let mut wanted = Vec::new();
+            for entry in listed.platforms {
+                let Some(reference) = refs.get(&entry.id) else {
+                    return Err(Error::unknown(format!(
+                        "failed to find ref for ID {}",
+                        entry.id
+                    )));
+                };
+                wanted.push((entry.id, entry.platform, reference.as_ref()));
+            }
+            wanted
+        }
+    };
+    Ok((wanted, lone))
+}
+
 impl Solved {
     async fn of(job: &Job, result: &SolvedResult) -> Result<Solved, Error> {
-        let listed: Platforms = match result.metadata.get(metadata::PLATFORMS) {
-            Some(json) => serde_json::from_slice(json).map_err(|error| {
-                Error::unknown(format!(
-                    "failed to parse platforms passed to exporter: {error}"
-                ))
-            })?,
-            None => Platforms::default(),
-        };
-        // Of a lone result: what is attested of it has the key of its platform.
-        let mut lone = String::new();
-        let wanted: Vec<(String, Platform, Option<&ResultRef>)> = match &result.refs {
-            SolvedRefs::None => Vec::new(),
-            SolvedRefs::Single(reference) => {
-                let platform = listed.platforms.first().map(|entry| entry.platform.clone());
-                let platform = platform
-                    .or_else(|| config_platform(&result.metadata))
-                    .unwrap_or_else(|| platform_of(job.solver().default_platform()));
-                lone = match listed.platforms.first() {
-                    Some(entry) => entry.id.clone(),
-                    None => platform.normalized().to_string(),
-                };
-                vec![(String::new(), platform, reference.as_ref())]
-            }
-            SolvedRefs::Map(refs) => {
-                if listed.platforms.is_empty() {
-                    return Err(Error::unknown(
-                        "unable to export multiple refs, missing platforms mapping",
-                    ));
-                }
-                let mut wanted = Vec::new();
-                for entry in listed.platforms {
-                    let Some(reference) = refs.get(&entry.id) else {
-                        return Err(Error::unknown(format!(
-                            "failed to find ref for ID {}",
-                            entry.id
-                        )));
-                    };
-                    wanted.push((entry.id, entry.platform, reference.as_ref()));
-                }
-                wanted
-            }
-        };
+        let (wanted, lone) = wanted(job, result)?;
         let snapshots = try_join_all(wanted.iter().map(|(_, _, reference)| async move {
             match reference {
                 Some(reference) => {

@@ -162,6 +162,7 @@ pub async fn keys(
     let running = job.reports.start(&vertex.digest);
     let resolved = resolved(job, &git).await;
     if let Ok(resolved) = &resolved {
+        let _ = vertex.pin.set(resolved.checked_out().to_owned());
         let line = format!("{}\t{}\n", resolved.checked_out(), resolved.reference);
         job.reports.log(&vertex.digest, 1, line.into_bytes());
     }

@@ -223,12 +223,16 @@ pub async fn keys(
 ) -> Outcome<VertexKey> {
     let http = Http::of(op)?;
     let key = match http.pinned() {
-        Some(key) => key,
+        Some(key) => {
+            let _ = vertex.pin.set(http.checksum.clone().unwrap_or_default());
+            key
+        }
         None => {
             let running = job.reports.start(&vertex.digest);
             let found = found(job, &http, &vertex.digest).await;
             running.finish(&found);
             let found = found?;
+            let _ = vertex.pin.set(found.checksum.clone());
             http.key(
                 &found.filename,
                 &found.checksum,
