@@ -120,9 +120,9 @@ fn materials(
             }
         }
     }
-    let images = chosen(looked_at(job), platform, platforms);
+    let mut images = chosen(looked_at(job), platform, platforms);
+    images.sort_by_key(|image| image.reference.to_string());
     found.list = images.into_iter().map(image).collect();
-    found.list.sort();
     found.list.dedup();
     found.list.extend(list);
     found.locals = locals.into_iter().collect();

@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(manifest.artifact_type.as_deref(), Some(ARTIFACT_TYPE));
         assert_eq!(manifest.config.embedded().as_deref(), Some(&b"{}"[..]));
         assert_eq!(manifest.subject.as_ref().unwrap().digest, of.digest);
-        assert_eq!(manifest.layers, [statement.clone()]);
+        assert_eq!(manifest.layers, std::slice::from_ref(&statement));
         assert_eq!(entry.platform.unwrap().to_string(), "unknown/unknown");
         assert_eq!(
             entry.annotations[ANNOTATION_REFERENCE_DIGEST],

@@ -188,6 +188,8 @@ struct Request {
     config_source: Map<String, Value>,
     vcs: Map<String, Value>,
     request: Map<String, Value>,
+    /// The outermost call, in the same form.
+    root: Option<Value>,
     /// Nothing was left out.
     complete: bool,
 }
@@ -198,6 +200,7 @@ impl Request {
             config_source: Map::new(),
             vcs: Map::new(),
             request: Map::new(),
+            root: None,
             complete: origin.is_some(),
         };
         let Some(origin) = origin else {
@@ -240,7 +243,7 @@ impl Request {
             let root = Request::of(Some(root), materials);
             made.complete &= root.complete;
             let root = json!({"configSource": root.config_source, "request": root.request});
-            made.request.insert("root".into(), root);
+            made.root = Some(root);
         }
         made
     }
@@ -286,6 +289,9 @@ impl Facts<'_> {
             let locals = self.materials.locals.iter();
             let locals: Vec<Value> = locals.map(|name| json!({"name": name})).collect();
             request.insert("locals".into(), locals.into());
+        }
+        if let Some(root) = &self.request.root {
+            request.insert("root".into(), root.clone());
         }
         request.insert("compatibilityVersion".into(), COMPATIBILITY.into());
         request.into()
