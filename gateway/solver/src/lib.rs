@@ -31,8 +31,7 @@ pub use container::{ContainerMounts, MountSource};
 pub use error::SolverError;
 pub use export::{
     AttestationContent, CacheDestination, CacheExport, ExportResponse, Exporter, OutputTarget,
-    SolvedAttestation, SolvedRefs,
-    SolvedResult, StoredImage,
+    SolvedAttestation, SolvedRefs, SolvedResult, StoredImage,
 };
 pub use import::CacheImport;
 pub use job::{Job, JobOptions};

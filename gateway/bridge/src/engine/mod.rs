@@ -203,9 +203,7 @@ impl Engine {
                 |materials| wanted.attest(origin.as_deref(), &materials, &platform, &invocation);
             job.attest_provenance(&mut result, attest).await?;
         }
-        let exported = job
-            .export(result, &request.exporters, &caches)
-            .await?;
+        let exported = job.export(result, &request.exporters, &caches).await?;
         let mut exporter = exported.attrs;
         for (key, value) in &metadata {
             if key.starts_with("frontend.") {

@@ -339,14 +339,16 @@ impl Solved {
                 .into_iter()
                 .zip(snapshots)
                 .zip(attested)
-                .map(|(((id, platform, _), (snapshot, top)), attested)| SolvedImage {
-                    id,
-                    platform,
-                    snapshot,
-                    top,
-                    inline: None,
-                    attested: attested.into(),
-                })
+                .map(
+                    |(((id, platform, _), (snapshot, top)), attested)| SolvedImage {
+                        id,
+                        platform,
+                        snapshot,
+                        top,
+                        inline: None,
+                        attested: attested.into(),
+                    },
+                )
                 .collect(),
             metadata: result.metadata.clone(),
         })

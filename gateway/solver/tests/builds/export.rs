@@ -182,7 +182,7 @@ async fn what_is_attested_of_files_lies_beside_them() {
             dest: dest.path().to_owned(),
             attrs: attrs.collect(),
         };
-        job.export(result, &[exporter]).await.map(|_| dest)
+        job.export(result, &[exporter], &[]).await.map(|_| dest)
     };
     let dest = export(
         attest(&said, 0, "x/a.json", "https://example.com/p"),
