@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::csv;
 use crate::args::Build;
 use crate::error::UsageError;
+use gateway_frontend::csv;
 
 /// Kinds of attestations that can be asked for.
 const KINDS: [&str; 2] = ["sbom", "provenance"];
