@@ -239,6 +239,47 @@ fn a_damaged_blob_is_found_set_aside_and_made_again() {
     assert!(text.contains("quarantine"), "{text}");
 }
 
+#[test]
+fn after_a_build_the_store_is_brought_below_its_limits_but_not_by_one_that_found_everything() {
+    let registry = Registry::with_base_images();
+    let limits = "[[worker.oci.gcpolicy]]\nall = true\nmaxUsedSpace = 1\n";
+    let home = Home::new(&format!("{limits}{}", registry.as_docker_hub()));
+    let context = context("FROM busybox\nRUN echo x > /x\n");
+    let build = || {
+        let mut command = home.build();
+        command
+            .args(["--progress=plain", "--output=type=cacheonly"])
+            .arg(context.path());
+        let output = run(&mut command);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output)
+    };
+    build();
+    assert!(records(&home, "type==regular").is_empty());
+    // Within a minute it is not done again, so this one stays.
+    build();
+    assert_eq!(records(&home, "description~=echo").len(), 1);
+    // Older than a minute, but nothing was added.
+    let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    std::fs::File::options()
+        .write(true)
+        .open(home.store().join("collected"))
+        .and_then(|file| file.set_modified(hour_ago))
+        .expect("making it older");
+    assert!(build().contains("CACHED"));
+    assert_eq!(records(&home, "description~=echo").len(), 1);
+    let off = Home::new(&format!(
+        "[worker.oci]\ngc = false\n{limits}{}",
+        registry.as_docker_hub()
+    ));
+    let output = run(off
+        .build()
+        .args(["-q", "--output=type=cacheonly"])
+        .arg(context.path()));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(records(&off, "description~=echo").len(), 1);
+}
+
 /// A build that passes every kind of fail point.
 const MANY_STEPS: &str = "FROM busybox AS a\n\
      RUN --mount=type=cache,target=/c echo $((1 + 1)) > /f\n\
@@ -332,6 +373,60 @@ fn killed_at_any_step_that_safety_rests_on_the_store_is_whole_and_builds_the_sam
         assert_eq!(stdout(&again), digest, "{point}");
     }
     assert!(killed >= 12, "only {killed} points killed");
+}
+
+/// A file system that is cut off from its disk in the middle of a build and after it. What follows is
+/// what a machine does that starts again: another boot id, the journal replayed.
+#[test]
+fn after_a_power_cut_torn_layers_are_made_again() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    std::fs::create_dir(home.store()).expect("the store's folder");
+    let context = context(
+        "FROM busybox\nRUN head -c 3000000 /dev/zero | tr '\\0' x > /big\nRUN md5sum /big > /sum\n",
+    );
+    // The journal is written each second, data only after thirty: names arrive before what they name. The
+    // first build is killed before it can sync.
+    let script = r#"
+        set -u
+        boot() { echo 00000000-0000-0000-0000-00000000000$1 > $DIR/boot; }
+        cut() { perl -e '$how = pack("L", 2); open F, "<", $ARGV[0] or die $!; ioctl(F, 0x8004587d, $how) or die $!' $STORE; }
+        back() { for i in $(seq 100); do umount $STORE && break; sleep 0.1; done; mount -o loop,commit=1 $DIR/disk $STORE; }
+        boot 1; mount --bind $DIR/boot /proc/sys/kernel/random/boot_id || exit 1
+        truncate -s 200m $DIR/disk && mkfs.ext4 -q $DIR/disk && mount -o loop,commit=1 $DIR/disk $STORE || exit 2
+        GATEWAY_FAIL_POINT=result-saved:2 $BUILD && exit 3
+        sleep 2.5; cut; back
+        find $STORE/layers -name big -size 0 | sed 's/.*/torn/'
+        boot 2; $BUILD || exit 4
+        $GATEWAY store verify --root $STORE || exit 5
+        $BUILD --no-cache & sleep 0.4; cut; wait; back
+        boot 3; $BUILD || exit 6
+        $GATEWAY store verify --root $STORE || exit 7
+        umount $STORE
+    "#;
+    let build = format!(
+        "{} build --root {} --config {} -q -t me/app --output type=image,rewrite-timestamp=true {}",
+        binary().display(),
+        home.store().display(),
+        home.dir.path().join("config.toml").display(),
+        context.path().display(),
+    );
+    let output = run(Command::new("unshare")
+        .args(["-m", "bash", "-c", script])
+        .env("DIR", home.dir.path())
+        .env("STORE", home.store())
+        .env("GATEWAY", binary())
+        .env("BUILD", build)
+        .env("SOURCE_DATE_EPOCH", "1600000000"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
+    // Else nothing was cut.
+    assert!(text.lines().any(|line| line == "torn"), "{text}");
+    let mut digests: Vec<&str> = text.lines().filter(|l| l.starts_with("sha256:")).collect();
+    assert!(digests.len() >= 2, "{text}");
+    digests.dedup();
+    assert_eq!(digests.len(), 1, "{text}");
+    assert!(!text.contains("damaged"), "{text}");
 }
 
 /// `GATEWAY_TEST_KILLS` sets another number.

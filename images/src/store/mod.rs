@@ -248,12 +248,15 @@ impl BlobStore {
             let Ok(file) = File::open(&path) else {
                 continue; // its writer finished meanwhile
             };
-            let age = file
+            let modified = file
                 .metadata()
                 .and_then(|m| m.modified())
-                .map_err(StoreError::io("stat", &path))?
-                .elapsed()
-                .unwrap_or_default();
+                .map_err(StoreError::io("stat", &path))?;
+            // A time as far in the future is of another clock, not of a file just made.
+            let age = match modified.elapsed() {
+                Ok(age) => age,
+                Err(ahead) => ahead.duration(),
+            };
             if age >= MIN_SWEEP_AGE
                 && writer::try_lock(&file).map_err(StoreError::io("lock", &path))?
                 && fs::remove_file(&path).is_ok()
@@ -363,17 +366,21 @@ mod tests {
         let old = std::time::SystemTime::now() - Duration::from_secs(3600);
         let stale = store.ingest().join("stale");
         File::create(&stale).unwrap().set_modified(old).unwrap();
+        let ahead = std::time::SystemTime::now() + Duration::from_secs(3600);
+        let future = File::create(store.ingest().join("future")).unwrap();
+        future.set_modified(ahead).unwrap();
+        drop(future);
         File::create(store.ingest().join("fresh")).unwrap();
         let writer = store.writer().unwrap();
         for entry in fs::read_dir(store.ingest()).unwrap() {
             let path = entry.unwrap().path();
-            if path.file_name().unwrap() != "fresh" {
+            if path.file_name().unwrap() != "fresh" && path.file_name().unwrap() != "future" {
                 let file = File::options().write(true).open(&path).unwrap();
                 file.set_modified(old).unwrap();
             }
         }
-        assert_eq!(store.sweep().unwrap(), 1);
-        assert!(!stale.exists());
+        assert_eq!(store.sweep().unwrap(), 2);
+        assert!(!stale.exists() && !store.ingest().join("future").exists());
         writer.commit().unwrap();
     }
 

@@ -7,7 +7,7 @@
 //!
 //! No clock is asked: one that jumps would make torn layers look synced.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use gateway_images::fail_point::fail_point;
@@ -39,18 +39,17 @@ pub fn recover(root: &Path, db: &Db, blobs: &BlobStore, boot: &str) -> Result<()
     if last.as_deref() == Some(boot) {
         return Ok(());
     }
-    if last.is_some() {
-        let durable = db.durable_layers()?;
-        drop_entries(&root.join("layers"), |name| {
-            durable.contains(&layer_id(name.strip_suffix(".opaque").unwrap_or(name)))
-        });
-        fail_point("recover-layers-dropped");
-        // Their own check tells a torn file, but not that a file of the client was torn.
-        drop_entries(&root.join("hashes"), |_| false);
-        for (digest, path) in doubtful_blobs(blobs) {
-            if blobs.check(&digest).ok().flatten() != Some(true) {
-                let _ = std::fs::remove_file(path);
-            }
+    // Without any boot the metadata may itself be what was lost; in a new store there is nothing to drop.
+    let durable = db.durable_layers()?;
+    drop_entries(&root.join("layers"), |name| {
+        durable.contains(&layer_id(name.strip_suffix(".opaque").unwrap_or(name)))
+    });
+    fail_point("recover-layers-dropped");
+    // Their own check tells a torn file, but not that a file of the client was torn.
+    drop_entries(&root.join("hashes"), |_| false);
+    for (digest, path) in doubtful_blobs(blobs) {
+        if blobs.check(&digest).ok().flatten() != Some(true) {
+            let _ = std::fs::remove_file(path);
         }
     }
     fail_point("recover-before-boot");
@@ -101,21 +100,34 @@ pub fn sync(root: &Path, db: &Db, blobs: &BlobStore) -> Result<(), SolverError> 
         root: root.to_owned(),
         source: errno.into(),
     };
-    // What comes later is covered by the next one.
-    let layers: Vec<String> = db
+    // What comes later is covered by the next one, also when it comes in the place of one of these.
+    let state = |id: &str| {
+        let path = root.join("layers").join(layer_name(id));
+        let metadata = std::fs::symlink_metadata(path).ok()?;
+        Some((metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
+    };
+    let layers: Vec<_> = db
         .doubtful_layers()?
         .into_iter()
-        .filter(|id| root.join("layers").join(layer_name(id)).is_dir())
+        .filter_map(|id| state(&id).map(|before| (id, before)))
         .collect();
-    let new_blobs = doubtful_blobs(blobs);
+    let new_blobs: Vec<std::fs::File> = doubtful_blobs(blobs)
+        .into_iter()
+        .filter_map(|(_, path)| std::fs::File::open(path).ok())
+        .collect();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(root, flags, Mode::empty()).map_err(io)?;
     rustix::fs::syncfs(&dir).map_err(io)?;
     fail_point("synced");
-    for (_, path) in new_blobs {
-        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(DURABLE));
+    for blob in new_blobs {
+        let _ = blob.set_permissions(std::fs::Permissions::from_mode(DURABLE));
     }
-    db.mark_durable(&layers)
+    let same: Vec<String> = layers
+        .into_iter()
+        .filter(|(id, before)| state(id).as_ref() == Some(before))
+        .map(|(id, _)| id)
+        .collect();
+    db.mark_durable(&same)
 }
 
 #[cfg(test)]
@@ -141,6 +153,12 @@ mod tests {
         let db = Db::open(root).unwrap();
         let blobs = BlobStore::open(root).unwrap();
         recover(root, &db, &blobs, "first").unwrap();
+        // As when the metadata is lost with all that it knew.
+        std::fs::create_dir_all(root.join("layers/of-no-boot")).unwrap();
+        let fresh = tempfile::tempdir().unwrap();
+        let empty = Db::open(fresh.path()).unwrap();
+        recover(root, &empty, &blobs, "first").unwrap();
+        assert!(!root.join("layers/of-no-boot").exists());
         // From a clock far ahead, then from one far behind.
         layer(root, &db, "synced", 9_999_999_999);
         let kept = blobs.put(b"synced").unwrap();

@@ -97,3 +97,53 @@ pub fn migrate(connection: &mut Connection) -> rusqlite::Result<Result<(), i64>>
 fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Db;
+
+    /// What each version left on disks, with the same content.
+    const LEFT: [&str; VERSION as usize] = [
+        include_str!("fixtures/v1.sql"),
+        include_str!("fixtures/v2.sql"),
+        include_str!("fixtures/v3.sql"),
+        include_str!("fixtures/v4.sql"),
+        include_str!("fixtures/v5.sql"),
+    ];
+
+    #[test]
+    fn a_store_of_any_earlier_version_keeps_what_it_knew() {
+        for (index, text) in LEFT.iter().enumerate() {
+            let found = index as i64 + 1;
+            let dir = tempfile::tempdir().unwrap();
+            let old = Connection::open(dir.path().join("metadata.db")).unwrap();
+            old.execute_batch(text).unwrap();
+            assert_eq!(version(&old).unwrap(), found);
+            drop(old);
+            let db = Db::open(dir.path()).unwrap();
+            assert_eq!(db.images().unwrap()[0].0, "docker.io/me/app:latest");
+            let layers = db.all_layers().unwrap();
+            assert_eq!(layers.len(), 2);
+            let (base, top) = (format!("sha256:{}", "1".repeat(64)), "a".repeat(32));
+            assert_eq!(layers[&top].record.base, [base.as_str()]);
+            assert_eq!(layers[&base].blobs.len(), 1);
+            let result = db.results(&["sha256:target".into()]).unwrap();
+            assert_eq!(result, [[base.clone(), top]]);
+            assert_eq!(db.cache_mount("/c", 0, "new", "").unwrap(), "cafe");
+            // Marked by the time of the last sync where that was known.
+            let durable = db.durable_layers().unwrap();
+            assert_eq!(durable.contains(&base), found > 1, "version {found}");
+            assert_eq!(durable.len(), usize::from(found > 1));
+            // Ops had other names before the third.
+            let input = vec![vec![crate::store::Candidate {
+                key: "sha256:dep".into(),
+                selector: String::new(),
+            }]];
+            let targets = db.targets("sha256:op@0", &input).unwrap();
+            assert_eq!(targets.len(), usize::from(found > 2), "version {found}");
+            drop(db);
+            assert!(Db::open(dir.path()).is_ok());
+        }
+    }
+}

@@ -111,11 +111,13 @@ fn sweep(tmp: &Path) {
 
 /// Nobody takes this long between making a directory and locking it.
 fn is_old(dir: &Path) -> bool {
-    let age = std::fs::symlink_metadata(dir)
-        .and_then(|metadata| metadata.modified())
-        .ok()
-        .and_then(|modified| modified.elapsed().ok());
-    age.is_some_and(|age| age > STAGING_AGE)
+    let modified = std::fs::symlink_metadata(dir).and_then(|metadata| metadata.modified());
+    // A time as far in the future is of another clock, not of a directory just made.
+    let distance = |time: std::time::SystemTime| match time.elapsed() {
+        Ok(age) => age,
+        Err(ahead) => ahead.duration(),
+    };
+    modified.is_ok_and(|time| distance(time) > STAGING_AGE)
 }
 
 fn remove(dir: &Path) {
@@ -167,12 +169,17 @@ mod tests {
         std::fs::create_dir_all(half_removed.join("2/fs")).unwrap();
         let young = tmp.path().join(".young");
         std::fs::create_dir(&young).unwrap();
+        let ahead = tmp.path().join(".ahead");
+        std::fs::create_dir(&ahead).unwrap();
+        let tomorrow = std::time::SystemTime::now() + Duration::from_secs(86_400);
+        File::open(&ahead).unwrap().set_modified(tomorrow).unwrap();
         let living = Workspace::open(tmp.path());
         let work = living.dir().unwrap();
         sweep(tmp.path());
         assert!(!dead.exists());
         assert!(!half_removed.exists());
         assert!(young.exists());
+        assert!(!ahead.exists());
         std::fs::remove_dir(&young).unwrap();
         assert!(work.path().is_dir());
         drop(work);
