@@ -11,16 +11,10 @@
 //! `RUNS=9` sets the counted runs of each workload, `ONLY=no-op` chooses one.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
+use gateway_tests::measure::{BuildKit, Cost, count_descendants, median_cost, timed};
 use gateway_tests::registry::Registry;
-
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    cpu: f64,
-    wall: f64,
-}
 
 /// One kind of build.
 struct Workload {
@@ -123,54 +117,6 @@ fn write(dir: &Path, name: &str, text: &str) {
     std::fs::write(path, text).expect("writing a file");
 }
 
-/// Runs a command and everything it leaves behind to the end.
-fn timed(command: &mut Command) -> Cost {
-    let before = children_cpu();
-    let start = Instant::now();
-    let output = command.output().expect("running the command");
-    let wall = start.elapsed().as_secs_f64();
-    assert!(
-        output.status.success(),
-        "{:?}\n{}",
-        command,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    // What the command did not wait for was handed to us.
-    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
-    Cost {
-        cpu: children_cpu() - before,
-        wall,
-    }
-}
-
-/// CPU seconds of all children that ended and were waited for: utime and stime of /proc/self/stat.
-fn children_cpu() -> f64 {
-    let fields = stat("/proc/self/stat");
-    ticks(&fields[13..15])
-}
-
-/// CPU seconds of a process and of its children that ended.
-fn process_cpu(pid: u32) -> f64 {
-    let fields = stat(&format!("/proc/{pid}/stat"));
-    ticks(&fields[11..15])
-}
-
-/// Fields after the command's name, so that index 11 is `utime`.
-fn stat(path: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(path).expect("a process's figures");
-    let (_, rest) = text.rsplit_once(')').expect("the command's name");
-    rest.split_whitespace().map(str::to_owned).collect()
-}
-
-fn ticks(fields: &[String]) -> f64 {
-    // Linux counts these in hundredths of a second on every architecture.
-    let ticks: u64 = fields
-        .iter()
-        .map(|field| field.parse::<u64>().expect("a number"))
-        .sum();
-    ticks as f64 / 100.0
-}
-
 struct Ours {
     binary: PathBuf,
     dir: tempfile::TempDir,
@@ -191,95 +137,8 @@ impl Ours {
     }
 }
 
-struct Peer {
-    daemon: Child,
-    buildctl: PathBuf,
-    address: String,
-    _dir: tempfile::TempDir,
-}
-
-impl Peer {
-    fn start(registry: &Registry) -> Option<Peer> {
-        let buildkitd = std::env::var_os("BUILDKITD")?;
-        let buildctl = PathBuf::from(std::env::var_os("BUILDCTL")?);
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let config = dir.path().join("buildkitd.toml");
-        std::fs::write(&config, registry.as_docker_hub()).expect("writing configuration");
-        let address = format!("unix://{}/buildkitd.sock", dir.path().display());
-        let log = std::fs::File::create(dir.path().join("log")).expect("a log");
-        let daemon = Command::new(buildkitd)
-            .args(["--addr", &address, "--oci-worker-net=host", "--root"])
-            .arg(dir.path().join("root"))
-            .arg("--config")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("starting buildkitd");
-        let peer = Peer {
-            daemon,
-            buildctl,
-            address,
-            _dir: dir,
-        };
-        for _ in 0..100 {
-            let ready = peer
-                .ctl()
-                .args(["debug", "workers"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status();
-            if ready.is_ok_and(|status| status.success()) {
-                return Some(peer);
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        panic!("buildkitd does not answer");
-    }
-
-    fn ctl(&self) -> Command {
-        let mut command = Command::new(&self.buildctl);
-        command.args(["--addr", &self.address]);
-        command
-    }
-
-    fn build(&self, context: &Path, no_cache: bool) -> Cost {
-        let before = process_cpu(self.daemon.id());
-        let mut command = self.ctl();
-        command.args(["build", "--progress=plain", "--frontend", "dockerfile.v0"]);
-        for name in ["context", "dockerfile"] {
-            command
-                .arg("--local")
-                .arg(format!("{name}={}", context.display()));
-        }
-        if no_cache {
-            command.arg("--no-cache");
-        }
-        command.args(["--output", "type=image,name=bench"]);
-        let mut cost = timed(&mut command);
-        cost.cpu += process_cpu(self.daemon.id()) - before;
-        cost
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = Command::new("kill")
-            .arg(self.daemon.id().to_string())
-            .status();
-        let _ = self.daemon.wait();
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() {
-    // So that processes left behind by a build are counted too.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .expect("becoming the reaper of descendants");
+    count_descendants();
     let runs: usize = std::env::var("RUNS")
         .ok()
         .and_then(|runs| runs.parse().ok())
@@ -297,7 +156,7 @@ fn main() {
     std::fs::write(dir.path().join("config.toml"), registry.as_docker_hub())
         .expect("writing configuration");
     let ours = Ours { binary, dir };
-    let peer = Peer::start(&registry);
+    let peer = BuildKit::start(&registry);
     println!(
         "{:<44} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7}",
         "median of each", "cpu s", "wall s", "peer cpu", "peer wall", "cpu x", "wall x"
@@ -324,14 +183,16 @@ fn main() {
             };
             record(0, ours.build(context.path(), workload.no_cache));
             if let Some(peer) = &peer {
-                record(1, peer.build(context.path(), workload.no_cache));
+                let mut more = vec!["--output", "type=image,name=bench"];
+                if workload.no_cache {
+                    more.push("--no-cache");
+                }
+                record(1, peer.build(context.path(), &more));
             }
         }
-        let of = |which: usize, part: fn(&Cost) -> f64| {
-            (!costs[which].is_empty()).then(|| median(costs[which].iter().map(part).collect()))
-        };
-        let (cpu, wall) = (of(0, |c| c.cpu), of(0, |c| c.wall));
-        let (peer_cpu, peer_wall) = (of(1, |c| c.cpu), of(1, |c| c.wall));
+        let [ours, peers] = costs.map(|costs| median_cost(&costs));
+        let (cpu, wall) = (ours.map(|c| c.cpu), ours.map(|c| c.wall));
+        let (peer_cpu, peer_wall) = (peers.map(|c| c.cpu), peers.map(|c| c.wall));
         let number = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
         let ratio = |a: Option<f64>, b: Option<f64>| match (a, b) {
             (Some(a), Some(b)) if b > 0.0 => format!("{:.2}", a / b),

@@ -10,6 +10,7 @@ pub mod case;
 pub mod expect;
 pub mod git;
 pub mod image;
+pub mod measure;
 pub mod program;
 pub mod raw_frontend;
 pub mod registry;

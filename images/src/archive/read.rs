@@ -112,6 +112,8 @@ impl Files {
         };
         match entry.kind {
             Kind::Directory => Ok(()),
+            // Nothing writes them, and a small archive could fill the disk with zeros.
+            Kind::File if entry.sparse => Err(problem("a sparse file")),
             Kind::File => {
                 let mut writer = store.writer()?;
                 io::copy(content, &mut writer).map_err(|source| ArchiveError::Io {

@@ -8,9 +8,12 @@ use std::io::{self, Read};
 
 use super::BLOCK;
 use super::header::{Kind, PAX_XATTR};
+use super::sparse::{OldMap, PaxMap, PaxSparse, SparseMap, map_in_data};
 
 /// Longest PAX or GNU extension header, as in Go's reader. Large xattrs are 64 KiB.
 const MAX_EXTENSION_BYTES: u64 = 1 << 20;
+/// The PAX keys about a sparse file.
+const PAX_SPARSE: &str = "GNU.sparse.";
 
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
@@ -20,8 +23,8 @@ pub enum TarError {
     Truncated,
     #[error("tar extension header of {0} bytes is over the limit of {MAX_EXTENSION_BYTES}")]
     ExtensionTooLarge(u64),
-    #[error("sparse tar entries are not supported")]
-    Sparse,
+    #[error("sparse file of more than the limit of {0} pieces")]
+    SparseRuns(usize),
     #[error("unhandled tar header type {0}")]
     UnknownType(u8),
     #[error("read layer: {0}")]
@@ -37,21 +40,36 @@ pub struct Entry {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
-    /// Bytes of content that follow; only files have any.
+    /// Bytes of content; only files have any.
     pub size: u64,
+    /// Not all of the content is in the archive: a small archive may hold a huge file.
+    pub sparse: bool,
     /// Seconds and nanoseconds since the epoch.
     pub mtime: (i64, u32),
     pub device: (u32, u32),
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
+/// The content of an entry: bytes, and holes that need not be written.
+pub trait Content: Read {
+    /// Passes over the hole that is here and gives its length; 0 where data is next. Who does not ask reads zeros.
+    fn hole(&mut self) -> u64 {
+        0
+    }
+}
+
+impl Content for io::Empty {}
+impl Content for std::fs::File {}
+
 /// A tar stream. `next_entry` and then, for a file, `read` until it gives 0 (or not at all: what is left is skipped).
 pub struct TarReader<R> {
     source: R,
-    /// Content of the current entry not yet read.
+    /// Stored content of the current entry not yet read.
     left: u64,
     /// Zeros after it up to the next block.
     pad: u64,
+    /// Where that content belongs, when it is not all of it.
+    sparse: Option<SparseMap>,
     ended: bool,
 }
 
@@ -61,6 +79,7 @@ impl<R: Read> TarReader<R> {
             source,
             left: 0,
             pad: 0,
+            sparse: None,
             ended: false,
         }
     }
@@ -88,17 +107,63 @@ impl<R: Read> TarReader<R> {
                 b'g' => drop(self.extension(size)?), // global records: ignored, as containerd does
                 b'L' => long_name = Some(until_nul(&self.extension(size)?).to_vec()),
                 b'K' => long_link = Some(until_nul(&self.extension(size)?).to_vec()),
-                b'S' => return Err(TarError::Sparse),
                 _ => {
-                    let entry = build_entry(&block, size, pax, long_name, long_link)?;
+                    let (mut entry, sparse) = build_entry(&block, size, pax, long_name, long_link)?;
+                    let old = match block[156] {
+                        b'S' => Some(self.old_map(&block)?),
+                        _ => None,
+                    };
                     self.start(entry.size)?;
+                    if let Some(old) = old {
+                        self.sparse = Some(SparseMap::new(old.runs, old.size, entry.size)?);
+                    } else if entry.kind == Kind::File {
+                        self.pax_map(sparse, entry.size)?;
+                    }
+                    if let Some(map) = &self.sparse {
+                        entry.size = map.size();
+                        entry.sparse = true;
+                    }
                     return Ok(Some(entry));
                 }
             }
         }
     }
 
+    /// The map of an old GNU entry; its further blocks lie between the header and the content.
+    fn old_map(&mut self, header: &[u8; BLOCK]) -> Result<OldMap, TarError> {
+        let mut map = OldMap::of_header(header)?;
+        while map.more {
+            let block = self.block()?.ok_or(TarError::Truncated)?;
+            map.take_more(&block)?;
+        }
+        Ok(map)
+    }
+
+    fn pax_map(&mut self, sparse: PaxSparse, stored: u64) -> Result<(), TarError> {
+        let (runs, stored) = match sparse.map {
+            PaxMap::None => return Ok(()),
+            PaxMap::Here(runs) => (runs, stored),
+            PaxMap::InData => {
+                let (runs, blocks) = map_in_data(|| {
+                    let mut block = [0; BLOCK];
+                    match self.read_exact(&mut block) {
+                        Ok(()) => Ok(block),
+                        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                            Err(TarError::Truncated)
+                        }
+                        Err(e) => Err(e.into()),
+                    }
+                })?;
+                (runs, stored.saturating_sub(blocks * BLOCK as u64))
+            }
+        };
+        let size = sparse.size.unwrap_or(stored);
+        self.sparse = Some(SparseMap::new(runs, size, stored)?);
+        Ok(())
+    }
+
     fn start(&mut self, size: u64) -> Result<(), TarError> {
+        self.sparse = None;
         self.left = size;
         self.pad = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
         size.checked_add(self.pad)
@@ -118,7 +183,7 @@ impl<R: Read> TarReader<R> {
                 Err(e) => return Err(e.into()),
             }
         }
-        (self.left, self.pad) = (0, 0);
+        (self.left, self.pad, self.sparse) = (0, 0, None);
         Ok(())
     }
 
@@ -175,34 +240,63 @@ impl<R: Read> TarReader<R> {
     }
 }
 
-/// Reads the content of the current entry.
+/// Reads the content of the current entry, holes as zeros.
 impl<R: Read> Read for TarReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left == 0 || buffer.is_empty() {
+        let mut most = buffer.len();
+        if let Some(map) = &mut self.sparse {
+            let within = |n: u64| most.min(usize::try_from(n).unwrap_or(usize::MAX));
+            let zeros = within(map.hole());
+            if zeros > 0 {
+                buffer[..zeros].fill(0);
+                map.advance(zeros as u64);
+                return Ok(zeros);
+            }
+            most = within(map.data());
+        }
+        let want = self.left.min(most as u64) as usize;
+        if want == 0 {
             return Ok(0);
         }
-        let want = self.left.min(buffer.len() as u64) as usize;
         let n = self.source.read(&mut buffer[..want])?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.left -= n as u64;
+        if let Some(map) = &mut self.sparse {
+            map.advance(n as u64);
+        }
         Ok(n)
     }
 }
 
+impl<R: Read> Content for TarReader<R> {
+    fn hole(&mut self) -> u64 {
+        let Some(map) = &mut self.sparse else {
+            return 0;
+        };
+        let length = map.hole();
+        map.advance(length);
+        length
+    }
+}
+
+/// The entry, and what its records say about holes.
 fn build_entry(
     block: &[u8; BLOCK],
     size: u64,
     mut pax: BTreeMap<Vec<u8>, Vec<u8>>,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
-) -> Result<Entry, TarError> {
-    if pax.keys().any(|k| k.starts_with(b"GNU.sparse.")) {
-        return Err(TarError::Sparse);
-    }
+) -> Result<(Entry, PaxSparse), TarError> {
     let mut take = |key: &str| pax.remove(key.as_bytes()).filter(|v| !v.is_empty());
-    let name = take("path")
+    let mut sparse = PaxSparse::of(|key| take(&[PAX_SPARSE, key].concat()))?;
+    let path = take("path");
+    // The name in the header is a made-up one then.
+    let name = sparse
+        .name
+        .take()
+        .or(path)
         .or(long_name)
         .unwrap_or_else(|| header_name(block));
     let link = take("linkpath")
@@ -213,7 +307,7 @@ fn build_entry(
     }
     let kind = match block[156] {
         0 if name.ends_with(b"/") => Kind::Directory,
-        0 | b'0' | b'7' => Kind::File,
+        0 | b'0' | b'7' | b'S' => Kind::File,
         b'1' => Kind::HardLink,
         b'2' => Kind::Symlink,
         b'3' => Kind::CharDevice,
@@ -247,7 +341,7 @@ fn build_entry(
         u32::try_from(number(field)?).map_err(|_| TarError::Header("device number out of range"))
     };
     let devices = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
-    Ok(Entry {
+    let entry = Entry {
         kind,
         name,
         link,
@@ -256,6 +350,7 @@ fn build_entry(
         gid,
         // Old archives give directories and links a size that no content follows (as in Go).
         size: if kind == Kind::File { size } else { 0 },
+        sparse: false,
         mtime,
         device: if devices {
             (device(&block[329..337])?, device(&block[337..345])?)
@@ -269,7 +364,8 @@ fn build_entry(
                 (!name.is_empty()).then(|| (name.to_vec(), value))
             })
             .collect(),
-    })
+    };
+    Ok((entry, sparse))
 }
 
 fn header_name(block: &[u8; BLOCK]) -> Vec<u8> {
@@ -303,7 +399,7 @@ fn check_sum(block: &[u8; BLOCK]) -> Result<(), TarError> {
 }
 
 /// A numeric field: octal text, or base 256 when the highest bit is set.
-fn number(field: &[u8]) -> Result<i64, TarError> {
+pub(super) fn number(field: &[u8]) -> Result<i64, TarError> {
     const BAD: TarError = TarError::Header("malformed number");
     let Some(&first) = field.first() else {
         return Err(BAD);
@@ -341,7 +437,7 @@ fn number(field: &[u8]) -> Result<i64, TarError> {
     Ok(value)
 }
 
-fn decimal(text: &[u8]) -> Result<u64, TarError> {
+pub(super) fn decimal(text: &[u8]) -> Result<u64, TarError> {
     std::str::from_utf8(text)
         .ok()
         .and_then(|t| t.parse().ok())
@@ -370,10 +466,12 @@ fn pax_time(text: &[u8]) -> Result<(i64, u32), TarError> {
     Ok((seconds, nanos))
 }
 
-/// The records of a PAX header: `"<length> key=value\n"` each; a later one wins.
+/// The records of a PAX header: `"<length> key=value\n"` each; a later one wins. Only the pairs of a sparse map are
+/// collected in their order, into the one record that later writers used for all of them.
 fn parse_pax(mut data: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, TarError> {
     const BAD: TarError = TarError::Header("malformed PAX record");
     let mut records = BTreeMap::new();
+    let (mut map, mut pairs) = (Vec::new(), 0);
     while !data.is_empty() {
         let space = data.iter().position(|&b| b == b' ').ok_or(BAD)?;
         let length = decimal(&data[..space])?;
@@ -387,8 +485,27 @@ fn parse_pax(mut data: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, TarError> {
         if equals == 0 {
             return Err(BAD);
         }
-        records.insert(body[..equals].to_vec(), body[equals + 1..].to_vec());
+        let (key, value) = (&body[..equals], &body[equals + 1..]);
         data = rest;
+        let expected = match pairs % 2 {
+            0 => b"GNU.sparse.offset".as_slice(),
+            _ => b"GNU.sparse.numbytes",
+        };
+        if key == b"GNU.sparse.offset" || key == b"GNU.sparse.numbytes" {
+            if key != expected || value.contains(&b',') {
+                return Err(BAD);
+            }
+            if pairs > 0 {
+                map.push(b',');
+            }
+            map.extend_from_slice(value);
+            pairs += 1;
+            continue;
+        }
+        records.insert(key.to_vec(), value.to_vec());
+    }
+    if pairs > 0 {
+        records.insert(b"GNU.sparse.map".to_vec(), map);
     }
     Ok(records)
 }

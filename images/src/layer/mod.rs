@@ -11,6 +11,7 @@ mod entry;
 mod header;
 mod lower;
 mod root;
+mod sparse;
 mod unpack;
 
 pub use compress::{
@@ -18,7 +19,7 @@ pub use compress::{
 };
 pub use decompress::{Compression, Decoder};
 pub use diff::{DiffError, DiffOptions, DiffReport, diff};
-pub use entry::{Entry, TarError, TarReader};
+pub use entry::{Content, Entry, TarError, TarReader};
 pub use header::{END, Header, Kind, padding};
 pub use root::clean_path;
 pub use unpack::{Limits, OpaqueXattr, UnpackError, UnpackOptions, UnpackReport, unpack};
@@ -29,6 +30,8 @@ pub(crate) const BLOCK: usize = 512;
 pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// In front of names that are no paths at all (aufs).
 pub(crate) const WHITEOUT_META_PREFIX: &[u8] = b".wh..wh.";
+/// Where aufs keeps files of several names, at the top of a layer.
+pub(crate) const WHITEOUT_LINK_DIR: &[u8] = b".wh..wh.plnk";
 /// Says that nothing of the lower directory shows.
 pub(crate) const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 pub(crate) const OPAQUE_XATTRS: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];

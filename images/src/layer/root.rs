@@ -44,6 +44,10 @@ impl Root {
         })
     }
 
+    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        (*self.fd).as_fd()
+    }
+
     /// Must be called when a name that may lead somewhere was removed or replaced.
     pub fn forget(&mut self) {
         self.last = None;
@@ -137,28 +141,51 @@ pub(crate) fn is_missing(e: &io::Error) -> bool {
     )
 }
 
-/// Removes `name` in `dir` and everything below it, following no link.
+/// Removes `name` in `dir` and everything below it, following no link. A tree may be deeper than a thread's stack.
 pub(crate) fn remove_all(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
-    let dir = dir.as_fd();
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(e) => return Err(e.into()),
+    /// A directory on the way: open, its name in the one above, and what is still in it.
+    struct Level {
+        fd: OwnedFd,
+        name: Vec<u8>,
+        names: Vec<Vec<u8>>,
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    let top = dir.as_fd();
+    let mut levels: Vec<Level> = Vec::new();
+    let mut next = Some(name.to_vec());
+    loop {
+        let above = levels.last().map_or(top, |level| level.fd.as_fd());
+        if let Some(name) = next {
+            match rustix::fs::unlinkat(above, &name[..], AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR | Errno::PERM) => {
+                    let flags =
+                        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let fd = rustix::fs::openat(above, &name[..], flags, Mode::empty())?;
+                    let names = names_in(&fd)?;
+                    levels.push(Level { fd, name, names });
+                }
+                Err(e) => return Err(e.into()),
+            }
+        } else if let Some(done) = levels.pop() {
+            let above = levels.last().map_or(top, |level| level.fd.as_fd());
+            rustix::fs::unlinkat(above, &done.name[..], AtFlags::REMOVEDIR)?;
+        }
+        match levels.last_mut() {
+            Some(level) => next = level.names.pop(),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn names_in(dir: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&inner)? {
+    for entry in rustix::fs::Dir::read_from(dir)? {
         let name = entry?.file_name().to_bytes().to_vec();
         if name != b"." && name != b".." {
             names.push(name);
         }
     }
-    for name in names {
-        remove_all(&inner, &name)?;
-    }
-    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
-    Ok(())
+    Ok(names)
 }
 
 #[cfg(test)]

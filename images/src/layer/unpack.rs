@@ -8,17 +8,18 @@
 
 mod apply;
 mod below;
+mod error;
 mod links;
 mod metadata;
 mod stream;
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::decompress::{Compression, Decoder};
-use super::entry::TarError;
 use crate::digest::Digest;
 use apply::Applier;
+pub use error::UnpackError;
 
 /// Bounds on one layer. What is over them is refused, with what was unpacked so far left to the caller to drop.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +45,10 @@ impl Default for Limits {
 const MAX_PATH_BYTES: usize = 4095;
 /// Deepest entry. The deepest real trees (nested node_modules) have some 60 levels.
 const MAX_DEPTH: usize = 256;
-/// Notes kept in a report; the rest are only counted.
-const MAX_NOTES: usize = 100;
+
+/// Bytes of paths kept in memory while a layer is unpacked. The largest trees (a hundred thousand directories) need 10
+/// MiB; without it a layer of some megabytes, compressed, could name ten million paths of 4 KiB.
+const MAX_REMEMBERED_BYTES: u64 = 64 << 20;
 
 /// Which attribute marks an opaque directory: overlayfs reads `user` when mounted with `userxattr`, in user namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,48 +98,6 @@ pub struct UnpackReport {
     pub opaque_root: bool,
     /// What could not be kept (devices or attributes without the right to set them), for a log; the first hundred.
     pub notes: Vec<String>,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum UnpackError {
-    #[error(transparent)]
-    Tar(#[from] TarError),
-    #[error("read layer: {0}")]
-    Read(io::Error),
-    #[error("unpack destination {0} is not empty")]
-    NotEmpty(PathBuf),
-    #[error("open unpack destination {path}: {source}")]
-    Destination { path: PathBuf, source: io::Error },
-    #[error("layer entry {name:?}: {action}: {source}{}", hint(source))]
-    Entry {
-        name: String,
-        action: &'static str,
-        source: io::Error,
-    },
-    #[error("layer entry {name:?}: invalid whiteout name")]
-    InvalidWhiteout { name: String },
-    #[error("layer entry {name:?}: hard link target {target:?} does not exist")]
-    LinkTarget { name: String, target: String },
-    #[error("layer entry {name:?}: path too long or too deep")]
-    Path { name: String },
-    /// Unpack again with the parents given.
-    #[error("layer entry {name:?} refers to layers below")]
-    NeedsParents { name: String },
-    #[error("layer is larger than the limit of {0} bytes uncompressed")]
-    TooManyBytes(u64),
-    #[error("layer has more than the limit of {0} entries")]
-    TooManyEntries(u64),
-    #[error("wrong diff id calculated on extraction {actual}, expected {expected}")]
-    DiffId { expected: Digest, actual: Digest },
-}
-
-fn hint(e: &io::Error) -> &'static str {
-    match rustix::io::Errno::from_io_error(e) {
-        Some(rustix::io::Errno::INVAL) => {
-            " (an owner outside the user namespace? try increasing the number of subordinate IDs in /etc/subuid and /etc/subgid)"
-        }
-        _ => "",
-    }
 }
 
 /// Unpacks the layer that `reader` gives into `dest`, which is made if missing and must be empty.

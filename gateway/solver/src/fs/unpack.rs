@@ -80,8 +80,14 @@ fn unpack_within(
         limit: limits.bytes,
     });
     let mut entries = 0;
+    let mut left = limits.bytes;
     while let Some(entry) = archive.next_entry().map_err(failed)? {
         entries += 1;
+        // A sparse file holds more than the stream does.
+        left = left.checked_sub(entry.size).ok_or_else(|| {
+            let error = format!("more than the limit of {} bytes", limits.bytes);
+            failed(std::io::Error::other(error).into())
+        })?;
         if entries > limits.entries {
             let error = format!("more than the limit of {} entries", limits.entries);
             return Err(failed(std::io::Error::other(error).into()));
@@ -100,7 +106,7 @@ fn is_archive(file: &mut File) -> bool {
     };
     matches!(
         TarReader::new(reader).next_entry(),
-        Ok(Some(_)) | Err(TarError::Sparse | TarError::UnknownType(_))
+        Ok(Some(_)) | Err(TarError::SparseRuns(_) | TarError::UnknownType(_))
     )
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -12,16 +12,22 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, XattrFlags, makedev};
 use rustix::io::Errno;
 
 use super::below::{blank, entry_of};
-use super::metadata::timestamps;
-use super::{MAX_DEPTH, MAX_NOTES, MAX_PATH_BYTES, OpaqueXattr, UnpackError, UnpackOptions};
-use crate::layer::entry::{Entry, TarReader};
+use super::error::{UnpackError, at, lossy};
+use super::metadata::{Metadata, timestamps};
+use super::{MAX_DEPTH, MAX_PATH_BYTES, MAX_REMEMBERED_BYTES, OpaqueXattr, UnpackOptions};
+use crate::layer::entry::{Content, Entry, TarReader};
 use crate::layer::header::Kind;
 use crate::layer::lower::{Found, LowerDir, file_type};
 use crate::layer::root::{Root, clean_path, is_missing, remove_all};
-use crate::layer::{OPAQUE_XATTRS, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE, WHITEOUT_PREFIX};
+use crate::layer::{
+    OPAQUE_XATTRS, WHITEOUT_LINK_DIR, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
+};
 
-/// Writable by its owner while it is filled; exact when the layer is complete.
-const FILLING: u32 = 0o700;
+/// The mode of a directory while it is filled: writable by its owner, and not giving its group to what is made in it.
+/// It gets its own when the layer is complete.
+fn filling(mode: u32) -> u32 {
+    (mode | 0o700) & !0o2000
+}
 
 pub(super) struct Applier<'a> {
     pub(super) options: &'a UnpackOptions<'a>,
@@ -31,6 +37,9 @@ pub(super) struct Applier<'a> {
     dirs: BTreeMap<Vec<u8>, (u32, (i64, u32))>,
     /// Paths here that hold a copy of a file of the layers below.
     pub(super) copied: HashMap<Vec<u8>, Vec<u8>>,
+    /// Bytes of the paths in `dirs` and `copied`.
+    remembered: u64,
+    metadata: Metadata,
     buffer: Vec<u8>,
     pub(super) done: Done,
 }
@@ -40,33 +49,21 @@ pub(super) struct Done {
     pub entries: u64,
     pub used_parents: bool,
     pub opaque_root: bool,
+    /// Filled when all is done.
     pub notes: Vec<String>,
-}
-
-pub(super) fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Names the entry and what was done to it in an error.
-pub(super) fn at<E: Into<io::Error>>(
-    name: &[u8],
-    action: &'static str,
-) -> impl FnOnce(E) -> UnpackError {
-    move |source| UnpackError::Entry {
-        name: lossy(name),
-        action,
-        source: source.into(),
-    }
 }
 
 impl<'a> Applier<'a> {
     pub fn new(dest: &Path, options: &'a UnpackOptions<'a>) -> io::Result<Self> {
+        let root = Root::open(dest)?;
         Ok(Applier {
             options,
-            root: Root::open(dest)?,
+            metadata: Metadata::new(options.owners, root.as_fd())?,
+            root,
             lower: options.parents.and_then(LowerDir::new),
             dirs: BTreeMap::new(),
             copied: HashMap::new(),
+            remembered: 0,
             buffer: vec![0; 64 << 10],
             done: Done::default(),
         })
@@ -74,40 +71,52 @@ impl<'a> Applier<'a> {
 
     /// Applies every entry of the archive that `plain` gives.
     pub fn apply(&mut self, plain: &mut dyn Read) -> Result<(), UnpackError> {
+        let limits = self.options.limits;
         let mut archive = TarReader::new(plain);
+        let mut left = limits.bytes;
         while let Some(entry) = archive.next_entry()? {
             self.done.entries += 1;
-            if self.done.entries > self.options.limits.entries {
-                return Err(UnpackError::TooManyEntries(self.options.limits.entries));
+            if self.done.entries > limits.entries {
+                return Err(UnpackError::TooManyEntries(limits.entries));
             }
+            // What a header claims is refused before any of it is read; and a sparse file holds more than the stream.
+            left = left
+                .checked_sub(entry.size)
+                .ok_or(UnpackError::TooManyBytes(limits.bytes))?;
             self.entry(entry, &mut archive)?;
         }
         Ok(())
     }
 
     /// Gives the directories their modes and times, children first.
-    pub fn finish(self) -> Result<Done, UnpackError> {
+    pub fn finish(mut self) -> Result<Done, UnpackError> {
+        remove_all(self.root.as_fd(), WHITEOUT_LINK_DIR)
+            .map_err(at(WHITEOUT_LINK_DIR, "remove"))?;
         for (path, (mode, mtime)) in self.dirs.iter().rev() {
             let fd = match self.root.open_dir_nofollow(path) {
                 Ok(fd) => fd,
                 Err(e) if is_missing(&e) => continue, // replaced by a later entry
                 Err(e) => return Err(at(path, "open")(e)),
             };
-            if mode & FILLING != FILLING {
+            if filling(*mode) != *mode {
                 rustix::fs::fchmod(&fd, Mode::from_raw_mode(*mode)).map_err(at(path, "chmod"))?;
             }
             rustix::fs::futimens(&fd, &timestamps(*mtime)).map_err(at(path, "set times of"))?;
         }
+        self.done.notes = self.metadata.notes.into_list();
         Ok(self.done)
     }
 
-    pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
-        if self.done.notes.len() < MAX_NOTES {
-            self.done.notes.push(text());
+    /// Counts a path that is kept until the end.
+    pub(super) fn remember(&mut self, path: &[u8]) -> Result<(), UnpackError> {
+        self.remembered += path.len() as u64;
+        match self.remembered > MAX_REMEMBERED_BYTES {
+            true => Err(UnpackError::TooManyPaths),
+            false => Ok(()),
         }
     }
 
-    fn entry(&mut self, mut entry: Entry, content: &mut dyn Read) -> Result<(), UnpackError> {
+    fn entry(&mut self, mut entry: Entry, content: &mut dyn Content) -> Result<(), UnpackError> {
         let name = std::mem::take(&mut entry.name);
         let path = clean_path(&name);
         let Some((&base, parent)) = path.split_last() else {
@@ -116,6 +125,11 @@ impl<'a> Applier<'a> {
         let length = name.len().max(entry.link.len());
         if length > MAX_PATH_BYTES || path.len() > MAX_DEPTH || base.len() > 255 {
             return Err(UnpackError::Path { name: lossy(&name) });
+        }
+        if let ([top], Kind::File) = (parent, entry.kind)
+            && *top == WHITEOUT_LINK_DIR
+        {
+            return self.link_target(&name, base, &entry, content);
         }
         let reserved = |c: &&[u8]| c.starts_with(WHITEOUT_META_PREFIX);
         if parent.iter().any(reserved) || (reserved(&base) && base != WHITEOUT_OPAQUE) {
@@ -136,6 +150,25 @@ impl<'a> Applier<'a> {
         }
         let dir = self.parent_dir(&name, parent)?;
         self.create(&name, &dir, base, &entry, content)
+    }
+
+    /// A file that aufs keeps aside because several names lead to it: later entries are hard links to it. It stays
+    /// until the layer is complete, under the name that no entry can make.
+    fn link_target(
+        &mut self,
+        name: &[u8],
+        base: &[u8],
+        entry: &Entry,
+        content: &mut dyn Content,
+    ) -> Result<(), UnpackError> {
+        let mode = Mode::from_raw_mode(0o700);
+        match rustix::fs::mkdirat(self.root.as_fd(), WHITEOUT_LINK_DIR, mode) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(at(name, "make directory")(e)),
+        }
+        let dir = self.root.open_dir(&[WHITEOUT_LINK_DIR]);
+        let dir = dir.map_err(at(name, "open"))?;
+        self.file(name, &dir, base, entry, content)
     }
 
     fn make_opaque(&mut self, name: &[u8], parent: &[&[u8]]) -> Result<(), UnpackError> {
@@ -254,7 +287,7 @@ impl<'a> Applier<'a> {
         dir: &OwnedFd,
         base: &[u8],
         entry: &Entry,
-        content: &mut dyn Read,
+        content: &mut dyn Content,
     ) -> Result<(), UnpackError> {
         match entry.kind {
             Kind::Directory => self.directory(name, dir, base, entry),
@@ -267,7 +300,7 @@ impl<'a> Applier<'a> {
                 self.replacing(name, dir, base, "make symbolic link", || {
                     rustix::fs::symlinkat(&entry.link[..], dir, base)
                 })?;
-                self.attributes(name, dir, base, entry)
+                self.metadata.of_name(name, dir, base, entry)
             }
             Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
                 self.special(name, dir, base, entry)
@@ -300,8 +333,9 @@ impl<'a> Applier<'a> {
         base: &[u8],
         entry: &Entry,
     ) -> Result<(), UnpackError> {
-        let make = || rustix::fs::mkdirat(dir, base, Mode::from_raw_mode(FILLING));
-        let mut hides = false;
+        let mode = filling(entry.mode);
+        let make = || rustix::fs::mkdirat(dir, base, Mode::from_raw_mode(mode));
+        let (mut hides, mut fresh) = (false, true);
         match make() {
             Ok(()) => {}
             Err(Errno::EXIST) => {
@@ -311,6 +345,8 @@ impl<'a> Applier<'a> {
                     hides = true;
                     self.remove(name, dir, base)?;
                     make().map_err(at(name, "make directory"))?;
+                } else {
+                    fresh = false;
                 }
             }
             Err(e) => return Err(at(name, "make directory")(e)),
@@ -320,8 +356,9 @@ impl<'a> Applier<'a> {
         if hides {
             self.set_opaque(name, &fd)?;
         }
-        self.fd_attributes(name, &fd, entry, entry.mode | FILLING)?;
+        self.metadata.of_open(name, &fd, entry, mode, fresh)?;
         let key = clean_path(name).join(&b'/');
+        self.remember(&key)?;
         self.dirs.insert(key, (entry.mode, entry.mtime));
         Ok(())
     }
@@ -332,16 +369,28 @@ impl<'a> Applier<'a> {
         dir: &OwnedFd,
         base: &[u8],
         entry: &Entry,
-        content: &mut dyn Read,
+        content: &mut dyn Content,
     ) -> Result<(), UnpackError> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
         let fd = self.replacing(name, dir, base, "create", || {
-            rustix::fs::openat(dir, base, flags, Mode::from_raw_mode(0o600))
+            rustix::fs::openat(dir, base, flags, mode)
         })?;
         let mut file = File::from(fd);
         let mut left = entry.size;
         while left > 0 {
+            let hole = content.hole().min(left);
+            if hole > 0 {
+                left -= hole;
+                let skipped = file.seek(SeekFrom::Current(hole.cast_signed()));
+                skipped.map_err(at(name, "write"))?;
+                if left == 0 {
+                    // A hole at the end leaves nothing to write behind it.
+                    file.set_len(entry.size).map_err(at(name, "write"))?;
+                }
+                continue;
+            }
             let want = left.min(self.buffer.len() as u64) as usize;
             let n = match content.read(&mut self.buffer[..want]) {
                 Ok(0) => return Err(crate::layer::TarError::Truncated.into()),
@@ -356,7 +405,8 @@ impl<'a> Applier<'a> {
                 .map_err(at(name, "write"))?;
             left -= n as u64;
         }
-        self.fd_attributes(name, &file, entry, entry.mode)?;
+        self.metadata
+            .of_open(name, &file, entry, entry.mode, true)?;
         rustix::fs::futimens(&file, &timestamps(entry.mtime)).map_err(at(name, "set times of"))
     }
 
@@ -370,7 +420,9 @@ impl<'a> Applier<'a> {
         let file_type = match entry.kind {
             Kind::CharDevice if entry.device == (0, 0) => {
                 // To overlayfs this node removes the path, and so it does for every user of the image.
-                self.note(|| format!("{}: device 0:0 taken as a whiteout", lossy(name)));
+                self.metadata
+                    .notes
+                    .add(|| format!("{}: device 0:0 taken as a whiteout", lossy(name)));
                 return self.whiteout(name, dir, base);
             }
             Kind::CharDevice => FileType::CharacterDevice,
@@ -387,9 +439,11 @@ impl<'a> Applier<'a> {
             other => other,
         };
         match made {
-            Ok(()) => self.attributes(name, dir, base, entry),
+            Ok(()) => self.metadata.of_name(name, dir, base, entry),
             Err(Errno::PERM) => {
-                self.note(|| format!("{}: device left out, no right to make it", lossy(name)));
+                self.metadata
+                    .notes
+                    .add(|| format!("{}: device left out, no right to make it", lossy(name)));
                 Ok(())
             }
             Err(e) => Err(at(name, "make device")(e)),

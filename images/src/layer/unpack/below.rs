@@ -19,6 +19,7 @@ pub(super) fn blank(kind: Kind) -> Entry {
         uid: 0,
         gid: 0,
         size: 0,
+        sparse: false,
         mtime: (0, 0),
         device: (0, 0),
         xattrs: BTreeMap::new(),

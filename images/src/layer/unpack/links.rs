@@ -9,9 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
-use super::UnpackError;
-use super::apply::{Applier, at, lossy, lstatat};
+use super::apply::{Applier, lstatat};
 use super::below::entry_of;
+use super::error::{UnpackError, at, lossy};
 use crate::layer::entry::Entry;
 use crate::layer::header::Kind;
 use crate::layer::lower::is_whiteout;
@@ -102,6 +102,8 @@ impl Applier<'_> {
             self.create(name, dir, base, &entry, &mut io::empty())?;
         }
         self.done.used_parents = true;
+        self.remember(&key)?;
+        self.remember(name)?;
         self.copied.insert(key, name.to_vec());
         Ok(true)
     }

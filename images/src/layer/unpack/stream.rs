@@ -7,7 +7,7 @@ use std::thread::Builder;
 
 use sha2::{Digest as _, Sha256};
 
-use super::UnpackError;
+use super::error::UnpackError;
 use crate::digest::Digest;
 
 /// Bytes handed over at once: large against the cost of a hand-over, small enough for the caches.

@@ -9,6 +9,7 @@ use crate::layer::header::{END, Header, Kind, padding};
 use crate::layer::lower::{get_xattr, is_opaque, is_whiteout, lstat};
 use crate::layer::{DiffOptions, diff};
 
+mod attacks;
 mod properties;
 mod round_trip;
 
@@ -427,7 +428,7 @@ fn what_is_over_the_limits_is_refused() {
 fn a_bomb_stops_at_the_limit() {
     use std::io::Write;
     let mut header = Header::new(Kind::File, "zeros");
-    header.size = 1 << 30;
+    header.size = 4 << 20;
     let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     bomb.write_all(&header.encode()).unwrap();
     for _ in 0..64 {

@@ -1,0 +1,199 @@
+//! What benchmarks measure: CPU seconds of everything that was started, wall seconds, peak memory, and the peer daemon
+//! that the figures are compared with.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::registry::Registry;
+
+/// What one run took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    /// Seconds of all cores together.
+    pub cpu: f64,
+    /// Seconds.
+    pub wall: f64,
+    /// Most MiB that the process had resident, without its children's.
+    pub memory: f64,
+}
+
+/// How often the memory of a running command is looked at; the kernel keeps the peak, so only the last moment is lost.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// To be called once before anything is timed: processes that a command leaves behind are counted too.
+pub fn count_descendants() {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .expect("becoming the reaper of descendants");
+}
+
+/// Runs a command and everything it leaves behind to the end.
+pub fn timed(command: &mut Command) -> Cost {
+    let errors = tempfile::NamedTempFile::new().expect("a file for errors");
+    let before = children_cpu();
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors.reopen().expect("the file for errors"))
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // A thread of its own, so that the end is not seen late.
+    let pid = child.id();
+    let watch = std::thread::spawn(move || {
+        let mut peak: f64 = 0.0;
+        while let Some(now) = peak_memory(pid) {
+            peak = peak.max(now);
+            std::thread::sleep(LOOK);
+        }
+        peak
+    });
+    let status = child.wait().expect("waiting for the command");
+    let wall = start.elapsed().as_secs_f64();
+    let memory = watch.join().expect("the watching thread");
+    assert!(
+        status.success(),
+        "{command:?}\n{}",
+        std::fs::read_to_string(errors.path()).unwrap_or_default()
+    );
+    // What the command did not wait for was handed to us.
+    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+    Cost {
+        cpu: children_cpu() - before,
+        wall,
+        memory,
+    }
+}
+
+/// Peak resident MiB of a running process.
+fn peak_memory(pid: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+/// CPU seconds of all children that ended and were waited for: utime and stime of /proc/self/stat.
+fn children_cpu() -> f64 {
+    let fields = stat("/proc/self/stat");
+    ticks(&fields[13..15])
+}
+
+/// CPU seconds of a process and of its children that ended.
+pub fn process_cpu(pid: u32) -> f64 {
+    let fields = stat(&format!("/proc/{pid}/stat"));
+    ticks(&fields[11..15])
+}
+
+/// Fields after the command's name, so that index 11 is `utime`.
+fn stat(path: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(path).expect("a process's figures");
+    let (_, rest) = text.rsplit_once(')').expect("the command's name");
+    rest.split_whitespace().map(str::to_owned).collect()
+}
+
+fn ticks(fields: &[String]) -> f64 {
+    // Linux counts these in hundredths of a second on every architecture.
+    let ticks: u64 = fields
+        .iter()
+        .map(|field| field.parse::<u64>().expect("a number"))
+        .sum();
+    ticks as f64 / 100.0
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The middle of each figure over several runs.
+pub fn median_cost(costs: &[Cost]) -> Option<Cost> {
+    let of = |part: fn(&Cost) -> f64| median(costs.iter().map(part).collect());
+    (!costs.is_empty()).then(|| Cost {
+        cpu: of(|c| c.cpu),
+        wall: of(|c| c.wall),
+        memory: of(|c| c.memory),
+    })
+}
+
+/// A BuildKit daemon with a store of its own, named by `BUILDKITD` and `BUILDCTL`; ended when dropped.
+pub struct BuildKit {
+    daemon: Child,
+    buildctl: PathBuf,
+    address: String,
+    _dir: tempfile::TempDir,
+}
+
+impl BuildKit {
+    /// `None` where the variables are not set. Images of docker.io come from `registry`.
+    pub fn start(registry: &Registry) -> Option<BuildKit> {
+        let buildkitd = std::env::var_os("BUILDKITD")?;
+        let buildctl = PathBuf::from(std::env::var_os("BUILDCTL")?);
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let config = dir.path().join("buildkitd.toml");
+        std::fs::write(&config, registry.as_docker_hub()).expect("writing configuration");
+        let address = format!("unix://{}/buildkitd.sock", dir.path().display());
+        let log = std::fs::File::create(dir.path().join("log")).expect("a log");
+        let daemon = Command::new(buildkitd)
+            .args(["--addr", &address, "--oci-worker-net=host", "--root"])
+            .arg(dir.path().join("root"))
+            .arg("--config")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("starting buildkitd");
+        let peer = BuildKit {
+            daemon,
+            buildctl,
+            address,
+            _dir: dir,
+        };
+        for _ in 0..100 {
+            let ready = peer
+                .ctl()
+                .args(["debug", "workers"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            if ready.is_ok_and(|status| status.success()) {
+                return Some(peer);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("buildkitd does not answer");
+    }
+
+    fn ctl(&self) -> Command {
+        let mut command = Command::new(&self.buildctl);
+        command.args(["--addr", &self.address]);
+        command
+    }
+
+    /// A build of the Dockerfile in `context`, with more arguments.
+    pub fn build(&self, context: &Path, more: &[&str]) -> Cost {
+        let mut command = self.ctl();
+        command.args(["build", "--progress=plain", "--frontend", "dockerfile.v0"]);
+        for name in ["context", "dockerfile"] {
+            command
+                .arg("--local")
+                .arg(format!("{name}={}", context.display()));
+        }
+        command.args(more);
+        let before = process_cpu(self.daemon.id());
+        let mut cost = timed(&mut command);
+        cost.cpu += process_cpu(self.daemon.id()) - before;
+        cost.memory = peak_memory(self.daemon.id()).unwrap_or_default();
+        cost
+    }
+}
+
+impl Drop for BuildKit {
+    fn drop(&mut self) {
+        let _ = Command::new("kill")
+            .arg(self.daemon.id().to_string())
+            .status();
+        let _ = self.daemon.wait();
+    }
+}
