@@ -168,10 +168,7 @@ impl LayerWriter {
     }
 
     fn send_block(&mut self) -> io::Result<()> {
-        let full = std::mem::replace(
-            &mut self.block,
-            Vec::with_capacity(block::size(self.options.compression)),
-        );
+        let full = std::mem::take(&mut self.block);
         let state = std::mem::replace(&mut self.state, State::Failed(None));
         let sent = match state {
             State::Small(blob) => {
@@ -184,13 +181,16 @@ impl LayerWriter {
             }
         };
         match sent {
-            Ok(pipeline) => self.state = State::Large(pipeline),
+            Ok(mut pipeline) => {
+                self.block = pipeline.buffer();
+                self.state = State::Large(pipeline);
+                Ok(())
+            }
             Err(e) => {
                 self.state = State::Failed(Some(e));
-                return Err(io::ErrorKind::BrokenPipe.into());
+                Err(io::ErrorKind::BrokenPipe.into())
             }
         }
-        Ok(())
     }
 
     fn finish(self) -> io::Result<Finished> {

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use sha2::{Digest as _, Sha256};
 
-use super::block::Codec;
+use super::block::{self, Codec};
 use super::{CompressOptions, Finished};
 use crate::digest::Digest;
 use crate::store::BlobWriter;
@@ -16,8 +16,21 @@ use crate::store::BlobWriter;
 /// Threads that compress, at most: beyond this the reading of the tree is what takes the time.
 const MAX_THREADS: usize = 64;
 
-type Block = Arc<Vec<u8>>;
+type Block = Arc<Buffer>;
 type Packed = io::Result<Vec<u8>>;
+
+/// A block's bytes. The room goes back to be filled again when hasher and compressor are done with it.
+struct Buffer {
+    bytes: Vec<u8>,
+    home: SyncSender<Vec<u8>>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // There is a place for each buffer; nobody waits for them at the end.
+        let _ = self.home.try_send(std::mem::take(&mut self.bytes));
+    }
+}
 
 struct Job {
     block: Block,
@@ -27,8 +40,13 @@ struct Job {
 /// Takes the blocks of a stream in order.
 pub(super) struct Pipeline {
     size: u64,
+    /// Buffers that may still be made; then one must come home.
+    unmade: usize,
+    home: SyncSender<Vec<u8>>,
+    spare: Receiver<Vec<u8>>,
+    block_size: usize,
     jobs: SyncSender<Job>,
-    /// Where the compressed blocks will come from, in the order of the stream. Its bound limits the blocks in memory.
+    /// Where the compressed blocks will come from, in the order of the stream.
     pending: SyncSender<Receiver<Packed>>,
     to_hasher: SyncSender<Block>,
     hasher: JoinHandle<Digest>,
@@ -41,12 +59,13 @@ impl Pipeline {
             .threads
             .or_else(|| std::thread::available_parallelism().ok())
             .map_or(1, NonZeroUsize::get)
-            .min(MAX_THREADS);
+            .min(MAX_THREADS)
+            .min(block::most(options.compression) - 1);
         let (to_hasher, blocks) = sync_channel::<Block>(threads);
         let hasher = spawn("layer-hash", move || {
             let mut hasher = Sha256::new();
             for block in blocks {
-                hasher.update(&block[..]);
+                hasher.update(&block.bytes);
             }
             Digest::from_hasher(hasher)
         })?;
@@ -61,20 +80,43 @@ impl Pipeline {
                     let job = queue.lock().unwrap_or_else(|e| e.into_inner()).recv();
                     let Ok(job) = job else { return };
                     // The writer is gone only when it failed.
-                    let _ = job.done.send(codec.pack(&job.block));
+                    let _ = job.done.send(codec.pack(&job.block.bytes));
                 }
             })?;
         }
         let (pending, ordered) = sync_channel::<Receiver<Packed>>(threads * 2);
+        // One for each thread, one that waits for the next of them to be free, and one that is filled.
+        let buffers = (threads + 2).min(block::most(options.compression));
+        let (home, spare) = sync_channel(buffers);
         let writer = spawn("layer-write", move || write_blob(blob, &ordered))?;
         Ok(Pipeline {
             size: 0,
+            // The first one is the caller's.
+            unmade: buffers - 1,
+            home,
+            spare,
+            block_size: block::size(options.compression),
             jobs,
             pending,
             to_hasher,
             hasher,
             writer,
         })
+    }
+
+    /// An empty buffer for the next block; waits until there is one.
+    pub fn buffer(&mut self) -> Vec<u8> {
+        let mut buffer = match self.spare.try_recv() {
+            Ok(buffer) => buffer,
+            Err(_) if self.unmade > 0 => {
+                self.unmade -= 1;
+                Vec::with_capacity(self.block_size)
+            }
+            // All are under way, and this holds an end of the channel: one will come.
+            Err(_) => self.spare.recv().unwrap_or_default(),
+        };
+        buffer.clear();
+        buffer
     }
 
     /// Takes the next block; on an error the pipeline is over and the error tells why.
@@ -89,8 +131,11 @@ impl Pipeline {
     }
 
     fn submit(&mut self, block: Vec<u8>) -> io::Result<()> {
-        let block = Block::new(block);
         self.size += block.len() as u64;
+        let block = Block::new(Buffer {
+            bytes: block,
+            home: self.home.clone(),
+        });
         let (done, packed) = sync_channel(1);
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         self.to_hasher.send(block.clone()).map_err(|_| gone())?;

@@ -335,7 +335,10 @@ fn u23_every_sparse_form_of_gnu_tar_is_expanded_into_files_with_holes() {
             );
             assert_eq!(done.text("after"), "whole");
             let blocks = fs::metadata(done.path("sparse")).unwrap().blocks();
-            assert!(blocks * 512 <= (runs + 1) * 8192, "{form:?}: {blocks} blocks");
+            assert!(
+                blocks * 512 <= (runs + 1) * 8192,
+                "{form:?}: {blocks} blocks"
+            );
         }
     }
 }
