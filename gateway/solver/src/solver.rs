@@ -32,6 +32,17 @@ pub struct SolverOptions {
 /// steps from starting them all.
 const USUAL_PARALLELISM: usize = 256;
 
+/// Layers that are compressed at once. One uses all cores by itself, with up to 32 MiB; the second is there for the
+/// moments when the first waits for its last block.
+const PACKED_AT_ONCE: usize = 2;
+
+/// Layers that are unpacked at once, with about 3 MiB each. Some of them wait for the network, so more than cores; but
+/// an image of a hundred layers must not take a hundred times the memory of one.
+fn unpacked_at_once() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    (cores * 2).clamp(4, 8)
+}
+
 /// One open store. Cheap to clone.
 #[derive(Clone)]
 pub struct Solver(pub(crate) Arc<SolverInner>);
@@ -40,6 +51,8 @@ pub(crate) struct SolverInner {
     pub(crate) options: SolverOptions,
     pub(crate) store: Store,
     pub(crate) permits: Arc<Semaphore>,
+    unpacking: Semaphore,
+    packing: Semaphore,
     launcher: OnceCell<Launcher>,
 }
 
@@ -58,6 +71,8 @@ impl Solver {
             options,
             store,
             permits: Arc::new(Semaphore::new(parallelism)),
+            unpacking: Semaphore::new(unpacked_at_once()),
+            packing: Semaphore::new(PACKED_AT_ONCE),
             launcher: OnceCell::new(),
         })))
     }
@@ -153,6 +168,16 @@ impl Solver {
 
     pub(crate) fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    /// A permit for each layer that is unpacked.
+    pub(crate) fn unpacking(&self) -> &Semaphore {
+        &self.0.unpacking
+    }
+
+    /// A permit for each layer that is compressed.
+    pub(crate) fn packing(&self) -> &Semaphore {
+        &self.0.packing
     }
 }
 

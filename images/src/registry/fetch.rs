@@ -9,7 +9,7 @@ use super::Registries;
 use super::error::{HostError, RegistryError};
 use crate::media::Descriptor;
 use crate::reference::Reference;
-use crate::store::{BlobStore, StoreError};
+use crate::store::{BlobStore, BlobWriter, Follower, StoreError};
 
 /// Pieces that wait for the writing thread: enough to keep it busy, little to hold.
 const QUEUE: usize = 16;
@@ -23,6 +23,20 @@ impl Registries {
         descriptor: &Descriptor,
         store: &BlobStore,
         progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<bool, RegistryError> {
+        self.fetch_followed(reference, descriptor, store, progress, None)
+            .await
+    }
+
+    /// The same, with a reader of the bytes on their way for `followed`: one for each host that is asked for all of
+    /// them. None where the blob was here.
+    pub async fn fetch_followed(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        store: &BlobStore,
+        progress: &(dyn Fn(u64) + Send + Sync),
+        followed: Option<&(dyn Fn(Follower) + Send + Sync)>,
     ) -> Result<bool, RegistryError> {
         let stored = |source: StoreError| RegistryError::Store {
             digest: descriptor.digest.clone(),
@@ -38,8 +52,16 @@ impl Registries {
         loop {
             let mut blob = self.0.open_blob(reference, descriptor, 0, None).await?;
             let (queue, pieces) = mpsc::channel(QUEUE);
+            let mut writer = store.writer().map_err(stored)?;
+            if let Some(followed) = followed {
+                followed(writer.follow().map_err(|source| RegistryError::Source {
+                    digest: descriptor.digest.clone(),
+                    source,
+                })?);
+            }
             let (target, wanted) = (store.clone(), descriptor.clone());
-            let writing = tokio::task::spawn_blocking(move || write(&target, &wanted, pieces));
+            let writing =
+                tokio::task::spawn_blocking(move || write(writer, &target, &wanted, pieces));
             let mut come = 0;
             let broken = loop {
                 match blob.next().await {
@@ -87,11 +109,11 @@ fn stored_panic(descriptor: &Descriptor, error: tokio::task::JoinError) -> Regis
 }
 
 fn write(
+    mut writer: BlobWriter,
     store: &BlobStore,
     wanted: &Descriptor,
     mut pieces: mpsc::Receiver<Bytes>,
 ) -> Result<(), StoreError> {
-    let mut writer = store.writer()?;
     while let Some(piece) = pieces.blocking_recv() {
         writer.write_all(&piece).map_err(|source| StoreError::Io {
             action: "write a blob in",

@@ -3,6 +3,7 @@
 //! A blob appears by one rename of a complete file, so a reader never sees a part of one, whoever is killed when.
 //! Nothing is synced here: what a power cut may lose is the business of the caller, who knows which blobs matter.
 
+mod follow;
 mod lease;
 pub mod range_lock;
 mod writer;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+pub use follow::Follower;
 pub use lease::{Claim, Collector, Lease};
 pub use writer::{Blob, BlobWriter};
 

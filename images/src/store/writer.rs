@@ -8,6 +8,7 @@ use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
+use super::follow::{Follower, Lead};
 use super::{BlobStore, StoreError};
 use crate::digest::Digest;
 use crate::fail_point::fail_point;
@@ -27,6 +28,8 @@ pub struct BlobWriter {
     file: NamedTempFile,
     hasher: Sha256,
     written: u64,
+    /// Whoever reads along.
+    lead: Option<Lead>,
 }
 
 /// Takes the exclusive lock that marks a file as being written; false if another holds it.
@@ -51,12 +54,20 @@ impl BlobWriter {
             file,
             hasher: Sha256::new(),
             written: 0,
+            lead: None,
         })
     }
 
     /// Bytes taken so far.
     pub fn written(&self) -> u64 {
         self.written
+    }
+
+    /// A reader of the bytes from the first on, while they are written.
+    pub fn follow(&mut self) -> io::Result<Follower> {
+        let file = self.file.as_file().try_clone()?;
+        let lead = self.lead.get_or_insert_with(|| Lead::new(self.written));
+        Ok(lead.follow(file))
     }
 
     /// Makes the blob visible under the digest of what was written.
@@ -70,14 +81,16 @@ impl BlobWriter {
             .hold(&blob.digest)
             .map_err(StoreError::io("hold", &path))?;
         // An equal blob may be open in a reader; leave it. One of another size was cut by a power failure.
-        if fs::metadata(&path).is_ok_and(|m| m.len() == blob.size) {
-            return Ok(blob);
+        if !fs::metadata(&path).is_ok_and(|m| m.len() == blob.size) {
+            fail_point("blob-complete");
+            self.file
+                .persist(&path)
+                .map_err(|e| StoreError::io("rename into place", &path)(e.error))?;
+            fail_point("blob-in-place");
         }
-        fail_point("blob-complete");
-        self.file
-            .persist(&path)
-            .map_err(|e| StoreError::io("rename into place", &path)(e.error))?;
-        fail_point("blob-in-place");
+        if let Some(lead) = self.lead {
+            lead.committed();
+        }
         Ok(blob)
     }
 
@@ -105,6 +118,9 @@ impl Write for BlobWriter {
         let n = self.file.as_file_mut().write(bytes)?;
         self.hasher.update(&bytes[..n]);
         self.written += n as u64;
+        if let Some(lead) = &self.lead {
+            lead.moved(self.written);
+        }
         Ok(n)
     }
 

@@ -228,6 +228,8 @@ async fn recompressed(
         (None, None) => return Err(Error::unknown(format!("layer {} is gone", layer.id))),
     };
     let digest = digest.parse().map_err(internal)?;
+    // Never closed.
+    let _permit = job.solver().packing().acquire().await;
     let (store, id, compression) = (job.store().clone(), layer.id.clone(), options.compression);
     blocking(move || {
         let blob = recompress(store.blobs(), &digest, &compression)
@@ -278,6 +280,7 @@ async fn make(
     let below = Snapshot::new(below);
     image::ensure(job, &below).await?;
     image::ensure(job, &Snapshot::new(vec![layer.clone()])).await?;
+    let _permit = job.solver().packing().acquire().await;
     let (store, layer, compression) = (job.store().clone(), layer.clone(), options.compression);
     let diff_options = DiffOptions {
         latest_mtime: options.epoch.filter(|_| options.rewrite_timestamp),

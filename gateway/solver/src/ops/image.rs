@@ -15,7 +15,9 @@ use gateway_images::media::{
 use gateway_images::platform::Platform;
 use gateway_images::reference::Reference;
 use gateway_images::registry::{RegistryError, error_page};
+use gateway_images::store::Follower;
 use gateway_llb::pb;
+use tokio::sync::oneshot;
 
 use crate::job::JobInner;
 use crate::key::{chain_id, digest_of, image_key, source_digest};
@@ -468,33 +470,48 @@ async fn ensure_layer(job: &Arc<JobInner>, layer: &Layer) -> Outcome<()> {
     if job.store().has_layer(&layer.id) {
         return Ok(());
     }
-    download(job, &lazy).await?;
-    let status = job.reports.status(
-        &lazy.vertex,
-        format!("extracting {}", lazy.descriptor.digest),
-        "extracting",
-    );
     let parents: Vec<Layer> = lazy
         .base
         .iter()
         .filter_map(|id| job.lazy_layer(id))
         .collect();
-    let alone = extract(job, layer, &lazy, None).await;
+    // Unpacked while they come; the layer appears only when the transfer has found them to be right.
+    let (follow, followed) = oneshot::channel();
+    let on_the_way = async {
+        let follower = followed.await.ok()?;
+        Some(extract(job, layer, &lazy, None, Source::Transfer(follower)).await)
+    };
+    let (downloaded, on_the_way) =
+        tokio::join!(download_followed(job, &lazy, Some(follow)), on_the_way);
+    downloaded?;
+    let alone = match on_the_way {
+        Some(outcome @ (Ok(()) | Err(Extract::NeedsParents))) => outcome,
+        // It was here; or wrong bytes of one host went through before another sent the right ones.
+        Some(Err(Extract::Failed(_))) | None => {
+            extract(job, layer, &lazy, None, Source::Blob).await
+        }
+    };
     match alone {
         Ok(()) => {}
         Err(Extract::NeedsParents) => {
             // Only now the layers below are waited for; without them nothing is copied from there.
             let below = Snapshot::new(parents);
             ensure_below(job.clone(), below.clone()).await?;
-            extract(job, layer, &lazy, Some(below))
+            extract(job, layer, &lazy, Some(below), Source::Blob)
                 .await
                 .map_err(Extract::into_error)?;
         }
         Err(error) => return Err(error.into_error()),
     }
-    status.done();
     drop(lock);
     Ok(())
+}
+
+/// Where the bytes of a layer are.
+enum Source {
+    Blob,
+    /// On their way here.
+    Transfer(Follower),
 }
 
 enum Extract {
@@ -516,16 +533,27 @@ async fn extract(
     layer: &Layer,
     lazy: &Arc<LazyBlob>,
     below: Option<Snapshot>,
+    source: Source,
 ) -> Result<(), Extract> {
+    // Never closed.
+    let _permit = job.solver().unpacking().acquire().await;
+    let status = job.reports.status(
+        &lazy.vertex,
+        format!("extracting {}", lazy.descriptor.digest),
+        "extracting",
+    );
     let (job, layer, lazy) = (job.clone(), layer.clone(), lazy.clone());
     let outcome = blocking(move || {
         let store = job.store();
         let work = store.work_dir().map_err(internal)?;
         let dest = work.path().join("fs");
-        let blob = store
-            .blobs()
-            .reader(&lazy.descriptor.digest)
-            .map_err(internal)?;
+        let blob: Box<dyn Read + Send> = match source {
+            Source::Transfer(follower) => Box::new(follower),
+            Source::Blob => {
+                let digest = &lazy.descriptor.digest;
+                Box::new(store.blobs().reader(digest).map_err(internal)?)
+            }
+        };
         let parents = match (&below, lazy.base.is_empty()) {
             (_, true) => Some(Vec::new()),
             (Some(below), false) => Some(store.lowers(below)),
@@ -540,7 +568,7 @@ async fn extract(
             diff_id: Some(lazy.diff_id.parse().map_err(internal)?),
             ..UnpackOptions::default()
         };
-        let report = match unpack(std::io::BufReader::new(blob), &dest, &options) {
+        let report = match unpack(blob, &dest, &options) {
             Ok(report) => report,
             Err(UnpackError::NeedsParents { .. }) => return Ok(false),
             Err(error) => {
@@ -581,7 +609,10 @@ async fn extract(
     })
     .await;
     match outcome {
-        Ok(true) => Ok(()),
+        Ok(true) => {
+            status.done();
+            Ok(())
+        }
         Ok(false) => Err(Extract::NeedsParents),
         Err(error) => Err(Extract::Failed(error)),
     }
@@ -589,6 +620,15 @@ async fn extract(
 
 /// Brings a layer's blob into the blob store.
 pub async fn download(job: &Arc<JobInner>, lazy: &LazyBlob) -> Outcome<()> {
+    download_followed(job, lazy, None).await
+}
+
+/// The same, with a reader of the bytes on their way for `follow`; dropped when there is none.
+async fn download_followed(
+    job: &Arc<JobInner>,
+    lazy: &LazyBlob,
+    follow: Option<oneshot::Sender<Follower>>,
+) -> Outcome<()> {
     let blobs = job.store().blobs();
     let descriptor = &lazy.descriptor;
     if blobs.contains(&descriptor.digest) {
@@ -612,8 +652,24 @@ pub async fn download(job: &Arc<JobInner>, lazy: &LazyBlob) -> Outcome<()> {
             shown.1 = Instant::now();
         }
     };
+    let wanted = follow.is_some();
+    let follow = Mutex::new(follow);
+    let followed = |follower| {
+        let mut follow = follow.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(follow) = follow.take() {
+            // Who does not wait for it any more reads the blob.
+            let _ = follow.send(follower);
+        }
+    };
+    let followed: &(dyn Fn(Follower) + Send + Sync) = &followed;
     job.registries(&reference)
-        .fetch(&reference, descriptor, blobs, &progress)
+        .fetch_followed(
+            &reference,
+            descriptor,
+            blobs,
+            &progress,
+            wanted.then_some(followed),
+        )
         .await
         .map_err(|error| {
             Error::unknown(format!("failed to copy: {}: {error}", descriptor.digest))
