@@ -4,6 +4,7 @@
 //! What may not enter: builds, LLB, frontends; the terminal, `$HOME`, the environment.
 
 pub mod archive;
+pub mod choose;
 pub mod config;
 pub mod digest;
 pub mod fail_point;

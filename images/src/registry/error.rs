@@ -7,9 +7,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::choose::NoMatch;
 use crate::digest::Digest;
 use crate::media::ManifestError;
-use crate::platform::NoMatch;
 
 /// A failure of a registry operation.
 #[derive(Debug, thiserror::Error)]

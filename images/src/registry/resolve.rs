@@ -7,9 +7,10 @@ use super::Registries;
 use super::documents::Head;
 use super::error::RegistryError;
 use super::hosts::Endpoint;
+use crate::choose::NoMatch;
 use crate::digest::Digest;
 use crate::media::{Descriptor, MAX_CONFIG_BYTES, ParsedManifest, RawManifest};
-use crate::platform::{NoMatch, Platform};
+use crate::platform::Platform;
 use crate::reference::Reference;
 
 /// Indexes inside indexes that are followed. Real ones have one level.
