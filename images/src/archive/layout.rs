@@ -243,10 +243,18 @@ impl Layout {
         if let Some(bytes) = blob.embedded() {
             writer.write_all(&bytes).map_err(io_error("store", &path))?;
         } else {
-            let file = File::open(&path).map_err(|e| match e.kind() {
+            let opened = |e: io::Error| match e.kind() {
                 io::ErrorKind::NotFound => ArchiveError::Missing(blob.digest.to_string()),
                 _ => io_error("open", &path)(e),
-            })?;
+            };
+            // A pipe in its place would be waited for.
+            if !fs::metadata(&path).map_err(opened)?.is_file() {
+                return Err(ArchiveError::Entry {
+                    name: path.display().to_string(),
+                    problem: "not a file",
+                });
+            }
+            let file = File::open(&path).map_err(opened)?;
             // A blob that is longer than it should be is not read on.
             io::copy(&mut file.take(blob.size.saturating_add(1)), &mut writer)
                 .map_err(io_error("read", &path))?;

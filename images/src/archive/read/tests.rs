@@ -269,3 +269,96 @@ fn archives_that_lie_are_refused() {
     assert!(read(&tar(&[("a", &[0; 11])]), &small).contains("limit of 10 bytes"));
     assert!(read(&tar(&[("a", b""), ("b", b"")]), &small).contains("limit of 1 entries"));
 }
+
+#[test]
+fn blobs_by_links_are_found_and_links_lead_nowhere_else() {
+    let layer = tar(&[("hello", b"world")]);
+    let config = br#"{"os":"linux","architecture":"amd64"}"#;
+    let list = br#"[{"Config":"c.json","RepoTags":null,"Layers":["a/layer.tar","b/layer.tar"]}]"#;
+    let link = |name: &str, target: &str| {
+        let mut header = Header::new(Kind::Symlink, name);
+        header.link = target.into();
+        header.encode()
+    };
+    let files = tar(&[
+        ("a/layer.tar", &layer),
+        ("c.json", config),
+        ("manifest.json", list),
+    ]);
+    let files = &files[..files.len() - END.len()];
+    let read = |target: &str| {
+        let room = room();
+        let archive = [files, &link("b/layer.tar", target), &END].concat();
+        let loaded = read_archive(&room.store, &archive[..], &ArchiveLimits::default())?;
+        let image = Image::load(&room.store, &loaded[0].descriptor)?;
+        Ok::<_, ArchiveError>(image.layers().to_vec())
+    };
+    for target in ["../a/layer.tar", "/a/layer.tar", "../../../a/layer.tar"] {
+        let layers = read(target).unwrap();
+        assert_eq!(layers.len(), 2);
+        assert_eq!(layers[0].digest, layers[1].digest);
+    }
+    for target in ["/etc/passwd", "layer.tar", "../b/layer.tar", ""] {
+        let error = read(target).unwrap_err().to_string();
+        assert!(
+            error.contains("not found in the archive"),
+            "{target}: {error}"
+        );
+    }
+}
+
+#[test]
+fn of_several_files_of_one_name_the_last_counts() {
+    let config = br#"{"os":"linux","architecture":"amd64"}"#;
+    let list = |tag: &str| format!(r#"[{{"Config":"c.json","RepoTags":["{tag}"],"Layers":[]}}]"#);
+    let archive = tar(&[
+        ("manifest.json", list("first").as_bytes()),
+        ("c.json", b"{}"),
+        ("./c.json", config),
+        ("x/../manifest.json", list("second").as_bytes()),
+    ]);
+    let room = room();
+    let loaded = read_archive(&room.store, &archive[..], &ArchiveLimits::default()).unwrap();
+    assert_eq!(loaded.len(), 1);
+    assert_eq!(loaded[0].names, ["second"]);
+    let image = Image::load(&room.store, &loaded[0].descriptor).unwrap();
+    assert_eq!(image.config, &config[..]);
+}
+
+#[test]
+fn a_sparse_blob_is_refused_before_a_byte_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = std::fs::File::create(dir.path().join("index.json")).unwrap();
+    file.set_len(1 << 30).unwrap();
+    for format in ["gnu", "posix"] {
+        let output = std::process::Command::new("tar")
+            .args(["--sparse", "-cf", "-", "--format", format, "-C"])
+            .arg(dir.path())
+            .arg("index.json")
+            .output()
+            .expect("tar, which every Debian has");
+        let room = room();
+        let error = read_archive(&room.store, &output.stdout[..], &ArchiveLimits::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("a sparse file"), "{error}");
+    }
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_blob_is_not_waited_for() {
+    let room = room();
+    let dir = tempfile::tempdir().unwrap();
+    let image = random_image(&room.store, 1, 1, &amd64()).unwrap();
+    write_layout(&room.store, image.descriptor(), &[], dir.path()).unwrap();
+    let path = dir.path().join("blobs/sha256");
+    let path = path.join(image.layers()[0].digest.hex());
+    std::fs::remove_file(&path).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    let (at, kind) = (rustix::fs::CWD, rustix::fs::FileType::Fifo);
+    rustix::fs::mknodat(at, &path, kind, mode, 0).unwrap();
+    let to = self::room();
+    let layout = Layout::open(dir.path()).unwrap();
+    let error = layout.copy_all(&to.store, image.descriptor()).unwrap_err();
+    assert!(error.to_string().contains("not a file"), "{error}");
+}

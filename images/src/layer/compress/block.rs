@@ -77,19 +77,23 @@ impl Codec {
 
     /// Compresses one block, of any length.
     pub fn pack(&mut self, block: &[u8]) -> io::Result<Vec<u8>> {
-        let bound = match &mut self.format {
-            Format::Zstd(_) => zstd::zstd_safe::compress_bound(block.len()),
-            Format::Gzip(compressor) => compressor.gzip_compress_bound(block.len()),
-        };
-        if self.out.len() < bound {
-            self.out.resize(bound, 0);
+        match &mut self.format {
+            Format::Zstd(compressor) => {
+                // Only as much of the room as the result takes is ever touched.
+                self.out.clear();
+                self.out
+                    .reserve(zstd::zstd_safe::compress_bound(block.len()));
+                compressor.compress_to_buffer(block, &mut self.out)?;
+            }
+            Format::Gzip(compressor) => {
+                self.out
+                    .resize(compressor.gzip_compress_bound(block.len()), 0);
+                let n = compressor
+                    .gzip_compress(block, &mut self.out)
+                    .map_err(io::Error::other)?;
+                self.out.truncate(n);
+            }
         }
-        let n = match &mut self.format {
-            Format::Zstd(compressor) => compressor.compress_to_buffer(block, &mut self.out[..])?,
-            Format::Gzip(compressor) => compressor
-                .gzip_compress(block, &mut self.out)
-                .map_err(io::Error::other)?,
-        };
-        Ok(self.out.get(..n).unwrap_or_default().to_vec())
+        Ok(self.out.clone())
     }
 }
