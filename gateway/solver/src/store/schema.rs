@@ -129,7 +129,7 @@ mod tests {
             assert_eq!(layers[&top].record.base, [base.as_str()]);
             assert_eq!(layers[&base].blobs.len(), 1);
             let result = db.results(&["sha256:target".into()]).unwrap();
-            assert_eq!(result, [[base.clone(), top]]);
+            assert_eq!(result[0].layers, [base.clone(), top]);
             assert_eq!(db.cache_mount("/c", 0, "new", "").unwrap(), "cafe");
             // Marked by the time of the last sync where that was known.
             let durable = db.durable_layers().unwrap();
