@@ -57,8 +57,13 @@ fn located(definition: &pb::Definition, digest: &str, mut error: Error) -> Error
     let Some(source) = &definition.source else {
         return error;
     };
+    // An op may be listed without any place.
+    let places_of = |digest: &str| {
+        let places = source.locations.get(digest);
+        places.filter(|places| !places.locations.is_empty())
+    };
     let mut names = BTreeSet::from([digest.to_owned()]);
-    let mut places = source.locations.get(digest);
+    let mut places = places_of(digest);
     for index in inputs_first(definition) {
         let (None, Some(bytes)) = (places, definition.def.get(index)) else {
             break;
@@ -66,7 +71,7 @@ fn located(definition: &pb::Definition, digest: &str, mut error: Error) -> Error
         let op = pb::Op::decode(bytes.as_slice()).unwrap_or_default();
         if op.inputs.iter().any(|input| names.contains(&input.digest)) {
             let user = digest_of(bytes);
-            places = source.locations.get(&user);
+            places = places_of(&user);
             names.insert(user);
         }
     }
