@@ -5,6 +5,24 @@ use serde_json::{Map, Value, json};
 
 use crate::pb;
 
+/// A whole definition: ops and metadata by digest, and where they come from.
+///
+/// # Errors
+/// When an op is no message.
+pub fn definition(definition: &pb::Definition) -> Result<Value, prost::DecodeError> {
+    let mut ops = Map::new();
+    for bytes in &definition.def {
+        let op = <pb::Op as prost::Message>::decode(bytes.as_slice())?;
+        ops.insert(crate::digest_of(bytes), self::op(&op));
+    }
+    let known = definition.metadata.iter();
+    let known: Map<String, Value> = known
+        .map(|(digest, known)| (digest.clone(), metadata(known)))
+        .collect();
+    let source = definition.source.clone().unwrap_or_default();
+    Ok(json!({"def": ops, "metadata": known, "source": self::source(&source)}))
+}
+
 /// One op.
 pub fn op(op: &pb::Op) -> Value {
     let mut out = Object::new();
@@ -115,7 +133,7 @@ pub fn source_info(info: &pb::SourceInfo) -> Value {
     if !info.data.is_empty() {
         out.set("data", json!(base64(&info.data)));
     }
-    out.maybe("definition", info.definition.as_ref().map(definition));
+    out.maybe("definition", info.definition.as_ref().map(embedded));
     out.text("language", &info.language);
     out.done()
 }
@@ -154,7 +172,7 @@ pub fn location(location: &pb::Location) -> Value {
     out.done()
 }
 
-fn definition(definition: &pb::Definition) -> Value {
+fn embedded(definition: &pb::Definition) -> Value {
     let mut out = Object::new();
     out.list("def", &definition.def, |bytes| json!(base64(bytes)));
     if !definition.metadata.is_empty() {

@@ -10,6 +10,7 @@
 pub mod caps;
 mod constraints;
 mod digest;
+pub mod draw;
 mod env;
 mod exec;
 mod file;
@@ -17,6 +18,7 @@ mod foreign;
 mod git;
 pub mod graph;
 pub mod json;
+pub mod lint;
 mod marshal;
 mod mount;
 mod names;

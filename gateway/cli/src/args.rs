@@ -25,6 +25,7 @@ pub enum Command {
     Du(crate::usage::Du),
     Prune(crate::usage::Prune),
     Store(crate::store::StoreCommand),
+    Llb(crate::llb::Llb),
     Completion(crate::shell::Completion),
     #[command(hide = true)]
     Man(crate::shell::Man),
@@ -195,6 +196,20 @@ pub struct Build {
     /// Say more: explanations of warnings, causes of errors
     #[arg(short = 'D', long)]
     pub debug: bool,
+
+    /// Write the graph that the build file becomes to FILE or to stdout, and build nothing
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "-"
+    )]
+    pub print_llb: Option<PathBuf>,
+
+    /// Write what frontends ask and are answered to files in DIR, for their tests
+    #[arg(long, value_name = "DIR")]
+    pub record: Option<PathBuf>,
 
     /// Print nothing but the digest of the image
     #[arg(short, long)]

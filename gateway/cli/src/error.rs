@@ -53,6 +53,13 @@ pub enum CliError {
     /// The answer to a question is on stdout; only the exit code is left to tell.
     #[error("the build file has mistakes")]
     CheckFailed,
+    #[error("cannot read {path}: {source}")]
+    ReadFile {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("no graph to print: {0}")]
+    NoGraph(String),
     #[error("OCI layout {path}: {problem}")]
     Layout { path: PathBuf, problem: String },
     #[error("cannot read the build file {path}: {source}")]

@@ -10,6 +10,7 @@ mod docker_plugin;
 mod error;
 mod excerpt;
 mod images;
+mod llb;
 mod progress;
 mod shell;
 mod store;
@@ -53,6 +54,7 @@ fn run(cli: &args::Cli) -> Result<(), error::CliError> {
         args::Command::Du(args) => usage::du(args),
         args::Command::Prune(args) => usage::prune(args),
         args::Command::Store(args) => store::run(args),
+        args::Command::Llb(args) => llb::run(args),
         args::Command::Completion(args) => {
             shell::completion(args);
             Ok(())

@@ -6,8 +6,7 @@ mod outline;
 
 use gateway_api::{BuildResult, Error};
 use gateway_frontend::subrequest::{self, DESCRIBE, Table, answer as result};
-use gateway_llb::{digest_of, json, pb};
-use prost::Message as _;
+use gateway_llb::{json, pb};
 use serde_json::{Map, Value, json};
 
 use crate::convert::checks::Checks;
@@ -105,19 +104,8 @@ async fn convert_llb(
         .state
         .marshal(&client.marshal_options(&converted.platform))
         .map_err(|e| Error::unknown(format!("failed to marshal LLB definition: {e}")))?;
-    let mut ops = Map::new();
-    for bytes in &definition.def {
-        let op = pb::Op::decode(bytes.as_slice())
-            .map_err(|e| Error::unknown(format!("failed to parse llb proto op: {e}")))?;
-        ops.insert(digest_of(bytes), json::op(&op));
-    }
-    let metadata: Map<String, Value> = definition
-        .metadata
-        .iter()
-        .map(|(digest, known)| (digest.clone(), json::metadata(known)))
-        .collect();
-    let source = json::source(&definition.source.unwrap_or_default());
-    let json = json!({"def": ops, "metadata": metadata, "source": source});
+    let json = json::definition(&definition)
+        .map_err(|e| Error::unknown(format!("failed to parse llb proto op: {e}")))?;
     Ok(result(&json, None, "0.1.0"))
 }
 

@@ -11,6 +11,7 @@ mod request;
 mod resources;
 pub mod secrets;
 mod stdin;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -58,6 +59,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
     let mut exporters = match call {
         // An answer is text, nothing to export.
         Some(_) => Vec::new(),
+        None if args.print_llb.is_some() => Vec::new(),
         None => output::exporters(args, &env)?,
     };
     let cache_imports = cache::imports(&args.cache_from)?;
@@ -91,12 +93,26 @@ async fn build(args: &Build) -> Result<(), CliError> {
     .await?;
     let collection = settings.collection;
     let store = solver.clone();
-    let engine = Engine::new(EngineOptions {
+    let graphs = args.print_llb.as_ref().map(|path| (path, Arc::default()));
+    let frontend = match &graphs {
+        Some((_, graphs)) => watch::Graphs::take_from(graphs, dockerfile_frontend()),
+        None => dockerfile_frontend(),
+    };
+    let records = args
+        .record
+        .as_deref()
+        .map(watch::Records::new)
+        .transpose()?;
+    let mut engine = Engine::new(EngineOptions {
         solver,
-        builtins: BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile_frontend())]),
+        builtins: BTreeMap::from([("dockerfile.v0".to_owned(), frontend)]),
         policy: settings.policy,
         limits: settings.limits,
     });
+
+    if let Some(records) = records {
+        engine = engine.observed_by(records);
+    }
 
     let display = Display::start(display);
     let cancel = CancellationToken::new();
@@ -121,7 +137,10 @@ async fn build(args: &Build) -> Result<(), CliError> {
     let _ = tokio::task::spawn_blocking(move || display.finish()).await;
     let outcome = match result {
         Ok(response) => match call {
-            None => report(args, &response),
+            None => match &graphs {
+                Some((path, graphs)) => graphs.write(path),
+                None => report(args, &response),
+            },
             Some(call) => match call.print(&response.metadata) {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(CliError::CheckFailed),
