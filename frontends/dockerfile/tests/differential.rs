@@ -1,0 +1,169 @@
+//! Odd Dockerfiles, made by a generator, with what the reference frontend made of them: digests of
+//! all ops, configs, errors with their lines, warnings.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gateway_api::{GitMeta, HttpMeta};
+use gateway_dockerfile::build;
+use gateway_frontend::testing::MockGateway;
+use gateway_llb::{digest_of, pb};
+use serde_json::{Map, Value};
+
+#[derive(serde::Deserialize)]
+struct Case {
+    name: String,
+    dockerfile: String,
+    opts: BTreeMap<String, String>,
+    ignore: Option<String>,
+    own_ignore: Option<String>,
+    /// Images that are not there.
+    #[serde(default)]
+    missing: Vec<String>,
+    want: Want,
+}
+
+#[derive(serde::Deserialize)]
+struct Want {
+    error: Option<String>,
+    /// Of the error; 0 where the reference tells none or several.
+    #[serde(default)]
+    line: i32,
+    warnings: Vec<String>,
+    /// The first half of the digests of all ops.
+    #[serde(default)]
+    ops: BTreeSet<String>,
+    #[serde(default)]
+    config: Map<String, Value>,
+}
+
+const COMMIT: &[u8] = b"tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nauthor A <a@b> 1600000001 +0000\ncommitter A <a@b> 1600000002 +0000\n\nx\n";
+
+fn gateway(case: &Case, images: &Map<String, Value>) -> MockGateway {
+    let mut gateway = MockGateway::new()
+        .invocation(|call| {
+            // The recorded run was told of all capabilities.
+            call.llb_caps =
+                gateway_api::caps::CapSet::enabled(gateway_llb::caps::ALL.iter().copied());
+            let platforms = ["linux/amd64", "linux/arm64", "linux/arm/v7"];
+            let platforms = platforms.map(|text| gateway_llb::platform::parse(text).unwrap());
+            call.workers[0].platforms = platforms.to_vec();
+        })
+        .git(GitMeta {
+            checksum: "1".repeat(40),
+            commit_checksum: "1".repeat(40),
+            commit_object: COMMIT.to_vec(),
+            ..GitMeta::default()
+        })
+        .http(HttpMeta {
+            last_modified: Some(1_600_000_003),
+            ..HttpMeta::default()
+        })
+        .file("dockerfile", "Dockerfile", case.dockerfile.as_bytes())
+        .file("context", "foo", "1")
+        .file("other", ".dockerignore", "q\n");
+    for (key, value) in &case.opts {
+        gateway = gateway.opt(key, value);
+    }
+    for (reference, config) in images {
+        gateway = gateway.image(reference, config.to_string());
+    }
+    for reference in &case.missing {
+        gateway = gateway.no_image(reference);
+    }
+    if let Some(text) = &case.ignore {
+        gateway = gateway.file("context", ".dockerignore", text.as_bytes());
+    }
+    if let Some(text) = &case.own_ignore {
+        gateway = gateway.file("dockerfile", "Dockerfile.dockerignore", text.as_bytes());
+    }
+    gateway
+}
+
+/// Without what only exporters fill in.
+fn config(bytes: &[u8]) -> Value {
+    let mut config: Value = serde_json::from_slice(bytes).unwrap();
+    config.as_object_mut().unwrap().remove("rootfs");
+    without_nothing(&mut config);
+    config
+}
+
+/// `null` and absence are the same.
+fn without_nothing(value: &mut Value) {
+    if let Value::Object(map) = value {
+        map.retain(|_, value| !value.is_null() && *value != Value::Array(Vec::new()));
+        map.values_mut().for_each(without_nothing);
+    }
+}
+
+async fn differences(case: &Case, images: &Map<String, Value>) -> Vec<String> {
+    let mut out = Vec::new();
+    let gateway = gateway(case, images).shared();
+    let built = build(gateway.clone()).await;
+    let mut warnings = gateway.warning_texts();
+    warnings.sort();
+    let want = &case.want;
+    // The reference loses warnings when a build fails early; ours does not.
+    let lost = want.warnings.iter().filter(|w| !warnings.contains(w));
+    let lost: Vec<&String> = lost.collect();
+    if !lost.is_empty() || (want.error.is_none() && warnings != want.warnings) {
+        out.push(format!("warnings {warnings:?}, wanted {:?}", want.warnings));
+    }
+    match (&built, &want.error) {
+        (Err(error), Some(text)) => {
+            if error.message != *text {
+                out.push(format!("error {:?}, wanted {text:?}", error.message));
+            }
+            let line = error.sources().next().and_then(|s| s.ranges.first());
+            let line = line.and_then(|range| range.start).map_or(0, |p| p.line);
+            if want.line != 0 && line != want.line {
+                out.push(format!("error at line {line}, wanted {}", want.line));
+            }
+        }
+        (Err(error), None) => out.push(format!("failed: {error}")),
+        (Ok(_), Some(text)) => out.push(format!("built, wanted {text:?}")),
+        (Ok(result), None) => {
+            let definitions = gateway.definitions();
+            let ops: BTreeSet<String> = definitions
+                .iter()
+                .flat_map(|definition: &pb::Definition| &definition.def)
+                .map(|raw| digest_of(raw)["sha256:".len()..][..16].to_owned())
+                .collect();
+            let missing = want.ops.difference(&ops).count();
+            let more = ops.difference(&want.ops).count();
+            if missing + more > 0 {
+                out.push(format!("{missing} ops are missing, {more} too many"));
+            }
+            for (key, want) in &want.config {
+                let mut want = want.clone();
+                without_nothing(&mut want);
+                let have = result.metadata.get(key).map(|bytes| config(bytes));
+                if have.as_ref() != Some(&want) {
+                    out.push(format!("{key} {have:?}, wanted {want}"));
+                }
+            }
+        }
+    }
+    out
+}
+
+#[tokio::test]
+async fn odd_files_become_what_the_reference_makes_of_them() {
+    let images: Map<String, Value> =
+        serde_json::from_str(include_str!("data/differential/images.json")).unwrap();
+    let cases: Vec<Case> = include_str!("data/differential/cases.jsonl")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(cases.len() > 200, "only {}", cases.len());
+    let mut failures = Vec::new();
+    for case in &cases {
+        let found = differences(case, &images).await;
+        if !found.is_empty() {
+            let file = &case.dockerfile;
+            let found = found.join("\n  ");
+            failures.push(format!("{} {:?}\n{file}\n  {found}", case.name, case.opts));
+        }
+    }
+    let count = failures.len();
+    assert!(count == 0, "{count} differ\n{}", failures.join("\n\n"));
+}
