@@ -142,7 +142,7 @@ async fn build_for(
 
 #[cfg(test)]
 mod tests {
-    use gateway_frontend::llb::{Graph, vertex_name};
+    use gateway_frontend::llb::Graph;
     use gateway_frontend::testing::MockGateway;
 
     use super::*;
@@ -156,10 +156,7 @@ mod tests {
         let gateway = host("# syntax = you/lines\necho a\n\necho b\n").shared();
         build(gateway.clone()).await.unwrap();
         let graph = Graph::load(gateway.definitions().last().unwrap()).unwrap();
-        let names: Vec<String> = graph
-            .vertices()
-            .map(|vertex| vertex_name(&graph, vertex.digest()))
-            .collect();
+        let names: Vec<&str> = graph.vertices().filter_map(|v| v.custom_name()).collect();
         assert!(
             names[0].starts_with("FROM docker.io/library/alpine"),
             "{names:?}"

@@ -237,7 +237,14 @@ fn about_solve(call: &SolveRequest) -> String {
         _ if !call.frontend.is_empty() => format!("frontend {}", call.frontend),
         None => "nothing".to_owned(),
         Some(definition) => gateway_llb::Graph::load(definition)
-            .map(|graph| gateway_llb::vertex_name(&graph, &graph.result().digest))
+            .map(|graph| {
+                let digest = &graph.result().digest;
+                let custom = graph.get(digest).and_then(|vertex| vertex.custom_name());
+                match custom {
+                    Some(name) => name.to_owned(),
+                    None => gateway_llb::vertex_name(&graph, digest),
+                }
+            })
             .unwrap_or_default(),
     }
 }
