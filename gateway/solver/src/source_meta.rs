@@ -180,15 +180,7 @@ impl Job {
         request: ResolveSourceMetaRequest,
         policies: &SourcePolicies,
     ) -> Result<SourceMeta, Error> {
-        let judged = self.judged(&request.source, policies).map_err(|error| {
-            match request.source.identifier.strip_prefix("docker-image://") {
-                Some(reference) => {
-                    let shown = image::canonical(reference);
-                    error.context(format!("failed to resolve source metadata for {shown}"))
-                }
-                None => error,
-            }
-        })?;
+        let judged = self.judged(&request.source, policies)?;
         let source = &judged;
         let Some((scheme, reference)) = source.identifier.split_once("://") else {
             return Err(Error::unknown(format!(
