@@ -1,14 +1,14 @@
 //! Content digests of parts of snapshots, remembered in the store.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use gateway_api::Error;
 
-use crate::fs::Root;
 use crate::fs::hash::{
     ChecksumOptions, ContentHasher, HashOptions, Selector as HashSelector, checksum_all_of_nothing,
 };
+use crate::fs::{Root, Visible};
 use crate::job::JobInner;
 use crate::key::Selector;
 use crate::ops::image;
@@ -21,6 +21,7 @@ use crate::view::View;
 pub struct Hasher {
     hasher: ContentHasher,
     made: Instant,
+    visible: OnceLock<Arc<Visible>>,
     _view: Option<View>,
 }
 
@@ -135,6 +136,19 @@ fn unchanged(
     }
 }
 
+/// The files of a local source as they were hashed where they lie, for copying from there.
+pub fn visible(
+    job: &Arc<JobInner>,
+    snapshot: &Snapshot,
+    files: &LocalFiles,
+) -> Outcome<Arc<Visible>> {
+    let hasher = in_place(job, snapshot, files)?;
+    Ok(hasher
+        .visible
+        .get_or_init(|| Arc::new(hasher.hasher.visible()))
+        .clone())
+}
+
 fn place_key(snapshot: &Snapshot) -> String {
     format!("in place\n{}", snapshot.ids().join("\n"))
 }
@@ -153,6 +167,7 @@ fn open_in_place(job: &JobInner, files: &LocalFiles) -> Outcome<Hasher> {
     Ok(Hasher {
         hasher: hasher.map_err(|error| Error::unknown(error.to_string()))?,
         made: Instant::now(),
+        visible: OnceLock::new(),
         _view: None,
     })
 }
@@ -168,6 +183,7 @@ fn of_snapshot(job: &Arc<JobInner>, snapshot: &Snapshot) -> Outcome<Arc<Hasher>>
         Ok(Hasher {
             hasher: hasher.map_err(|error| Error::unknown(error.to_string()))?,
             made: Instant::now(),
+            visible: OnceLock::new(),
             _view: Some(view),
         })
     })

@@ -18,7 +18,7 @@ use crate::live::LiveGraph;
 use crate::ops::build::Nesting;
 use crate::ops::exec::mounts::Tree;
 use crate::ops::image::{self, ImageMeta, ResolveMode};
-use crate::ops::{git, http};
+use crate::ops::{git, http, local};
 use crate::policy::SourcePolicies;
 use crate::read::{self, Place};
 use crate::report::Reports;
@@ -293,7 +293,13 @@ impl Job {
         path: &str,
         range: Option<FileRange>,
     ) -> Result<Vec<u8>, Error> {
-        let snapshot = self.ready(result).await?;
+        let snapshot = self.snapshot(result).await?;
+        if let Some(files) = snapshot.only_local()
+            && let Some(read) = local::read(self.inner(), &files, path, read::part(range)).await
+        {
+            return read;
+        }
+        image::ensure(self.inner(), &snapshot).await?;
         read::file(Place::of(self.inner(), snapshot), path, range).await
     }
 

@@ -1,6 +1,7 @@
 //! The live graph of a build: the vertices of all its definitions, each once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use gateway_api::{Code, Detail, Error, error::SolveDetail};
@@ -24,6 +25,9 @@ pub struct LiveVertex {
     pub states: Mutex<States>,
     /// What a source turned out to be: the commit, the digest of a file.
     pub pin: OnceLock<String>,
+    /// The op read the private copy of a local source, and not the files that were hashed in
+    /// place: what it made must be stored under the copy's digest.
+    pub used_copy: AtomicBool,
 }
 
 /// What is being done or was done for a vertex. By output where outputs differ.
@@ -212,6 +216,7 @@ impl LiveGraph {
                     inputs,
                     states: Mutex::default(),
                     pin: OnceLock::new(),
+                    used_copy: AtomicBool::new(false),
                 })
             });
         }

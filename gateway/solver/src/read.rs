@@ -52,16 +52,19 @@ fn failed(error: &FsError) -> Error {
     Error::new(code, error.to_string())
 }
 
+pub fn part(range: Option<FileRange>) -> Option<read::FileRange> {
+    range.map(|range| read::FileRange {
+        offset: range.offset,
+        length: range.length,
+    })
+}
+
 pub async fn file<K: Send + 'static>(
     place: Place<K>,
     path: &str,
     range: Option<FileRange>,
 ) -> Outcome<Vec<u8>> {
-    let path = path.to_owned();
-    let range = range.map(|range| read::FileRange {
-        offset: range.offset,
-        length: range.length,
-    });
+    let (path, range) = (path.to_owned(), part(range));
     with_root(place, move |root| read::read_file(root, &path, range)).await
 }
 

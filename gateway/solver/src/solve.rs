@@ -6,6 +6,7 @@
 //! to it. Each of these is one shared work per vertex, on a task of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::future::try_join_all;
 use gateway_api::{Code, Error};
@@ -416,18 +417,21 @@ impl JobInner {
         }
         let inputs = try_join_all(works).await?;
         let mut candidates = Vec::new();
+        let mut read_in_place = Vec::new();
         for (index, (done, dep)) in inputs.iter().zip(&key.deps).enumerate() {
             let mut list = public(&done.keys, dep.selector.as_ref());
             if dep.content.is_some() {
-                let digest = if done.snapshot.is_local() {
-                    // The files may have changed since they were hashed in place.
-                    let selectors = dep.content.clone().unwrap_or_default();
-                    content::digest(self, &done.snapshot, selectors, Place::Copy)
-                        .await
-                        .map_err(|e| vertex.blame(e.context("failed to compute cache key")))?
+                let local = done.snapshot.only_local();
+                let in_place = local.is_some_and(|files| files.copy.get().is_none())
+                    && ops::reads_in_place(vertex, index);
+                let digest = if done.snapshot.is_local() && !in_place {
+                    self.copy_digest(vertex, &done.snapshot, dep).await?
                 } else {
                     self.content_digest(vertex, index, key).await?.to_string()
                 };
+                if in_place {
+                    read_in_place.push((index, list.len()));
+                }
                 list.push(content_candidate(&digest));
             }
             candidates.push(list);
@@ -463,6 +467,22 @@ impl JobInner {
             running.finish(&outcome);
         }
         let snapshot = outcome?;
+        if vertex.used_copy.load(Ordering::Relaxed) {
+            // It was made of other files than those that were hashed.
+            for (index, place) in read_in_place {
+                let (Some(done), Some(dep)) = (inputs.get(index), key.deps.get(index)) else {
+                    continue;
+                };
+                let digest = self.copy_digest(vertex, &done.snapshot, dep).await?;
+                let candidate = content_candidate(&digest);
+                if let Some(slot) = candidates.get_mut(index).and_then(|c| c.get_mut(place))
+                    && slot.key != candidate.key
+                {
+                    *slot = candidate;
+                    keys.clear();
+                }
+            }
+        }
         if vertex.inputs.is_empty() {
             keys = vec![root_key(&key.digest, output)];
         } else if keys.is_empty() {
@@ -482,6 +502,20 @@ impl JobInner {
             }
         }
         Ok(Done { keys, snapshot })
+    }
+
+    /// The digest of the very bytes that a step gets of a local source: the files may have changed
+    /// since they were hashed in place.
+    async fn copy_digest(
+        self: &Arc<Self>,
+        vertex: &LiveVertex,
+        snapshot: &Snapshot,
+        dep: &Dep,
+    ) -> Outcome<String> {
+        let selectors = dep.content.clone().unwrap_or_default();
+        content::digest(self, snapshot, selectors, Place::Copy)
+            .await
+            .map_err(|error| vertex.blame(error.context("failed to compute cache key")))
     }
 
     /// One output of the op, which runs once for all of them.

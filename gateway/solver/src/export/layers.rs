@@ -15,6 +15,7 @@ use crate::ops::image;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
 use crate::store::{Layer, LazyBlob, Snapshot, VariantRecord};
+use crate::view::View;
 
 /// A layer ready for an image.
 pub struct ReadyLayer {
@@ -286,16 +287,15 @@ async fn make(
         latest_mtime: options.epoch.filter(|_| options.rewrite_timestamp),
     };
     blocking(move || {
-        let own = store.lowers(&Snapshot::new(vec![layer.clone()]));
-        let upper = own
-            .first()
-            .ok_or_else(|| Error::unknown("a layer has no directory"))?;
+        // Several directories are one layer when it was derived from another.
+        let own = View::read_only(&store.lowers(&Snapshot::new(vec![layer.clone()])))
+            .map_err(internal)?;
         let parents = match below.layers.is_empty() {
             true => Vec::new(),
             false => store.lowers(&below),
         };
         let (blob, _) = write_layer(store.blobs(), &compression, |out| {
-            diff(upper, &parents, &diff_options, out)
+            diff(own.path(), &parents, &diff_options, out)
         })
         .map_err(|error| Error::unknown(format!("failed to make layer {}: {error}", layer.id)))?;
         let variant = variant_record(blob);

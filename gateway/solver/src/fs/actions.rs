@@ -201,24 +201,7 @@ fn copy_action(
     let Some(from) = inputs.source else {
         return Err(FsError::path("lstat", &source, Errno::NOENT));
     };
-    let mode_change = match action.mode_str.as_str() {
-        "" => None,
-        text => Some(ModeChange::parse(text).map_err(|error| FsError::Invalid(error.to_string()))?),
-    };
-    let options = CopyOptions {
-        owner,
-        time: time(action.timestamp),
-        // A symbolic mode leaves the directories made for the destination alone.
-        mode: (mode_change.is_none() && action.mode != -1)
-            .then_some(action.mode.cast_unsigned() & 0o7777),
-        mode_change,
-        follow: action.follow_symlink,
-        contents: action.dir_copy_contents,
-        replace: action.always_replace_existing_dest_paths,
-        include: &action.include_patterns,
-        exclude: &action.exclude_patterns,
-        cancel: inputs.cancel,
-    };
+    let options = copy_options(action, owner, inputs.cancel)?;
     let sources = if action.allow_wildcard {
         let found = wildcard::expand(from, &source, action.follow_symlink, visible)?;
         if found.is_empty() && !action.allow_empty_wildcard {
@@ -234,6 +217,7 @@ fn copy_action(
             && is_visible(from, &source, visible)?
             && unpack::unpack(from, &source, to, &dest, owner, options.time)?
         {
+            check_unpacked(from, &source, visible)?;
             continue;
         }
         let copied = copy_seeing(from, &source, to, &dest, &options, visible)?;
@@ -243,10 +227,51 @@ fn copy_action(
     Ok(stats)
 }
 
+/// What a copy action asks for, with its owner looked up.
+pub fn copy_options<'a>(
+    action: &'a pb::FileActionCopy,
+    owner: Option<Owner>,
+    cancel: Option<&'a AtomicBool>,
+) -> Result<CopyOptions<'a>, FsError> {
+    let mode_change = match action.mode_str.as_str() {
+        "" => None,
+        text => Some(ModeChange::parse(text).map_err(|error| FsError::Invalid(error.to_string()))?),
+    };
+    Ok(CopyOptions {
+        owner,
+        time: time(action.timestamp),
+        // A symbolic mode leaves the directories made for the destination alone.
+        mode: (mode_change.is_none() && action.mode != -1)
+            .then_some(action.mode.cast_unsigned() & 0o7777),
+        mode_change,
+        follow: action.follow_symlink,
+        contents: action.dir_copy_contents,
+        replace: action.always_replace_existing_dest_paths,
+        include: &action.include_patterns,
+        exclude: &action.exclude_patterns,
+        cancel,
+    })
+}
+
 fn is_visible(root: &Root, path: &[u8], visible: Option<&Visible>) -> Result<bool, FsError> {
     match visible {
         None => Ok(true),
         Some(visible) => Ok(visible.has(&root.resolve(path)?)),
+    }
+}
+
+/// Refuses an archive that may have changed since it was hashed: what came out of it cannot be
+/// held against a digest.
+fn check_unpacked(root: &Root, path: &[u8], visible: Option<&Visible>) -> Result<(), FsError> {
+    let Some(visible) = visible else {
+        return Ok(());
+    };
+    let resolved = root.resolve(path)?;
+    let meta = root.lstat(&resolved)?;
+    visible.check(&resolved, &meta)?;
+    match visible.digest_wanted(&resolved, &meta)? {
+        None => Ok(()),
+        Some(_) => Err(FsError::Changed(lossy(&resolved))),
     }
 }
 

@@ -284,10 +284,18 @@ impl<'a> Copier<'a> {
         {
             return Ok(());
         }
-        let meta = Meta::of(level.source.as_fd(), entry.source_name).map_err(|errno| {
-            FsError::path("lstat", &source_path, errno)
-                .context(format!("failed to stat {}", lossy(&source_path)))
-        })?;
+        let meta = match Meta::of(level.source.as_fd(), entry.source_name) {
+            Ok(meta) => meta,
+            // It was there when the source was walked.
+            Err(Errno::NOENT) if self.visible.is_some() => {
+                return Err(FsError::Changed(lossy(&source_path)));
+            }
+            Err(errno) => {
+                return Err(FsError::path("lstat", &source_path, errno)
+                    .context(format!("failed to stat {}", lossy(&source_path))));
+            }
+        };
+        self.check(&source_path, &meta)?;
         if meta.is_dir() {
             return self.directory(level, &entry, meta, included, excluded);
         }
@@ -311,6 +319,23 @@ impl<'a> Copier<'a> {
             FileType::Symlink => self.symlink(&names, &meta),
             _ => self.device(&names, &meta),
         }
+    }
+
+    /// Refuses what has changed since the source was walked.
+    fn check(&self, path: &[u8], meta: &Meta) -> Result<(), FsError> {
+        match self.visible {
+            Some(visible) => visible.check(path, meta),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for an open file, after it was read.
+    fn check_open(&self, path: &[u8], fd: &OwnedFd) -> Result<(), FsError> {
+        if self.visible.is_none() {
+            return Ok(());
+        }
+        let meta = Meta::of_fd(fd.as_fd()).map_err(|errno| FsError::path("fstat", path, errno))?;
+        self.check(path, &meta)
     }
 
     /// Whether the patterns let an entry through, and whether an exclude pattern stopped it.
@@ -425,7 +450,8 @@ impl<'a> Copier<'a> {
             return Ok(());
         };
         if nested || target.fresh {
-            return self.open_metadata(&level.source, &target.fd, &meta, &level.dest_path);
+            self.open_metadata(&level.source, &target.fd, &meta, &level.dest_path)?;
+            return self.check_open(&source_path, &level.source);
         }
         // The destination itself was there already: it keeps all but its time.
         let (atime, mtime) = self.times(&meta);

@@ -99,6 +99,15 @@ pub enum FsError {
 }
 
 impl FsError {
+    /// Whether a file changed while it was worked with.
+    pub fn is_changed(&self) -> bool {
+        match self {
+            FsError::Changed(_) => true,
+            FsError::Context { source, .. } => source.is_changed(),
+            _ => false,
+        }
+    }
+
     /// An error of the call `op` on `path`.
     pub fn path(op: &'static str, path: impl AsRef<[u8]>, errno: Errno) -> Self {
         Self::Path {

@@ -93,6 +93,13 @@ impl Meta {
         }
     }
 
+    /// Whether a later stat of the same name shows the same, unchanged file.
+    pub fn is_still(&self, now: &Meta) -> bool {
+        let same = (self.dev, self.ino, self.mode, self.mtime, self.ctime)
+            == (now.dev, now.ino, now.mode, now.mtime, now.ctime);
+        same && (self.is_dir() || (self.size, self.rdev) == (now.size, now.rdev))
+    }
+
     /// Major and minor number of a device file.
     pub fn device(&self) -> (u32, u32) {
         (rustix::fs::major(self.rdev), rustix::fs::minor(self.rdev))
@@ -147,7 +154,7 @@ pub(crate) fn is_portable_xattr(name: &[u8]) -> bool {
 }
 
 /// Attributes by which an overlay marks whiteouts, opaque directories and redirects.
-fn is_overlay_mark(name: &[u8]) -> bool {
+pub(crate) fn is_overlay_mark(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 

@@ -3,16 +3,18 @@
 //! Directories come before what is in them, names in byte order. Parents of what is included
 //! come too, matched or not; the root itself does not.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::error::FsError;
+use super::error::{FsError, lossy};
 use super::follow;
+use super::hash::ContentDigest;
 use super::meta::Meta;
 use super::pattern::{MatchInfo, PatternMatcher};
 use super::root::{Root, read_dir};
@@ -103,26 +105,109 @@ pub(crate) fn matcher(
         })
 }
 
-/// The part of a directory that a filter lets through, for working with it in place.
-#[derive(Debug, Clone, Default)]
+/// The part of a directory that a filter lets through, for working with it in place: what was
+/// there when it was walked, and how to tell that it still is.
+#[derive(Clone, Default)]
 pub struct Visible {
-    paths: HashSet<Vec<u8>>,
+    paths: HashMap<Vec<u8>, Meta>,
+    /// What has changed after this may change again without its stat showing it; `None` when
+    /// the stat is not looked at.
+    settled: Option<i128>,
+    digests: Option<Arc<Digests>>,
 }
 
+/// Gives the digest of a file that was hashed where it lies.
+pub type Digests = dyn Fn(&[u8]) -> Option<ContentDigest> + Send + Sync;
+
 impl Visible {
-    /// What a walk has found.
+    /// What a walk has found, whatever happens to it after.
     pub fn of(entries: &[Entry]) -> Self {
+        Self::new(entries.iter().map(|entry| (entry.path.clone(), entry.meta)))
+    }
+
+    /// Paths with their stat.
+    pub fn new(entries: impl IntoIterator<Item = (Vec<u8>, Meta)>) -> Self {
         Self {
-            paths: entries.iter().map(|entry| entry.path.clone()).collect(),
+            paths: entries.into_iter().collect(),
+            settled: None,
+            digests: None,
+        }
+    }
+
+    /// The same, of which nothing may have changed since a walk that began at `walked`
+    /// (nanoseconds since the epoch). What was changed so shortly before that its stat does not
+    /// tell is held against its digest.
+    pub fn unchanged_since(self, walked: i128, digests: Arc<Digests>) -> Self {
+        Self {
+            settled: Some(walked - SETTLED),
+            digests: Some(digests),
+            ..self
+        }
+    }
+
+    /// All paths with their stat, in no order.
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &Meta)> {
+        self.paths
+            .iter()
+            .map(|(path, meta)| (path.as_slice(), meta))
+    }
+
+    /// The same with these paths alone, as far as they are there.
+    pub fn only<'p>(&self, paths: impl IntoIterator<Item = &'p [u8]>) -> Self {
+        let known = |path: &[u8]| Some((path.to_vec(), *self.paths.get(path)?));
+        Self {
+            paths: paths.into_iter().filter_map(known).collect(),
+            settled: self.settled,
+            digests: self.digests.clone(),
         }
     }
 
     /// Whether a resolved path is among it. The root always is.
     pub fn has(&self, resolved: &[u8]) -> bool {
         let path = resolved.strip_prefix(b"/").unwrap_or(resolved);
-        path.is_empty() || self.paths.contains(path)
+        path.is_empty() || self.paths.contains_key(path)
+    }
+
+    /// Refuses a file that is not what was walked.
+    pub fn check(&self, path: &[u8], now: &Meta) -> Result<(), FsError> {
+        if self.settled.is_none() {
+            return Ok(());
+        }
+        let below = path.strip_prefix(b"/").unwrap_or(path);
+        match self.paths.get(below) {
+            // The root's own stat counts for nothing that is keyed or copied.
+            None if below.is_empty() => Ok(()),
+            Some(walked) if walked.is_still(now) => Ok(()),
+            _ => Err(FsError::Changed(lossy(path))),
+        }
+    }
+
+    /// The digest that a copy of a file must have, where its stat does not suffice.
+    pub fn digest_wanted(&self, path: &[u8], now: &Meta) -> Result<Option<ContentDigest>, FsError> {
+        let Some(settled) = self.settled else {
+            return Ok(None);
+        };
+        if now.ctime.max(now.mtime) <= settled {
+            return Ok(None);
+        }
+        let below = path.strip_prefix(b"/").unwrap_or(path);
+        let digest = self.digests.as_ref().and_then(|digests| digests(below));
+        // Never hashed: nothing to hold it against.
+        digest
+            .map(Some)
+            .ok_or_else(|| FsError::Changed(lossy(path)))
     }
 }
+
+impl std::fmt::Debug for Visible {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Visible({} paths)", self.paths.len())
+    }
+}
+
+/// Nanoseconds. Clocks of file systems tick at least every 10 ms: what was changed longer ago than
+/// ten of them cannot change again and look the same.
+pub const SETTLED: i128 = 100_000_000;
 
 struct Walker<'a> {
     include: Option<PatternMatcher>,

@@ -1,22 +1,28 @@
 //! File ops: actions on directory trees, without running anything of the images.
 
+mod derive;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::future::try_join_all;
 use gateway_api::error::SolveDetail;
 use gateway_api::{Detail, Error};
 use gateway_llb::pb;
 
+use self::derive::DirectoryCopy;
 use super::exec::mounts::Tree;
 use super::image;
-use crate::fs::actions::{ActionInputs, apply};
+use crate::content;
+use crate::fs::Visible;
+use crate::fs::actions::{ActionInputs, apply_seeing};
 use crate::fs::root::Root;
 use crate::job::JobInner;
 use crate::live::LiveVertex;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
-use crate::store::{Layer, LayerRecord, Snapshot, Store, WorkDir, new_id};
+use crate::store::{Layer, LayerRecord, LocalFiles, Snapshot, Store, WorkDir, new_id};
 use crate::view::View;
 
 pub async fn run(
@@ -25,32 +31,92 @@ pub async fn run(
     op: &pb::FileOp,
     inputs: Vec<Snapshot>,
 ) -> Outcome<Vec<Snapshot>> {
-    let plan = Plan::of(op, inputs.len()).map_err(Error::unknown)?;
-    for snapshot in &inputs {
-        image::ensure(job, snapshot).await?;
+    let plan = Arc::new(Plan::of(op, inputs.len()).map_err(Error::unknown)?);
+    for (index, snapshot) in inputs.iter().enumerate() {
+        if live(snapshot).is_none() || !only_copies_from(op, index) {
+            image::ensure(job, snapshot).await?;
+        }
     }
     let _permit = job.permit().await?;
     let running = job.reports.start(&vertex.digest);
+    let outcome = match attempt(job, vertex, op, &inputs, &plan).await {
+        Attempt::Done(outcome) => outcome,
+        // Somebody is writing there: the private copy does not change any more.
+        Attempt::SourceChanged => {
+            match try_join_all(inputs.iter().map(|input| image::ensure(job, input))).await {
+                Ok(_) => match attempt(job, vertex, op, &inputs, &plan).await {
+                    Attempt::Done(outcome) => outcome,
+                    Attempt::SourceChanged => Err(Error::unknown("a copied source changed")),
+                },
+                Err(error) => Err(error),
+            }
+        }
+    };
+    running.finish(&outcome);
+    outcome
+}
+
+/// The local source that this is, while nobody has needed a copy of it.
+fn live(snapshot: &Snapshot) -> Option<Arc<LocalFiles>> {
+    snapshot
+        .only_local()
+        .filter(|files| files.copy.get().is_none())
+}
+
+/// Whether an input of an op is read by its copies alone.
+pub fn only_copies_from(op: &pb::FileOp, input: usize) -> bool {
+    let this = i64::try_from(input).unwrap_or(-1);
+    op.actions.iter().all(|action| {
+        let (user, group) = owner_inputs(action);
+        let copies = matches!(action.action, Some(pb::file_action::Action::Copy(_)));
+        action.input != this
+            && (action.secondary_input != this || copies)
+            && user != Some(this)
+            && group != Some(this)
+    })
+}
+
+enum Attempt {
+    Done(Outcome<Vec<Snapshot>>),
+    /// A file of a local source is not what was hashed.
+    SourceChanged,
+}
+
+async fn attempt(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::FileOp,
+    inputs: &[Snapshot],
+    plan: &Arc<Plan>,
+) -> Attempt {
     let cancel = CancelOnDrop(Arc::new(AtomicBool::new(false)));
     let flag = cancel.0.clone();
-    let (inner, op, name) = (job.clone(), op.clone(), vertex.name.clone());
-    let outcome = blocking(move || {
+    let (job, op, vertex) = (job.clone(), op.clone(), vertex.clone());
+    let (inputs, plan) = (inputs.to_vec(), plan.clone());
+    let done = blocking(move || {
+        if inputs.iter().any(|i| i.is_local() && live(i).is_none()) {
+            vertex.used_copy.store(true, Ordering::Relaxed);
+        }
         let mut worker = Worker {
-            store: inner.store().clone(),
-            job: inner,
+            job: &job,
             failed: None,
+            may_derive: !vertex.metadata.ignore_cache,
             op: &op,
             inputs,
             states: BTreeMap::new(),
             plan: &plan,
-            description: name,
+            description: &vertex.name,
             cancel: &flag,
+            source_changed: false,
         };
-        worker.run()
+        let outcome = worker.run_or_derive();
+        Ok(match worker.source_changed {
+            true => Attempt::SourceChanged,
+            false => Attempt::Done(outcome),
+        })
     })
     .await;
-    running.finish(&outcome);
-    outcome
+    done.unwrap_or_else(|error| Attempt::Done(Err(error)))
 }
 
 /// Tells the thread that works to stop when nobody waits for it any more.
@@ -160,19 +226,67 @@ enum State {
 }
 
 struct Worker<'a> {
-    job: Arc<JobInner>,
-    store: Store,
+    job: &'a Arc<JobInner>,
     /// What the action that failed was changing.
     failed: Option<Open>,
+    /// Results of other builds may serve.
+    may_derive: bool,
     op: &'a pb::FileOp,
     inputs: Vec<Snapshot>,
     states: BTreeMap<usize, State>,
     plan: &'a Plan,
-    description: String,
+    description: &'a str,
     cancel: &'a AtomicBool,
+    source_changed: bool,
+}
+
+/// A file system for reading.
+struct Source {
+    root: Root,
+    /// Of a local source in place: what of it is there.
+    visible: Option<Arc<Visible>>,
+    _view: Option<View>,
 }
 
 impl Worker<'_> {
+    /// The op's results; a large copy of a client's directory from an earlier one, if it can be.
+    fn run_or_derive(&mut self) -> Outcome<Vec<Snapshot>> {
+        let Some(copy) = DirectoryCopy::of(self.op, &self.inputs) else {
+            return self.run();
+        };
+        let store = self.job.store();
+        let visible = content::visible(self.job, &copy.source, &copy.files)?;
+        let derived = match self.may_derive {
+            true => copy.derive(store, &visible, self.cancel),
+            false => Ok(None),
+        };
+        match derived {
+            Err(error) => {
+                self.source_changed = error.is_changed();
+                return Err(Error::unknown(error.to_string()));
+            }
+            Ok(Some(derived)) => {
+                let (work, id) = (&derived.work, derived.id);
+                return Ok(vec![commit_as(
+                    store,
+                    &copy.base,
+                    work,
+                    self.description,
+                    id,
+                )?]);
+            }
+            Ok(None) => {}
+        }
+        let began = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
+        let outputs = self.run()?;
+        if let [output] = outputs.as_slice()
+            && let Some(layer) = output.layers.last()
+        {
+            copy.record(store, &visible, &layer.id, began);
+        }
+        Ok(outputs)
+    }
+
     fn run(&mut self) -> Outcome<Vec<Snapshot>> {
         for index in &self.plan.order {
             if let Err(error) = self.act(*index) {
@@ -200,15 +314,16 @@ impl Worker<'_> {
         let groups = self.lookup(group, action.input)?;
         let inputs = ActionInputs {
             target: &target.root,
-            source: source.as_ref().map(|(root, _)| root),
+            source: source.as_ref().map(|source| &source.root),
             users: users.root(&target.root),
             groups: groups.root(&target.root),
             cancel: Some(self.cancel),
         };
-        let applied = apply(action, &inputs);
-        match applied {
+        let visible = source.as_ref().and_then(|source| source.visible.as_deref());
+        match apply_seeing(action, &inputs, visible) {
             Ok(_) => drop(self.states.insert(index, State::Open(target))),
             Err(error) => {
+                self.source_changed |= visible.is_some() && error.is_changed();
                 self.failed = Some(target);
                 return Err(Error::unknown(error.to_string()));
             }
@@ -243,19 +358,26 @@ impl Worker<'_> {
         match index {
             None => Ok(Lookup::Nowhere),
             Some(index) if index == target => Ok(Lookup::Target),
-            Some(index) => {
-                let (root, view) = self.read(index)?;
-                Ok(Lookup::Other(root, view))
-            }
+            Some(index) => Ok(Lookup::Other(self.read(index)?)),
         }
     }
 
     /// An input for reading.
-    fn read(&mut self, index: i64) -> Outcome<(Root, View)> {
+    fn read(&mut self, index: i64) -> Outcome<Source> {
         let snapshot = self.snapshot(index)?;
-        let view = View::read_only(&self.store.lowers(&snapshot)).map_err(internal)?;
-        let root = Root::open(view.path()).map_err(internal)?;
-        Ok((root, view))
+        if let Some(files) = live(&snapshot) {
+            return Ok(Source {
+                root: Root::open(&files.dir).map_err(internal)?,
+                visible: Some(content::visible(self.job, &snapshot, &files)?),
+                _view: None,
+            });
+        }
+        let view = View::read_only(&self.job.store().lowers(&snapshot)).map_err(internal)?;
+        Ok(Source {
+            root: Root::open(view.path()).map_err(internal)?,
+            visible: None,
+            _view: Some(view),
+        })
     }
 
     fn snapshot(&mut self, index: i64) -> Outcome<Snapshot> {
@@ -287,12 +409,12 @@ impl Worker<'_> {
     }
 
     fn open_on(&self, base: Snapshot) -> Outcome<Open> {
-        let work = self.store.work_dir().map_err(internal)?;
+        let work = self.job.store().work_dir().map_err(internal)?;
         let upper = work.sub("fs").map_err(internal)?;
         let scratch = work.sub("work").map_err(internal)?;
         let lowers = match base.layers.is_empty() {
             true => Vec::new(),
-            false => self.store.lowers(&base),
+            false => self.job.store().lowers(&base),
         };
         let view = View::writable(&lowers, &upper, &scratch).map_err(internal)?;
         let root = Root::open(view.path()).map_err(internal)?;
@@ -315,7 +437,7 @@ impl Worker<'_> {
                     _view: view,
                 } = open;
                 drop((root, view));
-                commit(&self.store, &base, &work, &self.description)?
+                commit(self.job.store(), &base, &work, self.description)?
             }
             None => return Err(Error::unknown("invalid use of a file action's result")),
         };
@@ -328,10 +450,7 @@ impl Worker<'_> {
 enum Lookup {
     Nowhere,
     Target,
-    Other(
-        Root,
-        #[allow(dead_code, reason = "keeps the root's mount")] View,
-    ),
+    Other(Source),
 }
 
 impl Lookup {
@@ -339,7 +458,7 @@ impl Lookup {
         match self {
             Lookup::Nowhere => None,
             Lookup::Target => Some(target),
-            Lookup::Other(root, _) => Some(root),
+            Lookup::Other(source) => Some(&source.root),
         }
     }
 }
@@ -371,7 +490,16 @@ pub fn commit(
     work: &WorkDir,
     description: &str,
 ) -> Outcome<Snapshot> {
-    let id = new_id();
+    commit_as(store, base, work, description, new_id())
+}
+
+fn commit_as(
+    store: &Store,
+    base: &Snapshot,
+    work: &WorkDir,
+    description: &str,
+    id: String,
+) -> Outcome<Snapshot> {
     store
         .add_layer(&LayerRecord {
             id: id.clone(),

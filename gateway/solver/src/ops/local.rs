@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use gateway_api::Error;
 use gateway_llb::pb;
+use rustix::io::Errno;
 
-use crate::fs::{Filter, Root, SyncOptions, sync_into};
+use crate::fs::read::FileRange;
+use crate::fs::{self, Filter, FsError, Root, SyncOptions, Visible, gopath, sync_into, walk};
 use crate::job::JobInner;
 use crate::key::{LocalFilter, local_key};
 use crate::live::LiveVertex;
@@ -71,8 +73,54 @@ pub async fn run(
             vertex: vertex.digest.clone(),
             copy: tokio::sync::OnceCell::new(),
             hashes: std::sync::OnceLock::new(),
+            visible: std::sync::OnceLock::new(),
         })),
     }])])
+}
+
+/// One file where it lies, for a frontend; `None` when there is a copy, which must be read then.
+/// What the filter hides is not there.
+pub async fn read(
+    job: &Arc<JobInner>,
+    files: &Arc<LocalFiles>,
+    path: &str,
+    range: Option<FileRange>,
+) -> Option<Outcome<Vec<u8>>> {
+    if files.copy.get().is_some() {
+        return None;
+    }
+    let (inner, path) = (files.clone(), path.to_owned());
+    let read = blocking(move || {
+        let failed = |error: FsError| Error::unknown(error.to_string());
+        let root = Root::open(&inner.dir).map_err(internal)?;
+        if inner.filter != Filter::default() {
+            let visible = match inner.visible.get() {
+                Some(visible) => visible,
+                None => {
+                    let entries = walk::entries(&root, &inner.filter).map_err(failed)?;
+                    inner.visible.get_or_init(|| Visible::of(&entries))
+                }
+            };
+            let resolved = root.resolve(path.as_bytes()).map_err(failed)?;
+            if resolved != gopath::absolute(path.as_bytes()) {
+                // Whether the links on the way are there is for the copy to say.
+                return Ok(None);
+            }
+            if !visible.has(&resolved) {
+                return Err(failed(FsError::path("open", &path, Errno::NOENT)));
+            }
+        }
+        let data = fs::read::read_file(&root, &path, range).map_err(failed)?;
+        Ok(Some(data))
+    })
+    .await
+    .transpose()?;
+    if let Ok(data) = &read {
+        let id = format!("transferring {}:", files.name);
+        let status = job.reports.status(&files.vertex, id, "transferring");
+        status.done_with(data.len() as u64);
+    }
+    Some(read)
 }
 
 /// Makes the private copy, once.

@@ -93,6 +93,15 @@ pub async fn key(job: &Arc<JobInner>, vertex: &Arc<LiveVertex>) -> Outcome<Verte
     Ok(VertexKey::Op(op_key))
 }
 
+/// Whether the op reads this input where it lies when that is a local source: it does not if the
+/// files must stay as they are while a step runs.
+pub fn reads_in_place(vertex: &LiveVertex, input: usize) -> bool {
+    match &vertex.op.op {
+        Some(pb::op::Op::File(op)) => file::only_copies_from(op, input),
+        _ => false,
+    }
+}
+
 /// Runs the op over its inputs' file systems; gives those of its outputs.
 pub async fn run(
     job: &Arc<JobInner>,

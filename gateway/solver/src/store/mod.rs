@@ -9,6 +9,7 @@
 //! logs/               what work under way prints, for those who wait for it elsewhere
 //! leases              one byte for each thing that somebody may be using
 //! hashes/<directory>   digests of a client directory's files by their stat
+//! copies/<key>        what large copies of client directories were made of
 //! tmp/<process>/      unfinished work, one directory per process, locked while it lives
 //! quarantine/         damaged blobs that a check set aside
 //! uses                what builds used, until it is counted
@@ -20,6 +21,7 @@
 //! its own directory below `tmp/`, whose lock the kernel freed: the next process to open the store
 //! removes it. Garbage is collected (`gc`) while builds run: what they use they hold.
 
+mod copies;
 mod db;
 mod durability;
 mod file_hashes;
@@ -42,6 +44,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gateway_images::fail_point::fail_point;
 use gateway_images::store::{BlobStore, Lease};
 
+pub use copies::{CopiedEntry, Copies, CopyRecord};
 pub use db::{Candidate, Db, ImageRecord, LayerRecord, VariantRecord};
 pub use file_hashes::FileHashes;
 pub use lock::WorkLock;
@@ -122,7 +125,7 @@ impl Store {
             },
         };
         for dir in [
-            "layers", "cache", "git", "tmp", "empty", "locks", "logs", "hashes",
+            "layers", "cache", "git", "tmp", "empty", "locks", "logs", "hashes", "copies",
         ] {
             std::fs::create_dir_all(root.join(dir)).map_err(io)?;
         }
@@ -230,6 +233,21 @@ impl Store {
         self.inner.root.join("layers").join(layer_name(id))
     }
 
+    /// Where everything of a layer is, topmost first: one directory, or for one that was derived
+    /// from another the changes and the other one.
+    pub fn layer_dirs(&self, id: &str) -> Vec<PathBuf> {
+        let mut dirs = vec![self.layer_dir(id)];
+        if let Some((_, whole)) = id.split_once(DERIVED) {
+            dirs.push(self.layer_dir(whole));
+        }
+        dirs
+    }
+
+    /// Records of large copies.
+    pub fn copies(&self) -> Copies {
+        Copies::in_dir(self.inner.root.join("copies"))
+    }
+
     pub fn cache_dir(&self, id: &str) -> PathBuf {
         self.inner.root.join("cache").join(id)
     }
@@ -335,7 +353,7 @@ impl Store {
                     Some(copy) => lowers.push(copy.work.path().join("fs")),
                     None => continue,
                 },
-                None => lowers.push(self.layer_dir(&layer.id)),
+                None => lowers.extend(self.layer_dirs(&layer.id)),
             }
             if self.layer_dir(&layer.id).with_extension("opaque").exists() {
                 break;
@@ -396,15 +414,30 @@ impl Store {
         self.hold(&layer_lease(id));
     }
 
-    /// Whether the layer is here; from then on it stays as long as its user.
+    /// Whether the layer is here, with the one it changes if it was derived; from then on they stay
+    /// as long as their user.
     pub fn has_layer(&self, id: &str) -> bool {
-        let name = layer_lease(id);
-        let here = self.hold(&name) && self.layer_dir(id).is_dir();
+        let names: Vec<String> = [Some(id), derived_from(id)]
+            .into_iter()
+            .flatten()
+            .map(layer_lease)
+            .collect();
+        let held = names.iter().all(|name| self.hold(name));
+        let here = held && self.layer_dirs(id).iter().all(|dir| dir.is_dir());
         if here {
-            self.used(name);
+            names.into_iter().for_each(|name| self.used(name));
         }
         here
     }
+}
+
+/// In the id of a derived layer, between its own part and the id of the layer that it changes.
+const DERIVED: char = '+';
+
+/// The id of a new layer that is the layer `whole` with changes. Depth is one: `whole` is derived
+/// from nothing.
+pub fn derived_id(whole: &str) -> String {
+    format!("{}{DERIVED}{whole}", new_id())
 }
 
 /// An id that no other layer has or will have.

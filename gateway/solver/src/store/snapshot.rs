@@ -7,7 +7,7 @@ use std::time::Instant;
 use gateway_images::media::Descriptor;
 
 use super::{FileHashes, Store};
-use crate::fs::Filter;
+use crate::fs::{Filter, Visible};
 
 /// A file system as a list of layers, lowest first; empty is scratch. Cheap to clone.
 #[derive(Clone, Default, Debug)]
@@ -35,6 +35,8 @@ pub struct LocalFiles {
     pub vertex: String,
     pub copy: tokio::sync::OnceCell<LocalCopy>,
     pub hashes: OnceLock<Arc<FileHashes>>,
+    /// What the filter lets through, once a frontend has read a file.
+    pub visible: OnceLock<Visible>,
 }
 
 /// A finished copy.

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::Copier;
 use crate::fs::error::{FsError, lossy};
+use crate::fs::hash;
 use crate::fs::meta::{Meta, XattrsOf};
 use crate::fs::root::{self, Owner};
 
@@ -67,7 +68,7 @@ impl Copier<'_> {
         let dest = rustix::fs::openat(
             names.dest,
             OsStr::from_bytes(names.dest_name),
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::from_raw_mode(0o600),
         )
         .map_err(|errno| failed("target", names.dest_path, errno))?;
@@ -77,7 +78,35 @@ impl Copier<'_> {
             .map_err(|errno| {
                 FsError::path("write", names.dest_path, errno).context("failed to copy files")
             })?;
-        self.open_metadata(&source, &dest, meta, names.dest_path)
+        self.open_metadata(&source, &dest, meta, names.dest_path)?;
+        self.check_open(names.source_path, &source)?;
+        self.check_content(names, meta, &source, dest)
+    }
+
+    /// Holds a copy against the digest of its source, where a change need not show in the stat.
+    fn check_content(
+        &self,
+        names: &Names<'_>,
+        meta: &Meta,
+        source: &OwnedFd,
+        dest: OwnedFd,
+    ) -> Result<(), FsError> {
+        let Some(visible) = self.visible else {
+            return Ok(());
+        };
+        let Some(wanted) = visible.digest_wanted(names.source_path, meta)? else {
+            return Ok(());
+        };
+        let failed = |errno| FsError::path("read", names.dest_path, errno);
+        let xattrs = XattrsOf::Fd(source.as_fd()).read().unwrap_or_default();
+        let mut copy = std::fs::File::from(dest);
+        rustix::fs::seek(&copy, rustix::fs::SeekFrom::Start(0)).map_err(failed)?;
+        let digest = hash::of_local_file(meta, &xattrs, &mut copy)
+            .map_err(|error| failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+        match digest == wanted {
+            true => Ok(()),
+            false => Err(FsError::Changed(lossy(names.source_path))),
+        }
     }
 
     fn link(&self, first: &[u8], names: &Names<'_>) -> Result<(), Errno> {
@@ -111,7 +140,17 @@ impl Copier<'_> {
                 ))
             },
         )?;
-        self.named_metadata(names, meta)
+        self.named_metadata(names, meta)?;
+        self.check_named(names)
+    }
+
+    fn check_named(&self, names: &Names<'_>) -> Result<(), FsError> {
+        if self.visible.is_none() {
+            return Ok(());
+        }
+        let meta = Meta::of(names.source, names.source_name)
+            .map_err(|_| FsError::Changed(lossy(names.source_path)))?;
+        self.check(names.source_path, &meta)
     }
 
     /// Device files and pipes. A socket makes no sense in an image: an empty file stands for

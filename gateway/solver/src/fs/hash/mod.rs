@@ -13,7 +13,7 @@ mod stat_cache;
 mod tree;
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use header::ContentDigest;
 pub use stat_cache::{Clock, StatCache};
@@ -22,9 +22,9 @@ use self::pool::Reader;
 use self::tree::Tree;
 use super::error::{FsError, lossy};
 use super::gopath;
-use super::meta::Meta;
+use super::meta::{Meta, Xattrs};
 use super::root::Root;
-use super::walk::{self, Entry, Filter};
+use super::walk::{self, Entry, Filter, Visible};
 
 /// What to hash of a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,8 +110,10 @@ pub struct HashOptions {
 /// The content hashes of one directory.
 pub struct ContentHasher {
     root: Root,
-    tree: Mutex<Tree>,
+    tree: Arc<Mutex<Tree>>,
     options: HashOptions,
+    /// When the walk of a local source began, nanoseconds since the epoch.
+    walked: i128,
 }
 
 impl ContentHasher {
@@ -130,8 +132,11 @@ impl ContentHasher {
 
     /// Of a local source in place, seen through its filter.
     pub fn local(root: Root, filter: &Filter, options: HashOptions) -> Result<Self, FsError> {
+        let walked = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
         let entries = walk::entries(&root, filter)?;
-        Self::of_entries(root, entries, options)
+        let mut hasher = Self::of_entries(root, entries, options)?;
+        hasher.walked = walked;
+        Ok(hasher)
     }
 
     /// Of a local source in place that has been walked already.
@@ -147,9 +152,19 @@ impl ContentHasher {
     fn new(root: Root, tree: Tree, options: HashOptions) -> Self {
         Self {
             root,
-            tree: Mutex::new(tree),
+            tree: Arc::new(Mutex::new(tree)),
             options,
+            walked: time::OffsetDateTime::now_utc().unix_timestamp_nanos(),
         }
+    }
+
+    /// What was walked of a local source, for copying from it in place: every file must still be
+    /// what was hashed.
+    pub fn visible(&self) -> Visible {
+        let paths = lock(&self.tree).paths();
+        let tree = self.tree.clone();
+        let digests = move |path: &[u8]| lock(&tree).known_own(path);
+        Visible::new(paths).unchanged_since(self.walked, Arc::new(digests))
     }
 
     /// The digest of a path (its whole content, if it is a directory) or of what a pattern
@@ -160,11 +175,7 @@ impl ContentHasher {
         options: &ChecksumOptions,
     ) -> Result<ContentDigest, FsError> {
         let path = gopath::absolute(path.as_bytes());
-        let mut tree = self
-            .tree
-            .lock()
-            // Digests are put in whole; what is missing is computed again.
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut tree = lock(&self.tree);
         let reader = self.reader();
         if !options.wildcard && options.include.is_empty() && options.exclude.is_empty() {
             return whole(&mut tree, &path, options.follow_links, &reader);
@@ -213,6 +224,33 @@ impl ContentHasher {
             cancel: self.options.cancel.as_deref(),
         }
     }
+}
+
+fn lock(tree: &Mutex<Tree>) -> MutexGuard<'_, Tree> {
+    // Digests are put in whole; what is missing is computed again.
+    tree.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The digest of a local source's regular file alone, from its stat, attributes and content.
+pub fn of_local_file(
+    meta: &Meta,
+    xattrs: &Xattrs,
+    content: impl std::io::Read,
+) -> std::io::Result<ContentDigest> {
+    let meta = Meta {
+        uid: 0,
+        gid: 0,
+        ..*meta
+    };
+    let header = header::Header {
+        meta: &meta,
+        target: None,
+        xattrs,
+        device: (0, 0),
+    };
+    let mut hasher = header.hasher();
+    header::feed(&mut hasher, content, &mut vec![0; 64 * 1024])?;
+    Ok(ContentDigest::finish(hasher))
 }
 
 fn whole(

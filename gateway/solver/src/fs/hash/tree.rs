@@ -115,6 +115,33 @@ impl Tree {
         &self.nodes[id].name
     }
 
+    /// All that has been read of the directory, by path below the root.
+    pub(super) fn paths(&self) -> Vec<(Vec<u8>, Meta)> {
+        let mut paths: Vec<(Vec<u8>, Meta)> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let path = match paths.get(node.parent) {
+                Some((parent, _)) if !parent.is_empty() => {
+                    [parent.as_slice(), b"/", &node.name].concat()
+                }
+                _ => node.name.to_vec(),
+            };
+            paths.push((path, node.meta));
+        }
+        // The root itself has no path.
+        paths.split_off(1.min(paths.len()))
+    }
+
+    /// The digest of a file alone, if it has been computed.
+    pub(super) fn known_own(&self, path: &[u8]) -> Option<ContentDigest> {
+        let mut at = ROOT;
+        for name in gopath::components(path) {
+            let children = self.nodes[at].children.as_ref()?;
+            let index = children.binary_search_by(|child| self.name(*child).cmp(name));
+            at = *children.get(index.ok()?)?;
+        }
+        self.nodes[at].own
+    }
+
     /// The absolute path of a node.
     fn path(&self, id: NodeId) -> Vec<u8> {
         let mut names = Vec::new();
