@@ -256,7 +256,11 @@ pub fn copy_options<'a>(
 fn is_visible(root: &Root, path: &[u8], visible: Option<&Visible>) -> Result<bool, FsError> {
     match visible {
         None => Ok(true),
-        Some(visible) => Ok(visible.has(&root.resolve(path)?)),
+        Some(visible) => {
+            let resolved = root.resolve(path)?;
+            visible.check_resolved(path, &resolved)?;
+            Ok(visible.has(&resolved))
+        }
     }
 }
 

@@ -92,6 +92,9 @@ pub fn copy_seeing(
     } else {
         from.resolve_parent(source)?
     };
+    if let Some(visible) = visible {
+        visible.check_resolved(source, &resolved)?;
+    }
     if visible.is_some_and(|visible| !visible.has(&resolved)) {
         return Err(FsError::path("lstat", &resolved, Errno::NOENT));
     }
@@ -457,7 +460,8 @@ impl<'a> Copier<'a> {
         let (atime, mtime) = self.times(&meta);
         rustix::fs::futimens(&target.fd, &root::timestamps(atime, mtime)).map_err(|errno| {
             root::utime_error(&level.dest_path, errno).context("failed to restore file timestamp")
-        })
+        })?;
+        self.check_open(&source_path, &level.source)
     }
 
     /// Makes or takes over a destination directory.

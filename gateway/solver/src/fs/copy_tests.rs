@@ -457,3 +457,61 @@ fn a_copy_stops_when_asked() {
     let error = roots.copy("/dir", "/d", &options).expect_err("cancelled");
     assert_eq!(error, "context canceled");
 }
+
+#[test]
+fn a_source_that_changed_since_it_was_hashed_is_refused_by_name() {
+    use crate::fs::hash::{ChecksumOptions, ContentHasher, HashOptions};
+    use crate::fs::walk::Filter;
+    let from = tempfile::tempdir().expect("a directory");
+    let path = from.path().join("f");
+    let root = || Root::open(from.path()).expect("opens");
+    let copied = |visible: &Visible| {
+        let to = tempfile::tempdir().expect("a directory");
+        let to = Root::open(to.path()).expect("opens");
+        let options = CopyOptions {
+            contents: true,
+            ..CopyOptions::default()
+        };
+        copy_seeing(&root(), b"/", &to, b"/", &options, Some(visible))
+            .map(|stats| stats.files)
+            .map_err(|error| (error.is_changed(), error.to_string()))
+    };
+    let refused = |visible: &Visible| {
+        let (changed, text) = copied(visible).expect_err("changed");
+        assert!(changed, "{text}");
+        text
+    };
+    let walked = || {
+        std::fs::write(&path, "as hashed").expect("written");
+        let hasher = ContentHasher::local(root(), &Filter::default(), HashOptions::default());
+        let hasher = hasher.expect("walks");
+        hasher
+            .checksum("/", &ChecksumOptions::default())
+            .expect("hashes");
+        hasher.visible()
+    };
+    assert_eq!(copied(&walked()), Ok(1));
+
+    let visible = walked();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::fs::write(&path, "as edited").expect("written");
+    assert_eq!(refused(&visible), "/f changed while it was read");
+
+    // Of what is gone the directory tells.
+    let visible = walked();
+    std::fs::remove_file(&path).expect("removed");
+    assert_eq!(refused(&visible), "/ changed while it was read");
+
+    // Written again in the same tick: the stat is the same, the content is not.
+    std::fs::write(&path, "as edited").expect("written");
+    let entries = crate::fs::walk::entries(&root(), &Filter::default()).expect("walks");
+    let other = std::sync::Arc::new(|_: &[u8]| {
+        Some(crate::fs::hash::ContentDigest::of(b"of the content before"))
+    });
+    let young = entries[0].meta.ctime;
+    let visible = Visible::of(&entries).unchanged_since(young, other.clone());
+    assert_eq!(refused(&visible), "/f changed while it was read");
+    let settled = young + crate::fs::walk::SETTLED;
+    let visible = Visible::of(&entries).unchanged_since(settled, other);
+    assert_eq!(copied(&visible), Ok(1));
+}

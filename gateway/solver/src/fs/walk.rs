@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::error::{FsError, lossy};
 use super::follow;
+use super::gopath;
 use super::hash::ContentDigest;
 use super::meta::Meta;
 use super::pattern::{MatchInfo, PatternMatcher};
@@ -175,10 +176,19 @@ impl Visible {
         }
         let below = path.strip_prefix(b"/").unwrap_or(path);
         match self.paths.get(below) {
-            // The root's own stat counts for nothing that is keyed or copied.
+            // A list of entries has no root.
             None if below.is_empty() => Ok(()),
             Some(walked) if walked.is_still(now) => Ok(()),
             _ => Err(FsError::Changed(lossy(path))),
+        }
+    }
+
+    /// Refuses a path that symbolic links have led elsewhere: they may lead to another place than
+    /// when the files were hashed, which the stat of where they lead now does not tell.
+    pub fn check_resolved(&self, path: &[u8], resolved: &[u8]) -> Result<(), FsError> {
+        match self.settled.is_some() && gopath::absolute(path) != resolved {
+            true => Err(FsError::Changed(lossy(path))),
+            false => Ok(()),
         }
     }
 

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::error::FsError;
 use super::glob::{Glob, split_wildcard};
 use super::gopath;
+use super::meta::Meta;
 use super::root::{Root, read_dir};
 use super::syntax::PatternError;
 use super::walk::Visible;
@@ -34,6 +35,9 @@ pub fn expand(
     } else {
         root.resolve_parent(&literal)?
     };
+    if let Some(visible) = visible {
+        visible.check_resolved(&literal, &base)?;
+    }
     if visible.is_some_and(|visible| !visible.has(&base)) {
         return Err(FsError::path("lstat", &base, Errno::NOENT));
     }
@@ -101,6 +105,11 @@ impl Walk<'_> {
             let fd = rustix::fs::openat(dir, OsStr::from_bytes(&name), flags, Mode::empty())
                 .map_err(|errno| FsError::path("open", &full, errno))?;
             self.directory(fd.as_fd(), &below, depth + 1)?;
+        }
+        if let Some(visible) = self.visible {
+            // What was there when the source was walked must have been listed.
+            let meta = Meta::of_fd(dir).map_err(failed)?;
+            visible.check(&gopath::join(self.base, path), &meta)?;
         }
         Ok(())
     }

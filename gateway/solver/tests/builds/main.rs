@@ -2,6 +2,7 @@
 
 mod bench;
 mod cache;
+mod context;
 mod copy_helper;
 mod definitions;
 mod exec;

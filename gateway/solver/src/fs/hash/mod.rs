@@ -114,6 +114,8 @@ pub struct ContentHasher {
     options: HashOptions,
     /// When the walk of a local source began, nanoseconds since the epoch.
     walked: i128,
+    /// The root directory before the walk.
+    top: Option<Meta>,
 }
 
 impl ContentHasher {
@@ -133,9 +135,11 @@ impl ContentHasher {
     /// Of a local source in place, seen through its filter.
     pub fn local(root: Root, filter: &Filter, options: HashOptions) -> Result<Self, FsError> {
         let walked = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
+        let top = Meta::of_fd(root.fd()).map_err(|errno| FsError::path("lstat", "/", errno))?;
         let entries = walk::entries(&root, filter)?;
         let mut hasher = Self::of_entries(root, entries, options)?;
         hasher.walked = walked;
+        hasher.top = Some(top);
         Ok(hasher)
     }
 
@@ -155,6 +159,7 @@ impl ContentHasher {
             tree: Arc::new(Mutex::new(tree)),
             options,
             walked: time::OffsetDateTime::now_utc().unix_timestamp_nanos(),
+            top: None,
         }
     }
 
@@ -164,7 +169,8 @@ impl ContentHasher {
         let paths = lock(&self.tree).paths();
         let tree = self.tree.clone();
         let digests = move |path: &[u8]| lock(&tree).known_own(path);
-        Visible::new(paths).unchanged_since(self.walked, Arc::new(digests))
+        let top = self.top.map(|top| (Vec::new(), top));
+        Visible::new(paths.into_iter().chain(top)).unchanged_since(self.walked, Arc::new(digests))
     }
 
     /// The digest of a path (its whole content, if it is a directory) or of what a pattern

@@ -247,7 +247,7 @@ fn below<'v>(visible: &'v Visible, source: &[u8]) -> impl Iterator<Item = (&'v [
     };
     visible
         .entries()
-        .filter(move |(path, _)| path.starts_with(&prefix))
+        .filter(move |(path, _)| !path.is_empty() && path.starts_with(&prefix))
 }
 
 /// Several names of one file must stay names of one file, which changes do not express.
