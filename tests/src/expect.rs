@@ -87,13 +87,21 @@ pub fn scrub(text: &str) -> String {
             rest = hex;
         }
     }
-    let text = out + rest;
-    let Some(at) = text.find("checksum of ref ") else {
-        return text;
-    };
-    let (before, from) = text.split_at(at + "checksum of ref ".len());
-    let end = from.find(':').unwrap_or(from.len());
-    format!("{before}<ref>{}", &from[end..])
+    scrub_refs(&(out + rest))
+}
+
+/// A vertex's event and the build's error both name them.
+fn scrub_refs(text: &str) -> String {
+    const BEFORE: &str = "checksum of ref ";
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(BEFORE) {
+        let (before, from) = rest.split_at(at + BEFORE.len());
+        out += before;
+        out += "<ref>";
+        rest = &from[from.find(':').unwrap_or(from.len())..];
+    }
+    out + rest
 }
 
 /// The reference lists violated rules in the random order of a Go map.

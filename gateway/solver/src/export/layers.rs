@@ -5,16 +5,20 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use gateway_api::Error;
 use gateway_images::config::{LayerInfo, Timestamp};
-use gateway_images::layer::{Compression, DiffOptions, LayerBlob, diff, recompress, write_layer};
+use gateway_images::layer::{
+    CompressOptions, Compression, DiffOptions, LayerBlob, diff, recompress, write_layer,
+};
 use gateway_images::media::Descriptor;
 
 use super::ANY_FORM;
 use super::options::ImageOptions;
+use super::splice::Changes;
+use crate::fs::Root;
 use crate::job::JobInner;
 use crate::ops::image;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
-use crate::store::{Layer, LazyBlob, Snapshot, VariantRecord};
+use crate::store::{Layer, LazyBlob, Snapshot, Store, VariantRecord, derived_from};
 use crate::view::View;
 
 /// A layer ready for an image.
@@ -287,6 +291,10 @@ async fn make(
         latest_mtime: options.epoch.filter(|_| options.rewrite_timestamp),
     };
     blocking(move || {
+        if let Some(variant) = spliced(&store, &layer, &below, &compression, &diff_options, &form)?
+        {
+            return Ok(variant);
+        }
         // Several directories are one layer when it was derived from another.
         let own = View::read_only(&store.lowers(&Snapshot::new(vec![layer.clone()])))
             .map_err(internal)?;
@@ -308,4 +316,46 @@ async fn make(
         Ok(variant)
     })
     .await
+}
+
+/// A layer that is another one with changes, from the blob that was made of that one in this form.
+fn spliced(
+    store: &Store,
+    layer: &Layer,
+    below: &Snapshot,
+    compression: &CompressOptions,
+    options: &DiffOptions,
+    form: &str,
+) -> Outcome<Option<VariantRecord>> {
+    let Some(whole) = derived_from(&layer.id) else {
+        return Ok(None);
+    };
+    let Some(known) = store.db().variant(whole, form).map_err(internal)? else {
+        return Ok(None);
+    };
+    let spliced = (|| {
+        let view = match below.layers.is_empty() {
+            true => None,
+            false => Some(View::read_only(&store.lowers(below)).ok()?),
+        };
+        let base = match &view {
+            Some(view) => Some(Root::open(view.path()).ok()?),
+            None => None,
+        };
+        let dir = store.layer_dir(&layer.id);
+        let changes = Changes::read(&dir, base.as_ref(), options).ok()??;
+        let blob = store.blobs().reader(&known.digest.parse().ok()?).ok()?;
+        let splice = |out: &mut _| changes.splice(blob, out);
+        // What is not as expected is made from the files.
+        write_layer(store.blobs(), compression, splice).ok()
+    })();
+    let Some((blob, ())) = spliced else {
+        return Ok(None);
+    };
+    let variant = variant_record(blob);
+    store
+        .db()
+        .add_variant(&layer.id, form, &variant)
+        .map_err(internal)?;
+    Ok(Some(variant))
 }

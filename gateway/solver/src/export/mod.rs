@@ -8,6 +8,7 @@ mod image;
 mod layers;
 mod options;
 mod push;
+mod splice;
 mod statements;
 mod stored;
 mod target;

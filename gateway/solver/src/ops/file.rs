@@ -52,6 +52,12 @@ pub async fn run(
             }
         }
     };
+    if outcome.is_err() {
+        // Whoever looks at the file systems of the failed step finds the client's files there.
+        for input in &inputs {
+            let _ = image::ensure(job, input).await;
+        }
+    }
     running.finish(&outcome);
     outcome
 }

@@ -1,7 +1,8 @@
 //! Digests of a directory's files by their stat, from build to build: one file per directory,
 //! replaced as a whole by a rename. A file that is not exactly what was written counts as absent.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,9 +28,38 @@ pub struct FileHashes {
 
 #[derive(Default)]
 struct State {
-    known: HashMap<StatKey, ContentDigest>,
-    used: HashSet<StatKey>,
+    known: Known,
+    used: usize,
     changed: bool,
+}
+
+/// A context of many files is looked up whole in every build. The kernel hands out the inode
+/// numbers, not who fills the directory: a hash that is easy to foresee does no harm.
+type Known = HashMap<StatKey, Entry, BuildHasherDefault<InodeHasher>>;
+
+struct Entry {
+    digest: ContentDigest,
+    used: bool,
+}
+
+#[derive(Default)]
+struct InodeHasher(u64);
+
+impl Hasher for InodeHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Spreads neighbours over all bits (the golden ratio in 64 bits).
+        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 impl FileHashes {
@@ -59,9 +89,8 @@ impl FileHashes {
             if !std::mem::take(&mut state.changed) {
                 return;
             }
-            if state.known.len() > state.used.len() + SPARE {
-                let State { known, used, .. } = &mut *state;
-                known.retain(|key, _| used.contains(key));
+            if state.known.len() > state.used + SPARE {
+                state.known.retain(|_, entry| entry.used);
             }
             encode(&state.known)
         };
@@ -86,9 +115,10 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 impl HashCache for FileHashes {
     fn get(&self, key: &StatKey) -> Option<ContentDigest> {
         let mut state = self.state();
-        let digest = state.known.get(key).copied()?;
-        state.used.insert(*key);
-        Some(digest)
+        let State { known, used, .. } = &mut *state;
+        let entry = known.get_mut(key)?;
+        *used += usize::from(!std::mem::replace(&mut entry.used, true));
+        Some(entry.digest)
     }
 
     fn put(&self, key: StatKey, digest: ContentDigest) {
@@ -97,16 +127,17 @@ impl HashCache for FileHashes {
             return;
         }
         let mut state = self.state();
-        state.used.insert(key);
-        state.known.insert(key, digest);
+        let entry = Entry { digest, used: true };
+        let before = state.known.insert(key, entry);
+        state.used += usize::from(!before.is_some_and(|before| before.used));
         state.changed = true;
     }
 }
 
-fn encode(known: &HashMap<StatKey, ContentDigest>) -> Vec<u8> {
+fn encode(known: &Known) -> Vec<u8> {
     let mut out = Vec::with_capacity(MAGIC.len() + known.len() * RECORD + DIGEST);
     out.extend_from_slice(MAGIC);
-    for (key, digest) in known {
+    for (key, Entry { digest, .. }) in known {
         for number in [key.dev, key.ino, key.size] {
             out.extend_from_slice(&number.to_le_bytes());
         }
@@ -123,7 +154,7 @@ fn encode(known: &HashMap<StatKey, ContentDigest>) -> Vec<u8> {
     out
 }
 
-fn decode(bytes: &[u8]) -> Option<HashMap<StatKey, ContentDigest>> {
+fn decode(bytes: &[u8]) -> Option<Known> {
     let (body, check) = bytes.split_at_checked(bytes.len().checked_sub(DIGEST)?)?;
     if Sha256::digest(body).as_slice() != check {
         return None;
@@ -146,7 +177,12 @@ fn decode(bytes: &[u8]) -> Option<HashMap<StatKey, ContentDigest>> {
                 uid: u32::from_le_bytes(reader.take()?),
                 gid: u32::from_le_bytes(reader.take()?),
             };
-            Some((key, ContentDigest(reader.take()?)))
+            let digest = ContentDigest(reader.take()?);
+            let entry = Entry {
+                digest,
+                used: false,
+            };
+            Some((key, entry))
         })
         .collect()
 }

@@ -237,7 +237,7 @@ impl Store {
     /// from another the changes and the other one.
     pub fn layer_dirs(&self, id: &str) -> Vec<PathBuf> {
         let mut dirs = vec![self.layer_dir(id)];
-        if let Some((_, whole)) = id.split_once(DERIVED) {
+        if let Some(whole) = derived_from(id) {
             dirs.push(self.layer_dir(whole));
         }
         dirs
@@ -454,4 +454,9 @@ pub fn new_id() -> String {
         }
     }
     hex::encode(bytes)
+}
+
+/// The layer that a derived one changes.
+pub fn derived_from(id: &str) -> Option<&str> {
+    id.split_once(DERIVED).map(|(_, whole)| whole)
 }

@@ -52,7 +52,7 @@ pub struct ChecksumOptions {
 
 /// A file's stat, as a cache of digests knows it again. A change of content, mode, owner or
 /// attributes changes at least the change time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatKey {
     /// Device.
     pub dev: u64,
@@ -70,6 +70,13 @@ pub struct StatKey {
     pub uid: u32,
     /// Group as it is hashed.
     pub gid: u32,
+}
+
+impl std::hash::Hash for StatKey {
+    /// Inode numbers are as good as distinct.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_u64(self.ino);
+    }
 }
 
 impl StatKey {
@@ -273,8 +280,9 @@ fn whole(
 
 /// The digest of digests.
 pub fn combine(digests: &[ContentDigest]) -> ContentDigest {
-    let texts: Vec<String> = digests.iter().map(ToString::to_string).collect();
-    ContentDigest::of(texts.join("\0").as_bytes())
+    let texts: Vec<_> = digests.iter().map(ContentDigest::text).collect();
+    let texts: Vec<&[u8]> = texts.iter().map(<[u8; _]>::as_slice).collect();
+    ContentDigest::of(&texts.join(&0))
 }
 
 /// The digest of several choices of an empty result, which has no directory at all.

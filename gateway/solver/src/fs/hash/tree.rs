@@ -308,11 +308,11 @@ impl Tree {
     fn sum(&self, id: NodeId) -> Result<ContentDigest, FsError> {
         let mut hasher = Sha256::new();
         hasher.update(b"\0");
-        hasher.update(self.own(id)?.to_string());
+        hasher.update(self.own(id)?.text());
         for &child in self.nodes[id].children.iter().flatten() {
             hasher.update(b"\0");
             hasher.update(self.name(child));
-            hasher.update(self.digest(child)?.to_string());
+            hasher.update(self.digest(child)?.text());
         }
         Ok(ContentDigest::finish(hasher))
     }

@@ -12,7 +12,9 @@ use gateway_images::store::{BlobStore, Collector, lease_name};
 
 use super::super::db::Db;
 use super::super::uses::{self, Use};
-use super::super::{Store, cache_lease, git_lease, layer_id, layer_lease, layer_name};
+use super::super::{
+    Store, cache_lease, derived_from, git_lease, layer_id, layer_lease, layer_name,
+};
 use super::filter::Filters;
 use super::record::{RecordType, UsageRecord};
 use super::size;
@@ -211,6 +213,13 @@ impl Inventory {
                 .filter(|below| here.contains(*below))
                 .cloned()
                 .collect();
+            // One that was derived is not whole without the one that it changes.
+            let changed = derived_from(&id).filter(|whole| here.contains(*whole));
+            let needs = base
+                .iter()
+                .cloned()
+                .chain(changed.map(str::to_owned))
+                .collect();
             self.add(Item {
                 record: UsageRecord {
                     parents: base.last().cloned().into_iter().collect(),
@@ -222,7 +231,7 @@ impl Inventory {
                 what: What::Layer,
                 lease: Some(lease),
                 children: 0,
-                needs: base,
+                needs,
                 blobs: mine,
                 forms: all,
                 measured,
