@@ -54,7 +54,7 @@ async fn layers(bench: &Bench, job: &Job, result: ResultRef) -> Vec<String> {
             config.as_bytes().to_vec(),
         )]),
     };
-    job.export(solved, &[exporter]).await.unwrap();
+    job.export(solved, &[exporter], &[]).await.unwrap();
     let json = |path: PathBuf| -> serde_json::Value {
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     };

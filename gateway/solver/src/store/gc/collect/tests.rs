@@ -389,3 +389,16 @@ fn users_and_collectors_at_once_never_lose_what_was_seen() {
         assert!(!failed);
     });
 }
+
+#[test]
+fn the_layer_that_a_derived_one_changes_stays_with_it() {
+    let bench = bench();
+    let derived = crate::store::derived_id("whole");
+    bench.layer(&bench.store, "whole", &[]);
+    bench.layer(&bench.store, &derived, &[]);
+    let user = bench.store.for_user();
+    assert!(user.has_layer(&derived));
+    assert_eq!(bench.prune(&all()), [""; 0]);
+    drop(user);
+    assert_eq!(bench.prune(&all()), [derived, "whole".to_owned()]);
+}
