@@ -49,6 +49,7 @@ async fn layers(bench: &Bench, job: &Job, result: ResultRef) -> Vec<String> {
     let config = r#"{"architecture":"amd64","os":"linux","config":{}}"#;
     let solved = SolvedResult {
         refs: SolvedRefs::Single(Some(result)),
+        attestations: BTreeMap::new(),
         metadata: BTreeMap::from([(
             "containerimage.config".to_owned(),
             config.as_bytes().to_vec(),
