@@ -431,7 +431,7 @@ fn after_a_power_cut_torn_layers_are_made_again() {
 
 /// `GATEWAY_TEST_KILLS` sets another number.
 #[test]
-#[ignore = "an hour of builds: cargo nextest run --profile kills --run-ignored all"]
+#[ignore = "minutes of builds: cargo nextest run --profile kills --run-ignored only"]
 fn a_thousand_kills_at_random_moments_never_cost_a_right_image() {
     let kills: u64 = std::env::var("GATEWAY_TEST_KILLS")
         .ok()

@@ -127,7 +127,7 @@ fn is_document(blobs: &BlobStore, digest: &Digest, bytes: u64) -> bool {
     bytes <= MAX_DOCUMENT_BYTES
         && blobs
             .reader(digest)
-            .and_then(|mut file| Ok(file.read_exact(&mut first).is_ok() && first == *b"{"))
+            .map(|mut file| file.read_exact(&mut first).is_ok() && first == *b"{")
             .unwrap_or(false)
 }
 
