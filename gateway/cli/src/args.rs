@@ -20,6 +20,7 @@ pub enum Command {
     Build(Box<Build>),
     Images(crate::images::List),
     Save(crate::images::Save),
+    Pull(crate::images::Pull),
     Push(crate::images::Push),
     Rmi(crate::images::Remove),
     Du(crate::usage::Du),
@@ -29,6 +30,11 @@ pub enum Command {
     Completion(crate::shell::Completion),
     #[command(hide = true)]
     Man(crate::shell::Man),
+    Copy(crate::registry::copy::Copy),
+    Inspect(crate::registry::inspect::Inspect),
+    Login(crate::registry::login::Login),
+    Logout(crate::registry::login::Logout),
+    Registry(crate::registry::Registry),
 }
 
 /// Build an image from a context directory.
@@ -185,9 +191,8 @@ pub struct Build {
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 
-    /// Configuration with the [registry."HOST"] tables of buildkitd.toml
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub registries: crate::registry::settings::RegistryArgs,
 
     /// How progress is shown, on stderr
     #[arg(long, value_name = "MODE", default_value = "auto")]

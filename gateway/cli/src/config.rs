@@ -2,17 +2,14 @@
 //! reads the environment for them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use gateway_bridge::{FrontendLimits, FrontendPolicy};
-use gateway_images::registry::{
-    DockerConfig, ProxyConfig, Registries, RegistriesConfig, SystemTrust, add_certs_d,
-    parse_buildkitd_toml,
-};
+use gateway_images::registry::Registries;
 
 use crate::build::secrets::Environment;
 use crate::collection::CollectionSettings;
 use crate::error::CliError;
+use crate::registry::settings::{self, RegistryArgs};
 
 /// The store: `--root`, else `$GATEWAY_ROOT`, else the usual place for root or for a user.
 pub fn store_root(
@@ -48,56 +45,31 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
-/// Where docker keeps the certificates of private registries.
-const CERTS_DIR: &str = "/etc/docker/certs.d";
-
-pub fn settings(config: Option<&Path>, env: &Environment) -> Result<Settings, CliError> {
-    let mut warnings = Vec::new();
-    let mut settings = RegistriesConfig::default();
+pub fn settings(args: &RegistryArgs, env: &Environment) -> Result<Settings, CliError> {
     let mut frontends = (FrontendPolicy::default(), FrontendLimits::default());
     let mut collection = CollectionSettings::default();
-    if let Some(path) = config {
-        let text = std::fs::read_to_string(path).map_err(|source| CliError::ConfigFile {
-            path: path.to_owned(),
-            source,
-        })?;
-        let wrong = |problem: String| CliError::Config {
-            path: path.to_owned(),
-            problem,
-        };
-        let (hosts, notes) =
-            parse_buildkitd_toml(&text).map_err(|error| wrong(error.to_string()))?;
-        settings.hosts = hosts;
-        warnings.extend(
-            notes
-                .into_iter()
-                .map(|note| format!("{}: {note}", path.display())),
-        );
-        frontends = frontend_settings(&text).map_err(wrong)?;
-        collection = CollectionSettings::parse(&text).map_err(wrong)?;
-    }
-    warnings.extend(add_certs_d(&mut settings.hosts, Path::new(CERTS_DIR)));
-    let var = |name: &str| env.get(name).filter(|value| !value.is_empty()).cloned();
-    if let Some(file) = var("SSL_CERT_FILE") {
-        settings.system_trust = SystemTrust::Files(vec![PathBuf::from(file)]);
-    }
-    let proxy = ProxyConfig {
-        http: var("HTTP_PROXY").or_else(|| var("http_proxy")),
-        https: var("HTTPS_PROXY").or_else(|| var("https_proxy")),
-        no_proxy: var("NO_PROXY").or_else(|| var("no_proxy")),
+    let file = match settings::config_file(args, env) {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(&path).map_err(|source| CliError::ConfigFile {
+                path: path.clone(),
+                source,
+            })?;
+            let wrong = |problem| CliError::Config {
+                path: path.clone(),
+                problem,
+            };
+            frontends = frontend_settings(&text).map_err(wrong)?;
+            collection = CollectionSettings::parse(&text).map_err(wrong)?;
+            Some((path, text))
+        }
     };
-    if proxy.http.is_some() || proxy.https.is_some() {
-        settings.proxy = Some(proxy);
-    }
-    if let Some(path) = docker_config(env) {
-        let credentials = DockerConfig::read(&path).map_err(|error| CliError::Credentials {
-            path: path.clone(),
-            problem: error.to_string(),
-        })?;
-        settings.credentials = Arc::new(credentials);
-    }
+    let file = file
+        .as_ref()
+        .map(|(path, text)| (path.as_path(), text.as_str()));
+    let (registries, warnings) = settings::registries(args, file, env)?;
     Ok(Settings {
-        registries: Registries::new(settings),
+        registries: Registries::new(registries),
         policy: frontends.0,
         limits: frontends.1,
         collection,
@@ -107,12 +79,7 @@ pub fn settings(config: Option<&Path>, env: &Environment) -> Result<Settings, Cl
 
 /// Docker's configuration file of this user, if there is one.
 pub fn docker_config(env: &Environment) -> Option<PathBuf> {
-    let var = |name: &str| env.get(name).filter(|value| !value.is_empty());
-    var("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| var("HOME").map(|home| Path::new(home).join(".docker")))
-        .map(|dir| dir.join("config.json"))
-        .filter(|path| path.exists())
+    settings::login_file(env).filter(|path| path.exists())
 }
 
 /// Longest time that may be set for a frontend's start, in seconds.

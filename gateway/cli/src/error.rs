@@ -111,6 +111,16 @@ pub enum CliError {
     Damaged(String),
     #[error("nothing was removed")]
     Refused,
+    /// A registry, with its whole page.
+    #[error("{}", .0.trim_end())]
+    Registry(String),
+    #[error("{0}")]
+    Copy(String),
+    #[error("no place for logins: neither DOCKER_CONFIG nor HOME is set")]
+    NoLoginFile,
+    /// The command has said all itself.
+    #[error("failed")]
+    Told,
     #[error("interrupted")]
     Interrupted,
 }
@@ -130,6 +140,7 @@ impl CliError {
             | CliError::Config { .. }
             | CliError::PolicyFile { .. }
             | CliError::Policy { .. }
+            | CliError::NoLoginFile
             | CliError::NoHome => USAGE,
             CliError::Interrupted => INTERRUPTED,
             _ => FAILED,
@@ -155,6 +166,7 @@ impl CliError {
                 page
             }
             CliError::CheckFailed => String::new(),
+            CliError::Told => String::new(),
             other => format!("error: {other}\n"),
         }
     }

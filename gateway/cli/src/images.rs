@@ -45,6 +45,25 @@ enum Form {
     Docker,
 }
 
+/// Pull an image from its registry into the store.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// The image
+    #[arg(value_name = "REF")]
+    reference: String,
+
+    /// Platform [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", conflicts_with = "all_platforms")]
+    platform: Option<String>,
+
+    /// All that the name stands for: the index with the images of every platform
+    #[arg(long)]
+    all_platforms: bool,
+
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
 /// Push an image of the store to a registry.
 #[derive(Debug, Args)]
 pub struct Push {
@@ -109,6 +128,25 @@ pub fn save(args: &Save) -> Result<(), CliError> {
             .save_image(&args.name, variant, dest, cancel)
             .await
             .map_err(failed)
+    })
+}
+
+pub fn pull(args: &Pull) -> Result<(), CliError> {
+    let platform = match args.all_platforms {
+        true => None,
+        false => Some(crate::registry::platform(args.platform.as_deref())?),
+    };
+    with_store(&args.store, async |solver, _| {
+        let (image, notices) = solver
+            .pull_image(&args.reference, platform.as_ref(), &|_, _| {})
+            .await
+            .map_err(failed)?;
+        for notice in notices {
+            eprintln!("{notice}");
+        }
+        // Nobody reading stdout is no failure of the pull.
+        let _ = writeln!(std::io::stdout(), "{}@{}", image.name, image.digest);
+        Ok(())
     })
 }
 

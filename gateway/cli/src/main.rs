@@ -12,6 +12,7 @@ mod excerpt;
 mod images;
 mod llb;
 mod progress;
+mod registry;
 mod shell;
 mod store;
 mod usage;
@@ -50,7 +51,6 @@ fn run(cli: &args::Cli) -> Result<(), error::CliError> {
         args::Command::Images(args) => images::list(args),
         args::Command::Save(args) => images::save(args),
         args::Command::Rmi(args) => images::remove(args),
-        args::Command::Push(args) => images::push(args),
         args::Command::Du(args) => usage::du(args),
         args::Command::Prune(args) => usage::prune(args),
         args::Command::Store(args) => store::run(args),
@@ -60,6 +60,15 @@ fn run(cli: &args::Cli) -> Result<(), error::CliError> {
             Ok(())
         }
         args::Command::Man(args) => shell::man(args),
+        args::Command::Pull(args) => images::pull(args),
+        args::Command::Push(args) => images::push(args),
+        args::Command::Copy(args) => registry::copy::run(args),
+        args::Command::Inspect(args) => registry::inspect::run(args),
+        args::Command::Login(args) => registry::login::login(args),
+        args::Command::Logout(args) => registry::login::logout(args),
+        args::Command::Registry(args) => match &args.command {
+            registry::RegistryCommand::Check(args) => registry::check::run(args),
+        },
     }
 }
 

@@ -21,9 +21,8 @@ pub struct StoreArgs {
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
 
-    /// Configuration with the [registry."HOST"] tables of buildkitd.toml
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub registries: crate::registry::settings::RegistryArgs,
 }
 
 /// Look after the store: list its blobs, verify them, remove what nothing refers to.
@@ -102,7 +101,7 @@ pub fn with_store<T>(
     let env: Environment = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let settings = config::settings(args.config.as_deref(), &env)?;
+    let settings = config::settings(&args.registries, &env)?;
     for warning in &settings.warnings {
         eprintln!("warning: {warning}");
     }

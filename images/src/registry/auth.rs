@@ -298,7 +298,9 @@ fn post_request(
     if let Some(name) = challenge.get("service") {
         form.append_pair("service", name);
     }
-    form.append_pair("scope", &joined(scopes));
+    if !scopes.is_empty() {
+        form.append_pair("scope", &joined(scopes));
+    }
     match login.as_ref().map(|l| &l.credential) {
         Some(Credential::Basic { username, password }) => {
             form.append_pair("grant_type", "password");

@@ -80,7 +80,7 @@ impl Credentials for FixedCredentials {
 }
 
 /// The key under which Docker keeps the login of Docker Hub.
-const HUB_KEY: &str = "https://index.docker.io/v1/";
+pub(crate) const HUB_KEY: &str = "https://index.docker.io/v1/";
 /// A helper may ask its user; it may also hang.
 const HELPER_TIME: Duration = Duration::from_secs(30);
 /// How long a helper's answer is used again.
@@ -249,6 +249,33 @@ async fn run_helper(
     server: &str,
     path: Option<&std::ffi::OsStr>,
 ) -> Result<Option<Credential>, CredentialsError> {
+    let Some(stdout) = run_helper_for(helper, "get", server, path).await? else {
+        return Ok(None);
+    };
+    let answer: HelperAnswer =
+        serde_json::from_slice(&stdout).map_err(|_| CredentialsError::Helper {
+            helper: format!("docker-credential-{helper}"),
+            problem: "the answer is not the expected JSON".into(),
+        })?;
+    if answer.secret.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(match answer.username.as_str() {
+        "<token>" => Credential::IdentityToken(answer.secret),
+        _ => Credential::Basic {
+            username: answer.username,
+            password: answer.secret,
+        },
+    }))
+}
+
+/// Runs a helper's `get`, `store` or `erase` with `input`; gives what it wrote, `None` when it has no such login.
+pub(crate) async fn run_helper_for(
+    helper: &str,
+    action: &str,
+    input: &str,
+    path: Option<&std::ffi::OsStr>,
+) -> Result<Option<Vec<u8>>, CredentialsError> {
     let program = format!("docker-credential-{helper}");
     let wrong = |problem: String| CredentialsError::Helper {
         helper: program.clone(),
@@ -268,7 +295,7 @@ async fn run_helper(
         (None, Some(_)) => return Err(wrong("executable file not found in $PATH".into())),
     };
     let mut child = tokio::process::Command::new(executable)
-        .arg("get")
+        .arg(action)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -281,7 +308,7 @@ async fn run_helper(
     let exchange = async {
         if let Some(mut stdin) = child.stdin.take() {
             // A helper that does not read its input has its reasons; its answer decides.
-            let _ = stdin.write_all(server.as_bytes()).await;
+            let _ = stdin.write_all(input.as_bytes()).await;
         }
         child.wait_with_output().await
     };
@@ -299,18 +326,27 @@ async fn run_helper(
         }
         return Err(wrong(format!("failed with {}", output.status)));
     }
-    let answer: HelperAnswer = serde_json::from_slice(&output.stdout)
-        .map_err(|_| wrong("the answer is not the expected JSON".into()))?;
-    if answer.secret.is_empty() {
-        return Ok(None);
+    Ok(Some(output.stdout))
+}
+
+/// Several places to look for a login, the first that has one counts. A place that fails matters only when no other has
+/// one.
+pub struct FirstOf(pub Vec<std::sync::Arc<dyn Credentials>>);
+
+impl Credentials for FirstOf {
+    fn login<'a>(&'a self, host: &'a str) -> LoginFuture<'a> {
+        Box::pin(async move {
+            let mut failed = None;
+            for place in &self.0 {
+                match place.login(host).await {
+                    Ok(Some(login)) => return Ok(Some(login)),
+                    Ok(None) => {}
+                    Err(error) => failed = failed.or(Some(error)),
+                }
+            }
+            failed.map_or(Ok(None), Err)
+        })
     }
-    Ok(Some(match answer.username.as_str() {
-        "<token>" => Credential::IdentityToken(answer.secret),
-        _ => Credential::Basic {
-            username: answer.username,
-            password: answer.secret,
-        },
-    }))
 }
 
 impl AuthEntry {
@@ -342,7 +378,7 @@ impl AuthEntry {
     }
 }
 
-fn is_hub(host: &str) -> bool {
+pub(crate) fn is_hub(host: &str) -> bool {
     matches!(
         host,
         "docker.io" | "index.docker.io" | "registry-1.docker.io"
@@ -367,7 +403,7 @@ fn lookup<'a, T>(map: &'a BTreeMap<String, T>, host: &str) -> Option<&'a T> {
     })
 }
 
-fn reduced(key: &str) -> &str {
+pub(crate) fn reduced(key: &str) -> &str {
     let bare = key
         .strip_prefix("https://")
         .or_else(|| key.strip_prefix("http://"))

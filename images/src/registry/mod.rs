@@ -18,6 +18,8 @@ mod foreign;
 #[doc(hidden)]
 pub mod fuzzing;
 mod hosts;
+mod login;
+mod login_file;
 mod page;
 mod proxy;
 mod push;
@@ -27,6 +29,7 @@ mod resolve;
 mod tls;
 mod transport;
 mod web;
+mod whole;
 
 #[cfg(test)]
 mod testing;
@@ -43,13 +46,17 @@ pub use config::{
     ProxyConfig, RegistriesConfig, SystemTrust, add_certificate_dir, add_certs_d, add_daemon_json,
     add_hosts_dir, parse_buildkitd_toml, parse_hosts_toml, parse_registries_conf, unused_tables,
 };
-pub use credentials::{Anonymous, Credential, Credentials, DockerConfig, FixedCredentials, Login};
+pub use credentials::{
+    Anonymous, Credential, Credentials, DockerConfig, FirstOf, FixedCredentials, Login,
+};
 pub use error::{Attempt, HostError, Kind, RegistryError, TransportError};
+pub use login_file::{LoginPlace, forget_login, keep_login};
 pub use page::{error_json, error_page};
 pub use push::{BlobSource, PushOptions, Pushed, SourceFuture, SourceReader};
 pub use quirks::Quirk;
 pub use resolve::{PulledImageMeta, Resolved};
 pub use web::{WebLogin, WebRequest, WebResponse, shown_url};
+pub use whole::RegistrySource;
 
 use crate::digest::Digest;
 use hosts::{HostClient, Hosts};
@@ -112,6 +119,11 @@ impl Registries {
     /// What the user should hear and has not heard yet: mirrors passed over, oddities tolerated. Each line comes once.
     pub fn take_notices(&self) -> Vec<String> {
         self.0.notices.take()
+    }
+
+    /// No registry may be asked.
+    pub fn is_offline(&self) -> bool {
+        self.0.config.offline
     }
 
     /// The oddities of a host (`host[:port]`) that have shown so far.

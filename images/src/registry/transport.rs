@@ -111,6 +111,8 @@ impl Inner {
         let client = &endpoint.client;
         let mut request = request.clone();
         let mut scopes = BTreeSet::from([request.scope.clone()]);
+        // A login alone is for no repository.
+        scopes.remove("");
         scopes.extend(request.further_scope.clone());
         let (mut logins, mut pauses, mut repeats) = (0, 0, 0);
         let mut hidden = None;

@@ -73,7 +73,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
         call.options(&mut inputs.opts);
     }
     output::set_epoch(&mut exporters, &inputs.opts);
-    let settings = config::settings(args.config.as_deref(), &env)?;
+    let settings = config::settings(&args.registries, &env)?;
     for warning in notes.iter().chain(&settings.warnings) {
         eprintln!("warning: {warning}");
     }

@@ -8,7 +8,7 @@ use gateway_api::Error;
 use gateway_images::digest::Digest;
 use gateway_images::media::Descriptor;
 use gateway_images::reference::Reference;
-use gateway_images::registry::{BlobSource, Registries, SourceFuture};
+use gateway_images::registry::{BlobSource, PushOptions, Pushed, Registries, SourceFuture};
 use gateway_images::store::BlobStore;
 
 use super::Solved;
@@ -171,12 +171,15 @@ pub async fn stored(
     blobs: &BlobStore,
     top: &Descriptor,
     name: &Reference,
-) -> Outcome<Vec<String>> {
-    let pushed = registries
-        .push(name, top, blobs)
+) -> Outcome<Pushed> {
+    // Without a build nobody relies on the digest, which is told.
+    let options = PushOptions {
+        docker_if_oci_refused: true,
+    };
+    registries
+        .push_with(name, top, blobs, options)
         .await
-        .map_err(|error| image::registry_error(&error).context(format!("failed to push {name}")))?;
-    Ok(pushed.notices)
+        .map_err(|error| image::registry_error(&error).context(format!("failed to push {name}")))
 }
 
 #[cfg(test)]

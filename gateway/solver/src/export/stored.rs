@@ -6,12 +6,15 @@ use gateway_api::{Code, Error};
 use gateway_images::archive::{Variant, blobs_below, write_archive};
 use gateway_images::digest::Digest;
 use gateway_images::media::Descriptor;
+use gateway_images::platform::Platform;
 use gateway_images::reference::Reference;
+use gateway_images::store::BlobStore;
 use tokio_util::sync::CancellationToken;
 
 use super::dest::write_to;
 use super::{OutputTarget, push};
 use crate::Solver;
+use crate::ops::image;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
 use crate::store::{ImageRecord, Store, gc};
@@ -151,7 +154,75 @@ impl Solver {
             Some(target) => parse(target)?,
             None => reference,
         };
-        let notices = push::stored(self.registries(), store.blobs(), &top, &target).await?;
-        Ok((target.with_digest(top.digest).to_string(), notices))
+        let pushed = push::stored(self.registries(), store.blobs(), &top, &target).await?;
+        Ok((pushed.reference.to_string(), pushed.notices))
+    }
+
+    /// Brings an image into the store under its name: that of one platform, or all that the name stands for.
+    /// `progress` hears how many bytes of a blob have come.
+    ///
+    /// # Errors
+    /// When no registry serves it, or it cannot be stored; then the name stays what it was.
+    pub async fn pull_image(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+        progress: &(dyn Fn(&Digest, u64) + Send + Sync),
+    ) -> Result<(StoredImage, Vec<String>), Error> {
+        let reference = parse(name)?;
+        let registries = self.registries();
+        let failed = |error| image::registry_error(&error);
+        let resolved = registries.resolve(&reference).await.map_err(failed)?;
+        // Held until the image has its name.
+        let store = self.store().for_user();
+        let top = registries
+            .fetch_whole(&reference, &resolved.root, platform, store.blobs(), progress)
+            .await
+            .map_err(failed)?;
+        let mut notices = resolved.notices;
+        notices.extend(registries.take_notices());
+        Ok((self.name_image(&reference, &top)?, notices))
+    }
+
+    /// Gives a name to an image whose blobs are all in the store.
+    ///
+    /// # Errors
+    /// When the store's metadata cannot be written.
+    pub fn name_image(&self, name: &Reference, top: &Descriptor) -> Result<StoredImage, Error> {
+        let record = ImageRecord {
+            digest: top.digest.to_string(),
+            media_type: top.media_type.clone(),
+            size: top.size,
+        };
+        let now = time::OffsetDateTime::now_utc().unix_timestamp();
+        let db = self.store().db();
+        db.set_image(&name.to_string(), &record, now)
+            .map_err(internal)?;
+        let below = blobs_below(self.store().blobs(), top).ok();
+        Ok(StoredImage {
+            name: name.to_string(),
+            size: below.and_then(|blobs| self.size_of(&blobs)),
+            digest: record.digest,
+            media_type: record.media_type,
+            created: now,
+        })
+    }
+
+    /// An image of the store by name: what it is called in full, its manifest or index, and its blobs, which stay as
+    /// long as that handle does.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find_image(&self, name: &str) -> Result<(Reference, Descriptor, BlobStore), Error> {
+        let store = self.store().for_user();
+        let (reference, top) = self.named(name)?;
+        hold_all(&store, &top);
+        Ok((reference, top, store.blobs().clone()))
+    }
+
+    /// The content of images, by digest. What is put in through this handle stays as long as it does, and then as
+    /// long as an image has it.
+    pub fn blobs(&self) -> BlobStore {
+        self.store().for_user().blobs().clone()
     }
 }

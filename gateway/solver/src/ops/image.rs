@@ -179,8 +179,43 @@ async fn fetch(
 ) -> Outcome<ImageMeta> {
     let registries = job.solver().registries();
     let failed = |error: RegistryError| registry_error(&error);
-    let resolved = registries.resolve(reference).await.map_err(failed)?;
     let blobs = job.store().blobs();
+    // What the tag named last time is asked with a HEAD, which registries do not count as a pull.
+    let known = last_named(job, reference)?;
+    if let Some(digest) = &known {
+        if registries.is_offline() {
+            return match stored(job, reference, digest, platform)? {
+                Some(mut meta) => {
+                    meta.notices = vec![format!(
+                        "{reference}: offline, what the tag named when it was last asked for is used"
+                    )];
+                    Ok(meta)
+                }
+                None => Err(failed(RegistryError::Offline {
+                    reference: reference.to_string(),
+                })),
+            };
+        }
+        if blobs.contains(digest)
+            && let Some(mut meta) = stored(job, reference, digest, platform)?
+            && registries
+                .resolve_changed(reference, digest)
+                .await
+                .map_err(failed)?
+                .is_none()
+        {
+            meta.notices = registries.take_notices();
+            return Ok(meta);
+        }
+    }
+    let resolved = registries.resolve(reference).await.map_err(failed)?;
+    if reference.digest().is_none() && known.as_ref() != Some(&resolved.root.descriptor.digest) {
+        let digest = resolved.root.descriptor.digest.to_string();
+        job.store()
+            .db()
+            .set_state(&tag_state(reference), &digest)
+            .map_err(internal)?;
+    }
     blobs.put(&resolved.root.bytes).map_err(internal)?;
     // A tag that still names what is held needs nothing more from the network.
     if let Some(mut meta) = stored(job, reference, &resolved.root.descriptor.digest, platform)? {
@@ -202,6 +237,22 @@ async fn fetch(
     )?;
     meta.notices = found.notices;
     Ok(meta)
+}
+
+/// Under which a tag's last digest is kept.
+fn tag_state(reference: &Reference) -> String {
+    format!("tag {reference}")
+}
+
+/// What a tag named when a registry was last asked.
+fn last_named(job: &Arc<JobInner>, reference: &Reference) -> Outcome<Option<Digest>> {
+    if reference.digest().is_some() {
+        return Ok(None);
+    }
+    let state = job.store().db().state(&tag_state(reference));
+    Ok(state
+        .map_err(internal)?
+        .and_then(|digest| digest.parse().ok()))
 }
 
 /// The image from manifests and config in the blob store; `None` when one is not there.
@@ -672,9 +723,13 @@ async fn download_followed(
         )
         .await
         .map_err(|error| {
-            Error::unknown(format!("failed to copy: {}: {error}", descriptor.digest))
+            registry_error(&error).context(format!("failed to copy: {}", descriptor.digest))
         })?;
     let (mut status, _) = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for notice in job.solver().registries().take_notices() {
+        let line = format!("{notice}\n").into_bytes();
+        job.reports.log(&lazy.vertex, STDERR, line);
+    }
     status.update(descriptor.size, descriptor.size);
     status.done();
     Ok(())
@@ -698,6 +753,9 @@ async fn copy_in(job: &Arc<JobInner>, file: PathBuf, descriptor: &Descriptor) ->
     })
     .await
 }
+
+/// The stream that notices are shown on.
+const STDERR: i64 = 2;
 
 /// As observed with BuildKit.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(150);
