@@ -40,11 +40,17 @@ pub fn error_page(error: &RegistryError) -> String {
     page.text
 }
 
+/// `peer` always has a port, a host only when it is not the usual one.
+fn is_peer(host: &str, peer: &str) -> bool {
+    let rest = peer.strip_prefix(host);
+    matches!(rest, Some("" | ":443" | ":80"))
+}
+
 /// `HOST (ADDRESS, TLS 1.3) as mirror 1/2 of docker.io, through the proxy P`.
 fn registry_row(reference: &str, attempt: &Attempt) -> String {
     let mut row = attempt.host.clone();
     let report = match &attempt.error {
-        HostError::Transport(transport) => transport.report.as_ref(),
+        HostError::Transport(t) if is_peer(&attempt.host, &t.peer) => t.report.as_ref(),
         _ => None,
     };
     if let Some(connection) = report.and_then(|report| report.connection.as_ref()) {
@@ -273,10 +279,12 @@ impl HostError {
 fn transport_rows(page: &mut Page, attempt: &Attempt, error: &TransportError) {
     let peer = &error.peer;
     // Another host than the registry: a redirect's or a token service's.
-    if peer.rsplit_once(':').map(|(host, _)| host)
-        != Some(super::hosts::split_port(&attempt.host).0)
-    {
-        page.row("peer", peer);
+    if !is_peer(&attempt.host, peer) {
+        let connection = error.report.as_ref().and_then(|r| r.connection.as_ref());
+        match connection {
+            Some(connection) => page.row("peer", &format!("{peer} ({connection})")),
+            None => page.row("peer", peer),
+        }
     }
     if let Some(report) = &error.report {
         report_rows(page, report);

@@ -1,11 +1,16 @@
 //! The client against registries that misbehave in the known ways.
 
+mod asking;
+mod certificates;
 mod login;
 mod mirrors;
+mod odd;
+mod places;
 mod pull;
 mod push;
 mod store;
 mod tls;
+mod uploads;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -143,16 +148,18 @@ fn file(pem: &str) -> NamedTempFile {
     file
 }
 
+/// Takes every chain: what is wrong with it is for the client to find.
 fn server_config(chain: Vec<rcgen::Certificate>, key: &RcKeyPair) -> rustls::ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let chain = chain.into_iter().map(|c| c.der().clone()).collect();
     let key = rustls_pki_types::PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let key = provider.key_provider.load_private_key(key).unwrap();
+    let certified = rustls::sign::CertifiedKey::new(chain, key);
     rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)))
 }
 
 fn ca() -> (rcgen::Certificate, Issuer<'static, RcKeyPair>) {
