@@ -37,6 +37,25 @@ impl Home {
         self.dir.path().join("store")
     }
 
+    /// `gateway COMMAND` with this configuration, logins of its own and, where the command has one, this store.
+    pub fn command(&self, command: &[&str]) -> Command {
+        let mut program = Command::new(binary());
+        program
+            .args(command)
+            .arg("--config")
+            .arg(self.dir.path().join("config.toml"))
+            .env("DOCKER_CONFIG", self.dir.path().join("docker"))
+            .env("XDG_CONFIG_HOME", self.dir.path().join("xdg"))
+            .stdin(Stdio::null());
+        if matches!(
+            command.first(),
+            Some(&("pull" | "push" | "copy" | "images" | "save"))
+        ) {
+            program.arg("--root").arg(self.store());
+        }
+        program
+    }
+
     /// `gateway build` with this store and configuration, more arguments to follow.
     pub fn build(&self) -> Command {
         let mut command = Command::new(binary());

@@ -19,6 +19,11 @@ pub struct Registry {
 impl Registry {
     /// An empty registry whose certificate names 127.0.0.1 and localhost.
     pub fn start() -> Registry {
+        Registry::start_with("", None)
+    }
+
+    /// The same with more lines of its configuration (`DIR` is its folder), trusting another registry's authority.
+    pub fn start_with(more: &str, trusted: Option<&Path>) -> Registry {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let authority = Authority::new("gateway test authority");
         authority.write_ca(&dir.path().join("ca.crt"));
@@ -26,15 +31,23 @@ impl Registry {
         let address = free_port();
         let config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root}}}, \
-             delete: {{enabled: true}}}}\nhttp:\n  addr: {address}\n  tls: {{certificate: {cert}, key: {key}}}\n",
+             delete: {{enabled: true}}}}\nhttp:\n  addr: {address}\n  tls: {{certificate: {cert}, key: {key}}}\n{more}\n",
+            more = more.replace("DIR", &dir.path().display().to_string()),
             root = dir.path().join("data").display(),
             cert = files.certificate.display(),
             key = files.key.display(),
         );
         let config_path = dir.path().join("registry.yml");
         std::fs::write(&config_path, config).expect("writing the registry's configuration");
+        // Of the password "s3cret-pw".
+        let login = "alice:$2y$05$abcdefghijklmnopqrstuuzSvhclVSvY9ufOheOOhcPviTPFJlqIC\n";
+        std::fs::write(dir.path().join("htpasswd"), login).expect("writing the logins");
         let log = std::fs::File::create(dir.path().join("registry.log")).expect("a log file");
-        let mut process = Command::new("docker-registry")
+        let mut command = Command::new("docker-registry");
+        if let Some(trusted) = trusted {
+            command.env("SSL_CERT_FILE", trusted);
+        }
+        let mut process = command
             .arg("serve")
             .arg(&config_path)
             .stdin(Stdio::null())
@@ -130,6 +143,15 @@ impl Registry {
         std::fs::create_dir_all(&dir).expect("a folder for the certificate");
         std::fs::copy(self.ca(), dir.join("ca.crt")).expect("copying the certificate");
         dir
+    }
+
+    /// The table by which it is trusted.
+    pub fn table(&self) -> String {
+        format!(
+            "[registry.\"{}\"]\nca = [\"{}\"]\n",
+            self.address,
+            self.ca().display()
+        )
     }
 
     /// Configuration that makes this registry the mirror of docker.io.

@@ -154,7 +154,7 @@ async fn copy(
     })?;
     let own = matches!(to, Place::Store(_));
     let mut blobs = match own {
-        true => solver.blobs(),
+        true => solver.image_blobs(),
         false => BlobStore::open(through.path()).map_err(|e| problem(&e))?,
     };
     let (top, name) = match from {

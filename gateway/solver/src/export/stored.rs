@@ -176,7 +176,13 @@ impl Solver {
         // Held until the image has its name.
         let store = self.store().for_user();
         let top = registries
-            .fetch_whole(&reference, &resolved.root, platform, store.blobs(), progress)
+            .fetch_whole(
+                &reference,
+                &resolved.root,
+                platform,
+                store.blobs(),
+                progress,
+            )
             .await
             .map_err(failed)?;
         let mut notices = resolved.notices;
@@ -222,7 +228,7 @@ impl Solver {
 
     /// The content of images, by digest. What is put in through this handle stays as long as it does, and then as
     /// long as an image has it.
-    pub fn blobs(&self) -> BlobStore {
+    pub fn image_blobs(&self) -> BlobStore {
         self.store().for_user().blobs().clone()
     }
 }

@@ -1,0 +1,782 @@
+//! Registries as users meet them: Debian's docker-registry with TLS, passwords and tokens, as upstream and as a
+//! pull-through mirror; nginx in front of it; openssl's server for what rustls cannot serve; skopeo as the second
+//! opinion on what was stored and pushed.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use gateway_tests::nginx::Nginx;
+use gateway_tests::program::{Home, run, stderr, tool};
+use gateway_tests::registry::{Registry, free_port};
+use gateway_tests::tokens::{PASSWORD, Tokens, USER};
+use serde_json::Value;
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn succeeded(output: &Output) -> String {
+    let texts = format!("{}\n{}", stdout(output), stderr(output));
+    assert!(output.status.success(), "{texts}");
+    no_secret(&texts);
+    texts
+}
+
+fn failed(output: &Output) -> String {
+    let texts = format!("{}\n{}", stdout(output), stderr(output));
+    assert_eq!(output.status.code(), Some(1), "{texts}");
+    no_secret(&texts);
+    texts
+}
+
+/// Check 69.
+fn no_secret(text: &str) {
+    for secret in [PASSWORD, "YWxpY2U6czNjcmV0LXB3"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+/// The digest of what a registry holds, by skopeo's reading.
+fn skopeo_digest(certificates: &Path, name: &str, login: bool) -> String {
+    let dir = certificates.display().to_string();
+    let creds = format!("{USER}:{PASSWORD}");
+    let name = format!("docker://{name}");
+    let mut args = vec!["inspect", "--format", "{{.Digest}}", "--cert-dir", &dir];
+    if login {
+        args.extend(["--creds", &creds]);
+    }
+    args.push(&name);
+    tool("skopeo", &args).trim().to_owned()
+}
+
+fn with_input(command: &mut Command, input: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program");
+    let mut stdin = child.stdin.take().expect("its stdin");
+    stdin.write_all(input.as_bytes()).expect("writing to it");
+    drop(stdin);
+    child.wait_with_output().expect("its end")
+}
+
+const BUSYBOX: &str = "library/busybox:latest";
+
+#[test]
+fn sentence_6_check_takes_every_step_on_a_real_registry_and_its_exit_code_is_the_verdict() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.table());
+    let name = format!("{}/{BUSYBOX}", registry.address);
+    let output = run(home
+        .command(&["registry", "check"])
+        .args(["--push", "--json", &name]));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(output.status.success(), "{report:#}");
+    let steps: Vec<(&str, &str)> = report["steps"]
+        .as_array()
+        .expect("steps")
+        .iter()
+        .map(|step| {
+            (
+                step["step"].as_str().unwrap_or(""),
+                step["verdict"].as_str().unwrap_or(""),
+            )
+        })
+        .collect();
+    let names = [
+        "name", "hosts", "dns", "tcp", "tls", "api", "login", "head", "get", "blob", "push",
+    ];
+    assert_eq!(steps, names.map(|name| (name, "ok")));
+    assert_eq!(
+        (&report["good"], &report["may_push"]),
+        (&Value::Bool(true), &Value::Bool(true))
+    );
+
+    // The same with an unknown authority: the header as people search for it, and the whole page.
+    let strange = Home::new(&format!(
+        "[registry.\"{}\"]\nhttp = false\n",
+        registry.address
+    ));
+    let text = failed(&run(strange.command(&["registry", "check"]).arg(&name)));
+    let header = format!(
+        "failed to do request: Head https://{}/v2/library/busybox/manifests/latest: x509: certificate signed by unknown authority",
+        registry.address
+    );
+    assert!(text.lines().any(|line| line == header), "{text}");
+    for part in [
+        "failed  tls",
+        "issuer  CN=gateway test authority",
+        "openssl s_client -connect 127.0.0.1:",
+        "failed: no host serves the image",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(
+        text.contains(&format!(
+            "save it as /etc/docker/certs.d/{}/ca.crt",
+            registry.address
+        )),
+        "{text}"
+    );
+    // As an ordinary pull shows it.
+    let text = failed(&run(strange.command(&["pull"]).arg(&name)));
+    assert!(
+        text.contains(&header) && text.contains("presented  [0] subject CN=registry of a test"),
+        "{text}"
+    );
+}
+
+#[test]
+fn sentence_3_logins_with_passwords_are_tried_kept_used_and_forgotten() {
+    let more = "auth: {htpasswd: {realm: tests, path: DIR/htpasswd}}";
+    let registry = Registry::start_with(more, None);
+    let images = Registry::with_base_images();
+    let home = Home::new(&format!("{}{}", registry.table(), images.table()));
+    let host = registry.address.to_string();
+    let login = |password: &str| {
+        with_input(
+            home.command(&["login"])
+                .args(["-u", USER, "--password-stdin", &host]),
+            password,
+        )
+    };
+    let text = failed(&login("wrong"));
+    assert!(text.contains("user \"alice\" from the caller"), "{text}");
+    assert!(!home.dir.path().join("docker/config.json").exists());
+    let target = format!("{host}/team/app:1");
+    let from = format!("{}/{BUSYBOX}", images.address);
+    let text = failed(&run(home.command(&["copy"]).args([&from, &target])));
+    assert!(
+        text.contains("push access denied") && text.contains("credentials: none"),
+        "{text}"
+    );
+    assert!(text.contains(&format!("gateway login {host}")), "{text}");
+
+    succeeded(&login(PASSWORD));
+    let text = succeeded(&run(home.command(&["copy"]).args([&from, &target])));
+    let digest = skopeo_digest(&images.certificate_dir(), &from, false);
+    assert!(text.contains(&digest), "{text}");
+    assert_eq!(
+        skopeo_digest(&registry.certificate_dir(), &target, true),
+        digest
+    );
+    let text = succeeded(&run(home.command(&["inspect"]).arg(&target)));
+    assert!(text.contains(&format!("digest    {digest}")), "{text}");
+
+    let text = succeeded(&run(Command::new(gateway_tests::program::binary())
+        .args(["logout", &host])
+        .env("DOCKER_CONFIG", home.dir.path().join("docker"))));
+    assert!(text.contains("removed"), "{text}");
+    let text = failed(&run(home.command(&["inspect"]).arg(&target)));
+    assert!(text.contains("pull access denied"), "{text}");
+}
+
+#[test]
+fn sentence_3_and_7_tokens_are_asked_by_scope_and_blobs_are_taken_from_other_repositories() {
+    let tokens = Tokens::start();
+    let more = format!(
+        "auth: {{token: {{realm: 'http://{}/token', service: registry, issuer: tokens, rootcertbundle: {}}}}}",
+        tokens.address,
+        tokens.certificate().display()
+    );
+    let registry = Registry::start_with(&more, None);
+    let images = Registry::with_base_images();
+    let host = registry.address.to_string();
+    // A login does not go in the clear to a service of a registry that itself speaks TLS.
+    let home = Home::new(&format!("{}{}", registry.table(), images.table()));
+    let login = with_input(
+        home.command(&["login"])
+            .args(["-u", USER, "--password-stdin", &host]),
+        PASSWORD,
+    );
+    let text = failed(&login);
+    assert!(
+        text.contains("is plain HTTP; the login was not sent"),
+        "{text}"
+    );
+
+    assert!(tokens.asked().is_empty(), "{:?}", tokens.asked());
+
+    // Behind TLS it does.
+    let front = Nginx::start(&format!(
+        "location / {{ proxy_pass http://{}; }}",
+        tokens.address
+    ));
+    let more = more.replace(
+        &format!("http://{}", tokens.address),
+        &format!("https://{}", front.address),
+    );
+    let registry = Registry::start_with(&more, None);
+    let host = registry.address.to_string();
+    let home = Home::new(&format!(
+        "{}{}{}",
+        registry.table(),
+        images.table(),
+        front.table()
+    ));
+    let login = with_input(
+        home.command(&["login"])
+            .args(["-u", USER, "--password-stdin", &host]),
+        PASSWORD,
+    );
+    succeeded(&login);
+    let from = format!("{}/{BUSYBOX}", images.address);
+    let (first, second) = (format!("{host}/one/app:1"), format!("{host}/two/app:1"));
+    let digest = skopeo_digest(&images.certificate_dir(), &from, false);
+    let text = succeeded(&run(home.command(&["copy"]).args([&from, &first])));
+    assert!(text.contains(&digest), "{text}");
+    // From a repository of the same registry nothing is sent: the token is for both.
+    let before = tokens.asked().len();
+    succeeded(&run(home.command(&["copy"]).args([&first, &second])));
+    let scopes = tokens.asked().split_off(before);
+    assert!(
+        scopes.contains(&"repository:one/app:pull repository:two/app:pull,push".to_owned()),
+        "{scopes:?}"
+    );
+    assert_eq!(
+        skopeo_digest(&registry.certificate_dir(), &second, true),
+        digest
+    );
+    // One token for all requests of a pull.
+    let before = tokens.asked().len();
+    succeeded(&run(home.command(&["pull"]).arg(&second)));
+    assert_eq!(
+        tokens.asked().split_off(before),
+        ["repository:two/app:pull"]
+    );
+}
+
+#[test]
+fn sentence_4_a_pull_through_mirror_serves_when_the_registry_is_gone_and_offline_needs_neither() {
+    let upstream = Registry::with_base_images();
+    let more = format!("proxy: {{remoteurl: 'https://{}'}}", upstream.address);
+    let mirror = Registry::start_with(&more, Some(&upstream.ca()));
+    let host = upstream.address.to_string();
+    let config = format!(
+        "{}{}mirrors = [\"{}\"]\n",
+        mirror.table(),
+        upstream.table(),
+        mirror.address
+    );
+    let home = Home::new(&config);
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        format!("FROM {host}/{BUSYBOX}\nRUN echo one > /one\n"),
+    )
+    .expect("a build file");
+    let build = |more: &[&str]| run(home.build().args(more).arg(context.path()));
+    let text = succeeded(&build(&[]));
+    assert!(!text.contains("passed over"), "{text}");
+    drop(upstream);
+    // The mirror has it, for a store that never saw it.
+    let other = Home::new(&config);
+    succeeded(&run(other.build().arg(context.path())));
+    drop(mirror);
+    let text = failed(&run(Home::new(&config).build().arg(context.path())));
+    assert!(
+        text.contains("connection refused")
+            && text.contains("mirror 127.0.0.1:")
+            && text.contains(&format!("registry {host}")),
+        "{text}"
+    );
+    let text = succeeded(&build(&["--offline"]));
+    assert!(
+        text.contains("offline, what the tag named when it was last asked for is used"),
+        "{text}"
+    );
+    let text = failed(&run(Home::new(&config)
+        .build()
+        .arg("--offline")
+        .arg(context.path())));
+    assert!(
+        text.contains("registries may not be asked (offline)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn sentence_2_a_registry_whose_head_fails_serves_builds_and_says_so_once() {
+    let registry = Registry::with_base_images();
+    // As Nexus before 3.15: HEAD of a manifest is 404, whatever is there.
+    let front = Nginx::start(&format!(
+        "location / {{ if ($request_method = HEAD) {{ return 404; }} proxy_pass https://{}; }}",
+        registry.address
+    ));
+    let home = Home::new(&front.table());
+    let name = format!("{}/{BUSYBOX}", front.address);
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        format!("FROM {name} AS a\nRUN echo 1 > /1\nFROM {name}\nCOPY --from=a /1 /\n"),
+    )
+    .expect("a build file");
+    succeeded(&run(home.build().arg(context.path())));
+    // The tag is known now, so HEAD is tried first.
+    let text = succeeded(&run(home.build().arg(context.path())));
+    let told = "answers HEAD of a manifest with 404: GET is used instead";
+    assert_eq!(text.matches(told).count(), 1, "{text}");
+    let manifest = "/v2/library/busybox/manifests/latest";
+    let asked = front.asked();
+    let count = |line: String| asked.iter().filter(|asked| **asked == line).count();
+    assert_eq!(
+        (
+            count(format!("HEAD {manifest} 404")),
+            count(format!("GET {manifest} 200"))
+        ),
+        (1, 2),
+        "{asked:?}"
+    );
+    let text = succeeded(&run(home.command(&["registry", "check"]).arg(&name)));
+    assert!(
+        text.contains(&format!(
+            "odd: {} answers HEAD of a manifest with 404",
+            front.address
+        )),
+        "{text}"
+    );
+    // Check 12: where HEAD works, an unchanged tag costs one.
+    let honest = Nginx::start(&format!(
+        "location / {{ proxy_pass https://{}; }}",
+        registry.address
+    ));
+    let home = Home::new(&honest.table());
+    let name = format!("{}/{BUSYBOX}", honest.address);
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        format!("FROM {name}\nRUN echo 1 > /1\n"),
+    )
+    .expect("a build file");
+    succeeded(&run(home.build().arg(context.path())));
+    let before = honest.asked().len();
+    succeeded(&run(home.build().arg(context.path())));
+    assert_eq!(
+        honest.asked().split_off(before),
+        [format!("HEAD {manifest} 200")]
+    );
+}
+
+#[test]
+fn sentence_7_a_front_end_that_limits_requests_and_hides_tls_is_pushed_to_in_pieces() {
+    let registry = Registry::start();
+    let images = Registry::with_base_images();
+    // Docker-registry behind it does not know that its front end speaks TLS: its addresses are plain http.
+    let front = Nginx::start(&format!(
+        "client_max_body_size 300k; location / {{ proxy_pass https://{}; proxy_set_header Host $http_host; \
+         proxy_set_header X-Forwarded-Proto http; proxy_request_buffering off; proxy_http_version 1.1; }}",
+        registry.address
+    ));
+    let home = Home::new(&format!("{}{}", front.table(), images.table()));
+    let from = format!("{}/{BUSYBOX}", images.address);
+    let target = format!("{}/big:1", front.address);
+    let output = run(home.command(&["copy"]).args([&from, &target]));
+    let text = succeeded(&output);
+    assert!(text.contains("client_max_body_size"), "{text}");
+    assert!(
+        text.contains("X-Forwarded-Proto is probably missing"),
+        "{text}"
+    );
+    let digest = skopeo_digest(&images.certificate_dir(), &from, false);
+    assert_eq!(
+        skopeo_digest(
+            &registry.certificate_dir(),
+            &format!("{}/big:1", registry.address),
+            false
+        ),
+        digest
+    );
+    assert!(
+        front
+            .asked()
+            .iter()
+            .any(|line| line.starts_with("PATCH ") && line.ends_with(" 202")),
+        "{:?}",
+        front.asked()
+    );
+}
+
+#[test]
+fn sentence_7_blobs_come_from_where_the_registry_sends_them_without_its_login() {
+    let more = "auth: {htpasswd: {realm: tests, path: DIR/htpasswd}}";
+    let registry = Registry::start_with(more, None);
+    let images = Registry::with_base_images();
+    // Storage that refuses requests with a login, as signed addresses do.
+    let storage = Nginx::start(&format!(
+        "location / {{ if ($http_authorization) {{ return 400; }} rewrite ^/store/(.*)$ /v2/library/busybox/blobs/$1 break; \
+         proxy_pass https://{}; }}",
+        images.address
+    ));
+    let front = Nginx::start(&format!(
+        "location ~ ^/v2/library/busybox/blobs/(.*)$ {{ return 307 https://{}/store/$1?sig=s; }} \
+         location / {{ proxy_pass https://{}; proxy_set_header Host $http_host; }}",
+        storage.address, registry.address
+    ));
+    let home = Home::new(&format!(
+        "{}{}{}{}",
+        registry.table(),
+        images.table(),
+        front.table(),
+        storage.table()
+    ));
+    for host in [registry.address, front.address] {
+        let login = with_input(
+            home.command(&["login"])
+                .args(["-u", USER, "--password-stdin", &host.to_string()]),
+            PASSWORD,
+        );
+        succeeded(&login);
+    }
+    let from = format!("{}/{BUSYBOX}", images.address);
+    succeeded(&run(home
+        .command(&["copy"])
+        .args([&from, &format!("{}/{BUSYBOX}", registry.address)])));
+    let name = format!("{}/{BUSYBOX}", front.address);
+    succeeded(&run(home.command(&["pull"]).arg(&name)));
+    assert!(
+        storage.asked().iter().all(|line| line.ends_with(" 200")) && !storage.asked().is_empty(),
+        "{:?}",
+        storage.asked()
+    );
+}
+
+#[test]
+fn sentence_5_a_front_end_that_wants_a_client_certificate_is_explained() {
+    let registry = Registry::with_base_images();
+    let front = Nginx::start(&format!(
+        "ssl_client_certificate DIR/ca.crt; ssl_verify_client on; location / {{ proxy_pass https://{}; }}",
+        registry.address
+    ));
+    let home = Home::new(&front.table());
+    let name = format!("{}/{BUSYBOX}", front.address);
+    let text = failed(&run(home.command(&["pull"]).arg(&name)));
+    assert!(
+        text.contains("No required SSL certificate was sent"),
+        "{text}"
+    );
+    assert!(
+        text.contains("the server wants a client certificate") && text.contains("keypair = "),
+        "{text}"
+    );
+}
+
+/// openssl's server, which can be made to speak what rustls refuses to.
+struct Openssl {
+    process: Child,
+    address: std::net::SocketAddr,
+    dir: tempfile::TempDir,
+}
+
+impl Openssl {
+    /// With a certificate of its own making: `request` are arguments of `openssl req -x509`.
+    fn start(request: &[&str], server: &[&str]) -> Openssl {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let mut made = Command::new("openssl");
+        made.args([
+            "req",
+            "-x509",
+            "-nodes",
+            "-days",
+            "30",
+            "-subj",
+            "/CN=localhost",
+        ])
+        .args(["-keyout", &path("key.pem"), "-out", &path("cert.pem")])
+        .args(request)
+        .env("OPENSSL_CONF", "/dev/null")
+        .stderr(Stdio::null());
+        assert!(made.status().expect("openssl").success());
+        let address = free_port();
+        let process = Command::new("openssl")
+            .args([
+                "s_server",
+                "-quiet",
+                "-www",
+                "-accept",
+                &address.to_string(),
+            ])
+            .args(["-cert", &path("cert.pem"), "-key", &path("key.pem")])
+            .args(server)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl");
+        let started = std::time::Instant::now();
+        while std::net::TcpStream::connect(address).is_err() {
+            assert!(started.elapsed().as_secs() < 30, "openssl does not listen");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Openssl {
+            process,
+            address,
+            dir,
+        }
+    }
+}
+
+impl Drop for Openssl {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn check_82_servers_that_only_openssl_can_play_have_their_kinds() {
+    let rsa = [
+        "-newkey",
+        "rsa:2048",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ];
+    let weak = [
+        "-newkey",
+        "rsa:1024",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+    ];
+    let low = "DEFAULT@SECLEVEL=0";
+    let rows: [(&[&str], &[&str], &str, &str); 5] = [
+        (
+            &weak,
+            &["-cipher", low],
+            "weak_key",
+            "the server's RSA key has 1024 bits",
+        ),
+        (
+            &rsa,
+            &["-tls1_1", "-cipher", low],
+            "protocol_version",
+            "remote error: tls: protocol version not supported",
+        ),
+        (
+            &rsa,
+            &["-tls1_2", "-cipher", "ECDHE-RSA-AES256-SHA"],
+            "no_shared_cipher",
+            "ciphers with CBC",
+        ),
+        (
+            &rsa,
+            &["-tls1_2", "-Verify", "1"],
+            "client_cert_required",
+            "remote error: tls: handshake failure",
+        ),
+        (
+            &rsa,
+            &["-Verify", "1"],
+            "client_cert_required",
+            "remote error: tls: certificate required",
+        ),
+    ];
+    for (request, server, kind, words) in rows {
+        let server = Openssl::start(request, server);
+        // Pinned, so that nothing but the row's own fault is left.
+        let home = Home::new(&format!(
+            "[registry.\"{}\"]\nca = [\"{}\"]\n",
+            server.address,
+            server.dir.path().join("cert.pem").display()
+        ));
+        let name = format!("{}/x:1", server.address);
+        let output = run(home.command(&["registry", "check"]).args(["--json", &name]));
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let attempt = &report["error"]["attempts"][0];
+        let step = report["steps"]
+            .as_array()
+            .and_then(|steps| steps.last())
+            .expect("steps");
+        assert_eq!(
+            (step["step"].as_str(), step["kind"].as_str()),
+            (Some("tls"), Some(kind)),
+            "{report:#}"
+        );
+        assert_eq!(attempt["kind"], kind, "{report:#}");
+        let text = failed(&run(home.command(&["pull"]).arg(&name)));
+        assert!(text.contains(words), "{kind}: {text}");
+    }
+}
+
+#[test]
+fn sentence_6_an_image_of_several_platforms_goes_round_through_every_kind_of_place() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.table());
+    let dir = home.dir.path().display().to_string();
+    let at = |name: &str| format!("{}/{name}", registry.address);
+    let multi = at("test/multi:latest");
+    let digest = skopeo_digest(&registry.certificate_dir(), &multi, false);
+    let raw = |name: &str| {
+        let dir = registry.certificate_dir().display().to_string();
+        tool(
+            "skopeo",
+            &[
+                "inspect",
+                "--raw",
+                "--cert-dir",
+                &dir,
+                &format!("docker://{name}"),
+            ],
+        )
+    };
+    let layout = format!("oci:{dir}/layout:1");
+    let archive = format!("oci-archive:{dir}/image.tar:1");
+    let last = at("round/trip:1");
+    for (from, to) in [
+        (&multi, &layout),
+        (&layout, &archive),
+        (&archive, &"store:round/trip:1".to_owned()),
+        (&"store:round/trip:1".to_owned(), &last),
+    ] {
+        let text = succeeded(&run(home.command(&["copy"]).args([from, to])));
+        assert!(text.contains(&digest), "{from} to {to}: {text}");
+    }
+    assert_eq!(raw(&last), raw(&multi));
+    // One platform of it, for docker.
+    let docker = format!("docker-archive:{dir}/docker.tar");
+    succeeded(&run(home.command(&["copy"]).args([
+        "--platform",
+        "linux/arm64",
+        &last,
+        &docker,
+    ])));
+    let shown = tool("skopeo", &["inspect", "--config", &docker]);
+    assert!(shown.contains("\"arm64\""), "{shown}");
+    let back = at("one/platform:1");
+    succeeded(&run(home.command(&["copy"]).args([&docker, &back])));
+    let text = succeeded(&run(home.command(&["inspect"]).args([
+        "--image-config",
+        "--platform",
+        "linux/arm64",
+        &back,
+    ])));
+    assert!(text.contains("\"arm64\""), "{text}");
+    // Pull and push by the store's own commands.
+    let text = succeeded(&run(home
+        .command(&["pull"])
+        .args(["--all-platforms", &multi])));
+    assert!(text.contains(&digest), "{text}");
+    let text = succeeded(&run(home
+        .command(&["push"])
+        .args([&multi, &at("pushed:1")])));
+    assert!(text.contains(&digest), "{text}");
+    assert_eq!(raw(&at("pushed:1")), raw(&multi));
+}
+
+#[test]
+fn sentence_8_a_killed_pull_leaves_a_store_that_verifies_and_the_next_takes_it_up() {
+    let registry = Registry::with_base_images();
+    let slow = Nginx::start(&format!(
+        "location ~ /blobs/ {{ proxy_pass https://{0}; limit_rate 100k; }} location / {{ proxy_pass https://{0}; }}",
+        registry.address
+    ));
+    let home = Home::new(&slow.table());
+    let name = format!("{}/{BUSYBOX}", slow.address);
+    let mut child = home
+        .command(&["pull"])
+        .arg(&name)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program");
+    let started = std::time::Instant::now();
+    while !slow.asked().iter().any(|line| line.contains("/manifests/")) {
+        assert!(started.elapsed().as_secs() < 60, "no request came");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    child.kill().expect("killing it");
+    child.wait().expect("its end");
+    let text = succeeded(&run(home.command(&["images"]).arg("--")));
+    assert!(!text.contains("busybox"), "{text}");
+    let store = home.store().display().to_string();
+    tool(
+        gateway_tests::program::binary().to_str().expect("a path"),
+        &["store", "verify", "--root", &store],
+    );
+    std::fs::write(home.dir.path().join("config.toml"), registry.table()).expect("a configuration");
+    succeeded(&run(home
+        .command(&["pull"])
+        .arg(format!("{}/{BUSYBOX}", registry.address))));
+    tool(
+        gateway_tests::program::binary().to_str().expect("a path"),
+        &["store", "verify", "--root", &store],
+    );
+}
+
+#[test]
+fn sentence_4_mistakes_of_the_configuration_are_told_and_hosts_toml_works() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(
+        "[registry.\"https://h.example\"]\nca = []\n[registry.\"h.example\"]\nmirror = [\"m\"]\n",
+    );
+    let hosts = home
+        .dir
+        .path()
+        .join("xdg/containerd/certs.d/elsewhere.example");
+    std::fs::create_dir_all(&hosts).expect("a folder");
+    let text = format!(
+        "[host.\"https://{}\"]\nca = \"{}\"\n",
+        registry.address,
+        registry.ca().display()
+    );
+    std::fs::write(hosts.join("hosts.toml"), text).expect("a hosts.toml");
+    let text = succeeded(&run(home
+        .command(&["pull"])
+        .arg(format!("elsewhere.example/{BUSYBOX}"))));
+    assert!(text.contains("write [registry.\"h.example\"]"), "{text}");
+    assert!(
+        text.contains("the key \"mirror\" is not known and has no effect"),
+        "{text}"
+    );
+}
+
+/// The commands of the documentation run as they stand, with a registry in the place of the one that they name.
+#[test]
+fn sentence_9_the_commands_of_the_documentation_work() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.table());
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the project")
+        .join("docs/registries.md");
+    let docs = std::fs::read_to_string(docs).expect("the documentation");
+    registry.push_layout(
+        &{
+            let dir = home.dir.path().join("base");
+            std::fs::create_dir(&dir).expect("a folder");
+            gateway_tests::base_images::write_layout(&dir).expect("base images");
+            dir
+        },
+        "library/busybox:latest",
+        "team/app:1",
+    );
+    let mut commands = 0;
+    let mut inside = false;
+    for line in docs.lines() {
+        match line {
+            "```sh" => inside = true,
+            "```" => inside = false,
+            line if inside && line.starts_with("gateway ") => {
+                let line = line.split(" #").next().unwrap_or(line).trim();
+                let line = line.replace("registry.example", &registry.address.to_string());
+                let words: Vec<&str> = line.split_ascii_whitespace().skip(1).collect();
+                let mut command = home.command(&[words[0]]);
+                command.args(&words[1..]).current_dir(home.dir.path());
+                let output = match words[0] {
+                    "login" => with_input(&mut command, PASSWORD),
+                    "logout" => continue,
+                    "registry" => run(home.command(&words[..2]).args(&words[2..])),
+                    _ => run(&mut command),
+                };
+                succeeded(&output);
+                commands += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(commands >= 8, "{commands} commands");
+}
