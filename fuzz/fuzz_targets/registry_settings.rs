@@ -1,12 +1,15 @@
-//! Settings that users and other tools write: Docker's config file (first byte even) with its logins,
-//! and the registries of buildkitd.toml (odd).
+//! Settings that users and other tools write, chosen by the first byte: Docker's config file with its logins, the
+//! registries of buildkitd.toml, containerd's hosts.toml, Docker's daemon.json, podman's registries.conf.
 
 #![no_main]
 
 use std::path::Path;
 use std::sync::LazyLock;
 
-use gateway_images::registry::{Credentials, DockerConfig, parse_buildkitd_toml};
+use gateway_images::registry::{
+    Credentials, DockerConfig, RegistriesConfig, add_daemon_json, parse_buildkitd_toml,
+    parse_hosts_toml, parse_registries_conf, unused_tables,
+};
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 
@@ -19,18 +22,28 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((choice, body)) = bytes.split_first() else {
         return;
     };
-    if choice % 2 == 0 {
-        let Ok(config) = DockerConfig::parse(body, Path::new("config.json")) else {
-            return;
-        };
-        // No helper is ever found, and so none run.
-        let config = config.with_helper_path("/nonexistent");
-        for host in ["docker.io", "example.org", "example.org:5000"] {
-            let _ = RUNTIME.block_on(config.login(host));
+    let text = std::str::from_utf8(body);
+    match (choice % 5, text) {
+        (0, _) => {
+            let Ok(config) = DockerConfig::parse(body, Path::new("config.json")) else {
+                return;
+            };
+            // No helper is ever found, and so none run.
+            let config = config.with_helper_path("/nonexistent");
+            for host in ["docker.io", "example.org", "example.org:5000"] {
+                let _ = RUNTIME.block_on(config.login(host));
+            }
         }
-    } else if let Ok(text) = std::str::from_utf8(body)
-        && let Err(error) = parse_buildkitd_toml(text)
-    {
-        error.to_string();
+        (1, Ok(text)) => match parse_buildkitd_toml(text) {
+            Ok((hosts, _)) => drop(unused_tables(&hosts)),
+            Err(error) => drop(error.to_string()),
+        },
+        (2, Ok(text)) => drop(parse_hosts_toml(text, Path::new("/d"))),
+        (3, _) => drop(add_daemon_json(&mut RegistriesConfig::default(), body)),
+        (4, Ok(text)) => {
+            let mut rules = Vec::new();
+            drop(parse_registries_conf(text, &mut rules));
+        }
+        _ => {}
     }
 });

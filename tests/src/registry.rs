@@ -133,6 +133,12 @@ impl Registry {
         self.skopeo_push(&format!("oci-archive:{}", archive.display()), name);
     }
 
+    /// Ends it; its files stay.
+    pub fn stop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
     pub fn ca(&self) -> PathBuf {
         self.dir.path().join("ca.crt")
     }
@@ -166,8 +172,7 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.stop();
     }
 }
 

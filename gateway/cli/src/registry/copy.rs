@@ -247,7 +247,12 @@ async fn bring(
                 let full = Reference::parse(tag)
                     .map(|r| r.to_string())
                     .unwrap_or_default();
-                loaded.retain(|image| image.names.iter().any(|n| n == tag || *n == full));
+                loaded.retain(|image| {
+                    image
+                        .names
+                        .iter()
+                        .any(|n| n == tag || *n == full || has_tag(n, tag))
+                });
             }
             match (loaded.pop(), loaded.is_empty()) {
                 (Some(image), true) => image.descriptor,
@@ -256,6 +261,11 @@ async fn bring(
         }
     };
     Ok((choose(blobs, top, only)?, None))
+}
+
+/// An archive's entry may be named in full where its tag alone is asked for.
+fn has_tag(name: &str, tag: &str) -> bool {
+    name.rsplit_once(':').is_some_and(|(_, own)| own == tag)
 }
 
 /// The one image of an index, when one is wanted.
