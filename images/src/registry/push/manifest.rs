@@ -38,7 +38,7 @@ impl Upload<'_> {
         let wrong = |error| Trouble::Host {
             verb: "Put",
             url: url.clone(),
-            error,
+            error: Box::new(error),
         };
         let descriptor = &planned.manifest.descriptor;
         let mut request = Request::get(url.clone(), self.scope());
@@ -133,7 +133,7 @@ impl Upload<'_> {
                 return Err(Trouble::Host {
                     verb: "Get",
                     url,
-                    error,
+                    error: Box::new(error),
                 });
             }
         }
@@ -142,7 +142,7 @@ impl Upload<'_> {
         let wrong = |error| Trouble::Host {
             verb: "Put",
             url: url.clone(),
-            error,
+            error: Box::new(error),
         };
         let mut index = match self
             .inner

@@ -191,7 +191,7 @@ enum Trouble {
     Host {
         verb: &'static str,
         url: Url,
-        error: HostError,
+        error: Box<HostError>,
     },
     Source(Digest, io::Error),
 }
@@ -211,7 +211,7 @@ impl Upload<'_> {
                 self.inner.note_failure(self.endpoint, &error);
                 Attempt {
                     url: redacted(&url),
-                    ..self.endpoint.attempt(verb, &url, as_push(error))
+                    ..self.endpoint.attempt(verb, &url, as_push(*error))
                 }
             }
         };

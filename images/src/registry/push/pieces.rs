@@ -64,7 +64,7 @@ impl Upload<'_> {
             let trouble = Trouble::Host {
                 verb: "Patch",
                 url: target.clone(),
-                error,
+                error: Box::new(error),
             };
             if status == 413 {
                 self.abandon(&target).await;
@@ -132,7 +132,7 @@ impl Upload<'_> {
         let copied = tokio::io::copy(&mut reader.take(length), &mut nowhere).await;
         let flushed = nowhere.flush().await;
         copied
-            .and_then(|_| flushed)
+            .and(flushed)
             .map_err(|error| Trouble::Source(blob.digest.clone(), error))
     }
 
@@ -149,7 +149,7 @@ impl Upload<'_> {
                 .map_err(|error| Trouble::Host {
                     verb: "Patch",
                     url: target.clone(),
-                    error,
+                    error: Box::new(error),
                 }),
         }
     }

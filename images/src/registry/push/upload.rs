@@ -89,7 +89,7 @@ impl Upload<'_> {
             let Trouble::Host { error, .. } = &trouble else {
                 return Err(trouble);
             };
-            let again = match error {
+            let again = match &**error {
                 HostError::Transport(transport) => {
                     // A front end that refuses a body by its size may hang up instead of saying so.
                     if transport.kind == Kind::TcpReset && tries + 2 >= MAX_UPLOAD_TRIES {
@@ -144,7 +144,7 @@ impl Upload<'_> {
                 return Err(Trouble::Host {
                     verb: "Head",
                     url,
-                    error,
+                    error: Box::new(error),
                 });
             }
         };
@@ -211,7 +211,7 @@ impl Upload<'_> {
         let wrong = |error| Trouble::Host {
             verb: "Post",
             url: url.clone(),
-            error: explained(error),
+            error: Box::new(explained(error)),
         };
         let answer = self
             .inner
@@ -266,7 +266,7 @@ impl Upload<'_> {
         let wrong = |error| Trouble::Host {
             verb: verb(&method),
             url: target.clone(),
-            error,
+            error: Box::new(error),
         };
         let own = self.url("blobs/uploads/")?;
         let home = target.origin() == own.origin();
@@ -318,7 +318,7 @@ impl Upload<'_> {
         let wrong = |error| Trouble::Host {
             verb: "Put",
             url: target.clone(),
-            error,
+            error: Box::new(error),
         };
         if !matches!(status, 200 | 201 | 202 | 204) {
             return Err(wrong(explained(refusal(response).await)));

@@ -13,7 +13,8 @@ fn mirrored(server: &Server, mirrors: Vec<Mirror>) -> HostConfig {
 
 #[tokio::test]
 async fn check_72_whatever_a_mirror_answers_the_registry_is_asked_and_the_reason_is_told() {
-    let answers: [(&str, fn(&Seen) -> Reply); 9] = [
+    type Answer = fn(&Seen) -> Reply;
+    let answers: [(&str, Answer); 9] = [
         ("404", |_| reply(404, "")),
         ("403", |_| reply(403, "")),
         ("429", |_| reply(429, "").with("retry-after", "0")),

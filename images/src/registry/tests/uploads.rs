@@ -18,7 +18,7 @@ fn body_is_whole(seen: &Seen) -> bool {
 }
 
 impl Kept {
-    fn query<'a>(seen: &'a Seen, name: &str) -> Option<String> {
+    fn query(seen: &Seen, name: &str) -> Option<String> {
         let (_, query) = seen.path.split_once('?')?;
         let pair = query
             .split('&')
