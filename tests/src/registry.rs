@@ -77,6 +77,40 @@ impl Registry {
         }
     }
 
+    /// What this one holds, without TLS: for clients that speak to loopback addresses only so.
+    pub fn without_tls(&self) -> Registry {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let address = free_port();
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root}}}}}\nhttp: {{addr: \"{address}\"}}\n",
+            root = self.dir.path().join("data").display(),
+        );
+        let config_path = dir.path().join("registry.yml");
+        std::fs::write(&config_path, config).expect("writing the registry's configuration");
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config_path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("docker-registry, of Debian's package of that name");
+        let registry = Registry {
+            process,
+            address,
+            dir,
+        };
+        let started = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            assert!(
+                started.elapsed() < START_LIMIT,
+                "docker-registry does not listen"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        registry
+    }
+
     /// A registry that holds all base images.
     pub fn with_base_images() -> Registry {
         let registry = Registry::start();

@@ -104,7 +104,9 @@ fn our_frontend_image_builds_under_debians_docker() {
     fs::write(context.join("dir/kept.txt"), "kept").unwrap();
     fs::write(context.join("dir/left.md"), "left").unwrap();
     fs::write(context.join(".dockerignore"), "**/*.md\n").unwrap();
-    let address = registry.address;
+    // Docker speaks to registries on loopback addresses without TLS.
+    let plain = registry.without_tls();
+    let address = plain.address;
     let file = |body: &str| {
         let text = format!("# syntax = {address}/our/dockerfile:1\n{body}");
         fs::write(context.join("Dockerfile"), text).unwrap();

@@ -1,6 +1,6 @@
 //! Checks: the rules, which of them a file turns off, and the warnings they give.
 //!
-//! Rules that need only the text run here ([`check_file`], [`StageChecks`]); those that need values, the context or
+//! Rules that need only the text run here ([`check_complete_file`], [`StageChecks`]); those that need values, the context or
 //! base images are raised by the conversion through the functions of [`rules`].
 
 mod config;

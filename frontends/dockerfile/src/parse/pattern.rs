@@ -36,7 +36,7 @@ pub enum PatternError {
     /// A backslash before anything but `*`, `?`, `\`, `/` and `}`.
     #[error("invalid escape '\\{0}'")]
     Escape(String),
-    /// [`MAX_STEPS`].
+    /// `MAX_STEPS`.
     #[error("too much work for one substitution")]
     TooSlow,
 }
