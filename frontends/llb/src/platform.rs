@@ -74,10 +74,10 @@ pub fn parse(text: &str) -> Result<Platform, PlatformError> {
             text: first.to_owned(),
             whole: text.to_owned(),
         })?;
-    for part in parts.iter().skip(1).copied() {
+    for part in parts.iter().skip(1) {
         if part.is_empty() || !part.bytes().all(is_part_byte) {
             return Err(PlatformError::Component {
-                text: part.to_owned(),
+                text: (*part).to_owned(),
                 whole: text.to_owned(),
             });
         }

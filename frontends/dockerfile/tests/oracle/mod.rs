@@ -259,9 +259,9 @@ impl Gateway for Memory {
             .unwrap_or_default();
         let wanted = request.platform.clone().unwrap_or_default();
         if !["amd64", "arm64"].contains(&wanted.architecture.as_str()) {
-            return Err(Error::unknown(format!(
-                "no match for platform in manifest: not found"
-            )));
+            return Err(Error::unknown(
+                "no match for platform in manifest: not found",
+            ));
         }
         let Some((digest, config)) = base_image(reference, &wanted.architecture) else {
             return Err(Error::unknown(format!("{reference}: not found")));
