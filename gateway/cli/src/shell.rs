@@ -55,7 +55,7 @@ pub fn man(args: &Man) -> Result<(), CliError> {
 fn pages(
     command: &clap::Command,
     name: &str,
-    write: &mut dyn FnMut(&str, &[u8]) -> Result<(), CliError>,
+    write: &mut impl FnMut(&str, &[u8]) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone())

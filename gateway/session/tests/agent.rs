@@ -142,7 +142,7 @@ fn files_that_are_no_usable_keys_say_why() {
     let locked = dir.path().join("locked");
     let args = ["-q", "-t", "ed25519", "-N", "secret", "-f", text(&locked)];
     assert!(run("ssh-keygen", &args, None).status.success());
-    let error = Keys::read(&[locked.clone()]).unwrap_err();
+    let error = Keys::read(std::slice::from_ref(&locked)).unwrap_err();
     assert!(matches!(error, KeyError::Encrypted { .. }), "{error}");
     assert!(error.to_string().contains("ssh-add"), "{error}");
 
@@ -175,7 +175,9 @@ fn files_that_are_no_usable_keys_say_why() {
         if let Some(content) = content {
             std::fs::write(&path, content).unwrap();
         }
-        let error = Keys::read(&[path.clone()]).unwrap_err().to_string();
+        let error = Keys::read(std::slice::from_ref(&path))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(text(&path)), "{error}");
     }
 }
