@@ -44,7 +44,7 @@ async fn with_root<T: Send + 'static, K: Send + 'static>(
 }
 
 /// The code of what could be met by asking for less; clients match no other.
-fn failed(error: &FsError) -> Error {
+pub fn failed(error: &FsError) -> Error {
     let code = match error {
         FsError::TooLarge { .. } => Code::ResourceExhausted,
         _ => Code::Unknown,

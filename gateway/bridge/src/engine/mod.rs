@@ -139,7 +139,8 @@ impl Engine {
         frontend: Option<FrontendFn>,
     ) -> Result<BuildResponse, Error> {
         let cancel = request.cancel.clone();
-        let build = self.run(request, frontend);
+        // Boxed: exporting and all below it take much room, which callers move about with many builds.
+        let build = Box::pin(self.run(request, frontend));
         tokio::select! {
             built = build => match built {
                 // What fails because of the cancellation is the cancellation.

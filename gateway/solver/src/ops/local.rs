@@ -12,6 +12,7 @@ use crate::fs::{self, Filter, FsError, Root, SyncOptions, Visible, gopath, sync_
 use crate::job::JobInner;
 use crate::key::{LocalFilter, local_key};
 use crate::live::LiveVertex;
+use crate::read;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
 use crate::store::{Layer, LocalCopy, LocalFiles, Snapshot, new_id};
@@ -91,7 +92,7 @@ pub async fn read(
     }
     let (inner, path) = (files.clone(), path.to_owned());
     let read = blocking(move || {
-        let failed = |error: FsError| Error::unknown(error.to_string());
+        let failed = |error: FsError| read::failed(&error);
         let root = Root::open(&inner.dir).map_err(internal)?;
         if inner.filter != Filter::default() {
             let visible = match inner.visible.get() {
