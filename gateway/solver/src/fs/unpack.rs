@@ -4,11 +4,11 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
-use gateway_images::layer::{Entry, Kind, Limits, TarError, TarReader};
+use gateway_images::layer::{Content, Entry, Kind, Limits, TarError, TarReader};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -20,6 +20,8 @@ use super::syntax::MAX_PATH_BYTES;
 
 /// Memory that unpacking xz may ask for, in KiB: the strongest preset (`xz -9`) needs 65 MiB.
 const XZ_MEMORY_KIB: u32 = 256 * 1024;
+/// Most bytes that are written at once.
+const WRITE_BYTES: u64 = 128 * 1024;
 /// Permission bits of directories that an archive implies but does not list.
 const IMPLIED_MODE: u32 = 0o755;
 
@@ -171,7 +173,7 @@ impl Extraction {
     fn entry(
         &mut self,
         entry: Entry,
-        content: &mut impl Read,
+        content: &mut impl Content,
         failed: &dyn Fn(TarError) -> FsError,
     ) -> Result<(), FsError> {
         if entry.name.len() > MAX_PATH_BYTES || entry.link.len() > MAX_PATH_BYTES {
@@ -225,8 +227,7 @@ impl Extraction {
                     .root
                     .open_resolved(&path, flags, Mode::from_raw_mode(0o600))
                     .map_err(|errno| FsError::path("open", &path, errno))?;
-                std::io::copy(content, &mut File::from(fd))
-                    .map_err(|error| failed(error.into()))?;
+                write(content, entry.size, File::from(fd)).map_err(|error| failed(error.into()))?;
             }
         }
         self.metadata(&path, &entry, &metadata)
@@ -318,6 +319,33 @@ impl Extraction {
     }
 }
 
+/// Writes a file's data between its holes, which stay holes.
+fn write(content: &mut impl Content, size: u64, mut file: File) -> std::io::Result<()> {
+    let mut buffer = vec![0; size.min(WRITE_BYTES) as usize];
+    let mut left = size;
+    while left > 0 {
+        let hole = content.hole().min(left);
+        if hole > 0 {
+            file.seek(SeekFrom::Current(hole.cast_signed()))?;
+            left -= hole;
+            if left == 0 {
+                // Nothing is written behind a hole at the end.
+                file.set_len(size)?;
+            }
+            continue;
+        }
+        let want = left.min(buffer.len() as u64) as usize;
+        let read = match content.read(&mut buffer[..want]) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        file.write_all(&buffer[..read])?;
+        left -= read as u64;
+    }
+    Ok(())
+}
+
 /// Whose an unpacked file is, and of when.
 struct Metadata {
     owner: Owner,
@@ -390,13 +418,55 @@ mod tests {
     }
 
     #[test]
-    fn sparse_files_are_refused_and_write_nothing() {
-        let sparse = forged(file("zeros", b""), b'S', Some(b"77777777777"));
+    fn sparse_files_are_expanded_and_keep_their_holes() {
+        use std::os::unix::fs::{FileExt, MetadataExt};
+
+        for form in [
+            &["--format=gnu"][..],
+            &["--format=posix", "--sparse-version=0.1"],
+            &["--format=posix", "--sparse-version=1.0"],
+        ] {
+            let source = tempfile::tempdir().expect("a directory");
+            let path = source.path().join("sparse");
+            let file = File::create(&path).expect("created");
+            file.write_all_at(&[7; 4096], 1 << 20).expect("written");
+            file.set_len(3 << 20).expect("sized");
+            std::fs::write(source.path().join("after"), "whole").expect("written");
+            let tar = std::process::Command::new("tar")
+                .args(["--sparse", "-cf", "-"])
+                .args(form)
+                .arg("-C")
+                .arg(source.path())
+                .args(["sparse", "after"])
+                .output()
+                .expect("tar, which every Debian has");
+            assert!(tar.status.success() && tar.stdout.len() < 100_000);
+
+            let dest = tempfile::tempdir().expect("a directory");
+            let limits = Limits::default();
+            assert_eq!(unpacked(&tar.stdout, limits, dest.path()), Ok(true));
+            let read = |name| std::fs::read(dest.path().join(name)).expect("unpacked");
+            assert!(read("sparse") == std::fs::read(&path).expect("read"));
+            assert_eq!(read("after"), b"whole");
+            let unpacked = std::fs::metadata(dest.path().join("sparse")).expect("unpacked");
+            assert!(unpacked.blocks() * 512 < 1 << 20, "{form:?}");
+        }
+    }
+
+    #[test]
+    fn a_sparse_file_that_claims_more_than_the_limit_writes_nothing() {
+        // A header of the old form: no data, and a file of eight gigabytes.
+        let mut header = file("zeros", b"");
+        header[257..265].copy_from_slice(b"ustar  \0");
+        header[483..495].copy_from_slice(b"77777777777\0");
+        let sparse = forged(header, b'S', None);
         let dest = tempfile::tempdir().expect("a directory");
-        let error = unpacked(&sparse, Limits::default(), dest.path()).expect_err("sparse");
+        let (bytes, entries) = (1 << 30, 10);
+        let limits = Limits { bytes, entries };
+        let error = unpacked(&sparse, limits, dest.path()).expect_err("too large");
         assert_eq!(
             error,
-            "failed to unpack /a.tar: sparse tar entries are not supported"
+            "failed to unpack /a.tar: read layer: more than the limit of 1073741824 bytes"
         );
         assert_eq!(std::fs::read_dir(dest.path()).expect("listed").count(), 0);
     }
