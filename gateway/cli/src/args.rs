@@ -117,6 +117,10 @@ pub struct Build {
     #[arg(long = "no-cache-filter", value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
 
+    /// Run frontend images even when nothing changed for them, and fail if they answer otherwise than before
+    #[arg(long)]
+    pub verify_replay: bool,
+
     /// Look for results of steps in a cache as well: NAME of a cache or image in a registry, or type=local,src=DIR[,tag=TAG] (may be repeated)
     #[arg(long = "cache-from", value_name = "NAME|TYPE,KEY=VALUE")]
     pub cache_from: Vec<String>,

@@ -43,6 +43,9 @@ fn unpacked_at_once() -> usize {
     (cores * 2).clamp(4, 8)
 }
 
+/// Of what [`Solver::remember`] keeps: enough for the builds that one works on, some megabytes.
+const MAX_KEPT: usize = 200;
+
 /// One open store. Cheap to clone.
 #[derive(Clone)]
 pub struct Solver(pub(crate) Arc<SolverInner>);
@@ -164,6 +167,19 @@ impl Solver {
     /// What an op without a platform runs on.
     pub fn default_platform(&self) -> &pb::Platform {
         &self.0.options.default_platform
+    }
+
+    /// What was kept under a key, by this or an earlier process. A store that fails has nothing.
+    pub fn recall(&self, key: &str) -> Option<Vec<u8>> {
+        self.store().db().answer(key).ok().flatten()
+    }
+
+    /// Keeps bytes under a key until many others were kept after them.
+    pub fn remember(&self, key: &str, bytes: &[u8]) {
+        let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        // Kept to save work later: a store that cannot keep it costs that work.
+        let _ = self.store().db().keep_answer(key, bytes, now, MAX_KEPT);
     }
 
     pub(crate) fn store(&self) -> &Store {

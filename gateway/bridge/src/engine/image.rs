@@ -1,15 +1,18 @@
 //! `gateway.v0`: which image is meant, what it says about itself, and running it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use gateway_api::{Code, Detail, Error, Gateway, ResolveImageConfigRequest};
+use gateway_api::{BuildResult, Code, Detail, Error, Gateway, ResolveImageConfigRequest};
 use gateway_images::config::RunConfig;
 use gateway_images::reference::Reference;
 use gateway_llb::{Constraints, ImageSource, MarshalOptions, State, pb};
 use gateway_solver::Job;
 
 use super::context;
+use super::local::LocalGateway;
 use super::observer::Watch;
+use super::replay::{self, Recorder, Replay};
 use super::solved::Solved;
 use super::{Engine, FrontendCall, GATEWAY};
 use crate::host::environment::environment;
@@ -53,22 +56,41 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
     check_caps(&image, &call)?;
 
     let result = job.load(image.definition.clone(), &call.policies);
+    let verify = call.verify_replay;
+    let none = network_none(&image.config);
+    let gateway = engine.gateway(job, call.clone());
+    let replay = Replay::of(job, &call, &image, &source, none, gateway.invocation());
+    let mut expected = None;
+    if let Some(replay) = &replay
+        // Boxed: its calls are those of a whole frontend, and frontends call frontends.
+        && let Some(returned) = Box::pin(replay.replay(job, gateway.as_ref())).await
+    {
+        if !verify {
+            replay::note(job, &source, &gateway);
+            return finish(job, &gateway, returned, &source);
+        }
+        expected = Some(returned);
+    }
     // Pulling and unpacking, and starting the launcher, at the same time.
     let (rootfs, launcher) = tokio::try_join!(job.rootfs(&result), engine.0.solver.launcher())?;
-    let gateway = engine.gateway(job, call);
+    let recorder = Arc::new(Recorder::new(gateway.clone()));
     let process = FrontendProcess {
         image: &source,
         lowers: rootfs.lowers.clone(),
         entrypoint: image.config.entrypoint.as_deref().unwrap_or_default(),
         env: environment(&image.config.env, gateway.invocation())?,
         cwd: &image.config.working_dir,
-        network_none: network_none(&image.config),
+        network_none: none,
         definition: &image.definition,
     };
     let limits = &engine.0.limits;
     let process = start(&launcher, process, limits).await?;
-    let unique = std::sync::Arc::as_ptr(&gateway) as usize;
-    let watch = Watch::new(engine.1.as_deref(), &source, gateway.clone());
+    let unique = Arc::as_ptr(&gateway) as usize;
+    let asked: Arc<dyn Gateway> = match replay {
+        Some(_) => recorder.clone(),
+        None => gateway.clone(),
+    };
+    let watch = Watch::new(engine.1.as_deref(), &source, asked);
     let hosted = host(
         process,
         Call {
@@ -79,11 +101,27 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
             log: StderrLog::new(job.progress().clone(), &source, &unique.to_string()),
         },
     );
-    let returned = hosted.await;
+    let returned = Box::pin(hosted).await;
     watch.ended(&returned);
     let returned = returned?;
     drop(rootfs);
-    let solved = gateway.resolve(returned)?.of_frontend(GATEWAY, &source);
+    if let Some(expected) = &expected {
+        replay::compare(&source, expected, &returned)?;
+    }
+    if let Some(replay) = &replay {
+        replay.keep(job, &recorder, &returned);
+    }
+    finish(job, &gateway, returned, &source)
+}
+
+/// What a frontend returned, looked at.
+fn finish(
+    job: &Job,
+    gateway: &LocalGateway,
+    returned: BuildResult,
+    source: &str,
+) -> Result<Solved, Error> {
+    let solved = gateway.resolve(returned)?.of_frontend(GATEWAY, source);
     // Its work is still to come, but a definition that cannot even be read is this frontend's fault.
     for result in solved.results() {
         result.check(job)?;
@@ -206,6 +244,7 @@ mod tests {
 
     fn call(caps: &str, inputs: bool) -> FrontendCall {
         let mut call = FrontendCall {
+            verify_replay: false,
             name: "gateway.v0".to_owned(),
             opts: Default::default(),
             inputs: Default::default(),

@@ -35,6 +35,7 @@ pub(crate) struct LocalGateway {
     caches: Arc<Caches>,
     /// This call, as provenance tells of it.
     origin: Arc<Origin>,
+    verify_replay: bool,
     refs: RefTable,
     /// Cancelled when the call ends, and with it what it left running.
     containers: CancellationToken,
@@ -115,6 +116,7 @@ impl LocalGateway {
                 opts: call.opts,
                 root: call.root,
             }),
+            verify_replay: call.verify_replay,
             refs: RefTable::default(),
         }
     }
@@ -242,6 +244,7 @@ impl LocalGateway {
                     .clone()
                     .unwrap_or_else(|| self.origin.clone()),
             ),
+            verify_replay: self.verify_replay,
         };
         self.engine
             .call(&self.job, call)

@@ -9,6 +9,7 @@ mod local;
 mod observer;
 mod policy;
 mod provenance;
+mod replay;
 mod solved;
 mod source_policy;
 
@@ -72,6 +73,8 @@ pub struct BuildRequest {
     pub cache_imports: Vec<CacheImport>,
     /// Caches to write when all is built.
     pub cache_exports: Vec<CacheExport>,
+    /// Frontends run also where their answers could be replayed; other answers fail the build.
+    pub verify_replay: bool,
     pub cancel: CancellationToken,
 }
 
@@ -85,6 +88,7 @@ pub struct BuildResponse {
 }
 
 /// A frontend to run, by name.
+#[derive(Clone)]
 pub(crate) struct FrontendCall {
     pub name: String,
     pub opts: BTreeMap<String, String>,
@@ -96,6 +100,8 @@ pub(crate) struct FrontendCall {
     pub caches: Arc<Caches>,
     /// The outermost call, unless this is it.
     pub root: Option<Arc<provenance::Origin>>,
+    /// Frontends run also where their answers could be replayed, and must give the same.
+    pub verify_replay: bool,
 }
 
 impl Engine {
@@ -185,6 +191,7 @@ impl Engine {
             policies: SourcePolicies::default(),
             caches: Arc::new(Caches::of_client(&request.cache_imports)),
             root: None,
+            verify_replay: request.verify_replay,
         };
         self.prefer_builtin(&mut call);
         // Before anything is solved: a step that began does not look again.
@@ -204,7 +211,9 @@ impl Engine {
                 |materials| wanted.attest(origin.as_deref(), &materials, &platform, &invocation);
             job.attest_provenance(&mut result, attest).await?;
         }
-        let exported = job.export(result, &request.exporters, &caches).await?;
+        // Boxed: builds run side by side on one stack, and exporters are a large part of one.
+        let exported = job.export(result, &request.exporters, &caches);
+        let exported = Box::pin(exported).await?;
         let mut exporter = exported.attrs;
         for (key, value) in &metadata {
             if key.starts_with("frontend.") {

@@ -127,6 +127,7 @@ impl Rig {
         BuildRequest {
             cache_imports: self.cache_imports.clone(),
             cache_exports: Vec::new(),
+            verify_replay: false,
             frontend: frontend.to_owned(),
             opts: opts
                 .iter()

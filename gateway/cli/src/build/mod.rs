@@ -129,6 +129,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
             exporters,
             cache_imports,
             cache_exports,
+            verify_replay: args.verify_replay,
             cancel: cancel.clone(),
         })
         .await;

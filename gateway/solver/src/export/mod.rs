@@ -157,7 +157,7 @@ pub(crate) async fn export(
     });
     let tops = solved.tops();
     let caches = caches.iter().enumerate();
-    let caches = caches.map(|(number, cache)| cache::export(job, number, cache, &tops));
+    let caches = caches.map(|(number, cache)| Box::pin(cache::export(job, number, cache, &tops)));
     // One that fails does not leave others half-done.
     let (pushed, cached) = tokio::join!(join_all(pushes), join_all(caches));
     pushed.into_iter().collect::<Result<(), Error>>()?;

@@ -453,6 +453,34 @@ impl Db {
         })
     }
 
+    /// An answer that was kept.
+    pub fn answer(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.run(|connection| {
+            connection
+                .prepare_cached("SELECT answer FROM answers WHERE key = ?1")?
+                .query_row([key], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    /// Keeps an answer; the oldest beyond `count` are forgotten.
+    pub fn keep_answer(&self, key: &str, answer: &[u8], now: i64, count: usize) -> Result<()> {
+        self.run(|connection| {
+            let transaction =
+                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            transaction.execute(
+                "INSERT OR REPLACE INTO answers (key, answer, kept_at) VALUES (?1, ?2, ?3)",
+                params![key, answer, now],
+            )?;
+            transaction.execute(
+                "DELETE FROM answers WHERE key NOT IN
+                 (SELECT key FROM answers ORDER BY kept_at DESC, key LIMIT ?1)",
+                [i64::try_from(count).unwrap_or(i64::MAX)],
+            )?;
+            transaction.commit()
+        })
+    }
+
     /// A fact about the store as a whole.
     pub fn state(&self, name: &str) -> Result<Option<String>> {
         self.run(|connection| {
@@ -556,6 +584,19 @@ mod tests {
             created_at: 1,
         };
         assert_eq!(db.results(&["t".into()]).unwrap(), [stored]);
+    }
+
+    #[test]
+    fn the_oldest_answers_make_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path()).unwrap();
+        for now in 0..4 {
+            db.keep_answer(&format!("k{now}"), &[1], now, 2).unwrap();
+        }
+        db.keep_answer("k2", &[2], 9, 2).unwrap();
+        assert_eq!(db.answer("k1").unwrap(), None);
+        assert_eq!(db.answer("k2").unwrap(), Some(vec![2]));
+        assert_eq!(db.answer("k3").unwrap(), Some(vec![1]));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use gateway_images::fail_point::fail_point;
 use rusqlite::Connection;
 
 /// Raised with every change of the tables; each number has a step below.
-pub const VERSION: i64 = 5;
+pub const VERSION: i64 = 6;
 
 const STEPS: [&str; VERSION as usize] = [
     "
@@ -69,6 +69,12 @@ const STEPS: [&str; VERSION as usize] = [
     "
     -- For caches that are written: what leads to a key.
     CREATE INDEX links_by_target ON links (target);
+",
+    "
+    -- What is asked and answered the same way again, for those who know how to compare it.
+    CREATE TABLE answers (
+        key TEXT PRIMARY KEY, answer BLOB NOT NULL, kept_at INTEGER NOT NULL
+    ) WITHOUT ROWID;
 ",
 ];
 
