@@ -64,18 +64,25 @@ impl Builds {
     }
 }
 
+impl Builds {
+    /// A registry with our frontend under the family's name, and a small project.
+    fn new(file: &str) -> (Registry, Builds) {
+        let registry = Registry::with_base_images();
+        let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+        registry.build_and_push(project.expect("the project"), FRONTEND);
+        let home = Home::new(&registry.as_docker_hub());
+        let context = home.dir.path().join("context");
+        std::fs::create_dir_all(&context).expect("making a folder");
+        let builds = Builds { home, context };
+        builds.write("Dockerfile", file);
+        builds.write("a.txt", "a\n");
+        (registry, builds)
+    }
+}
+
 #[test]
 fn a_frontend_runs_only_when_something_changed_for_it() {
-    let registry = Registry::with_base_images();
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    registry.build_and_push(project.expect("the project"), FRONTEND);
-    let home = Home::new(&registry.as_docker_hub());
-    let context = home.dir.path().join("context");
-    std::fs::create_dir_all(&context).expect("making a folder");
-    let builds = Builds { home, context };
-    builds.write("Dockerfile", FILE);
-    builds.write("a.txt", "a\n");
-
+    let (registry, builds) = Builds::new(FILE);
     let first = builds.build(&[]);
     assert!(!first.replayed);
     assert!(first.warnings > 0);
@@ -113,4 +120,83 @@ fn a_frontend_runs_only_when_something_changed_for_it() {
     let moved = builds.build(&[]);
     assert!(!moved.replayed);
     assert!(builds.build(&[]).replayed);
+}
+
+#[test]
+fn what_is_told_beside_the_options_counts_too() {
+    let (_registry, builds) = Builds::new(
+        "# syntax = docker/dockerfile:1\nFROM base\nCOPY --from=other . /other/\nCOPY . /in/\n",
+    );
+    let other = builds.home.dir.path().join("other");
+    std::fs::create_dir_all(&other).expect("making a folder");
+    std::fs::write(other.join("x"), "x\n").expect("writing a file");
+    let policy = builds.home.dir.path().join("policy.json");
+    let named = format!("--build-context=other={}", other.display());
+    let base = |image: &str| format!("--build-context=base=docker-image://{image}");
+    let busybox = [base("busybox"), named.clone()];
+    let build = |flags: &[String]| {
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        builds.build(&flags)
+    };
+
+    let first = build(&busybox);
+    assert!(!first.replayed);
+    let again = build(&busybox);
+    assert!(again.replayed);
+    assert_eq!(again.digest, first.digest);
+    // Another base under the same name is another option.
+    assert!(!build(&[base("alpine"), named.clone()]).replayed);
+    // Files of a named directory are the steps' business; its list of what is ignored is read by
+    // the frontend.
+    std::fs::write(other.join("x"), "y\n").expect("writing a file");
+    let edited = build(&busybox);
+    assert!(edited.replayed);
+    assert_ne!(edited.digest, first.digest);
+    std::fs::write(other.join(".dockerignore"), "x\n").expect("writing a file");
+    let ignoring = build(&busybox);
+    assert!(!ignoring.replayed);
+    assert_ne!(ignoring.digest, edited.digest);
+
+    // A policy that puts one image in the place of another changes what is resolved.
+    let rule = serde_json::json!({"rules": [{
+        "action": "CONVERT",
+        "selector": {"identifier": "docker-image://docker.io/library/busybox:latest"},
+        "updates": {"identifier": "docker-image://docker.io/library/alpine:latest"},
+    }]});
+    std::fs::write(&policy, rule.to_string()).expect("writing a file");
+    let policy = format!("--source-policy-file={}", policy.display());
+    let converting = [busybox[0].clone(), busybox[1].clone(), policy];
+    let converted = build(&converting);
+    assert!(!converted.replayed);
+    assert_ne!(converted.digest, ignoring.digest);
+    assert!(build(&converting).replayed);
+}
+
+#[test]
+fn builds_of_one_project_at_the_same_time_are_replayed_each_with_its_own_session() {
+    let (_registry, builds) = Builds::new(FILE);
+    let first = builds.build(&[]);
+    let commands: Vec<_> = (0..4)
+        .map(|number| {
+            let metadata = builds.home.dir.path().join(format!("{number}.json"));
+            let mut command = builds.home.build();
+            command
+                .args(["--progress=rawjson", "--output=type=image"])
+                .arg("--metadata-file")
+                .arg(&metadata)
+                .arg(&builds.context)
+                .stderr(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::null());
+            (metadata, command.spawn().expect("starting a build"))
+        })
+        .collect();
+    for (metadata, child) in commands {
+        let output = child.wait_with_output().expect("waiting for a build");
+        let stderr = stderr(&output);
+        assert!(output.status.success(), "{stderr}");
+        assert!(stderr.contains(NOTE), "{stderr}");
+        let metadata: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(metadata).expect("metadata")).expect("JSON");
+        assert_eq!(metadata["containerimage.digest"].to_string(), first.digest);
+    }
 }

@@ -43,8 +43,8 @@ fn unpacked_at_once() -> usize {
     (cores * 2).clamp(4, 8)
 }
 
-/// Of what [`Solver::remember`] keeps: enough for the builds that one works on, some megabytes.
-const MAX_KEPT: usize = 200;
+/// Bytes of what [`Solver::remember`] keeps: most are some kilobytes, so this is a thousand builds.
+const MAX_KEPT: u64 = 16 << 20;
 
 /// One open store. Cheap to clone.
 #[derive(Clone)]

@@ -97,6 +97,7 @@ impl Context<'_> {
             definition: marshal(self.engine, state)?,
             config: RunConfig::default(),
             digest: String::new(),
+            name: String::new(),
         })
     }
 
@@ -153,6 +154,7 @@ impl Context<'_> {
             definition: marshal(self.engine, source.state(self.constraints()))?,
             config: config.config,
             digest: resolved.digest,
+            name: String::new(),
         })
     }
 
@@ -174,6 +176,7 @@ impl Context<'_> {
             definition,
             config: metadata.map_or(Ok(RunConfig::default()), |text| input_config(text))?,
             digest: String::new(),
+            name: String::new(),
         })
     }
 

@@ -40,6 +40,8 @@ pub(super) struct FrontendImage {
     pub config: RunConfig,
     /// Empty for what is no image.
     pub digest: String,
+    /// What was resolved in the end; empty for what is no image of a registry.
+    pub name: String,
 }
 
 /// Runs the image of the option `source`.
@@ -59,7 +61,7 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
     let verify = call.verify_replay;
     let none = network_none(&image.config);
     let gateway = engine.gateway(job, call.clone());
-    let replay = Replay::of(job, &call, &image, &source, none, gateway.invocation());
+    let replay = Replay::of(job, &call, &image, none, gateway.invocation());
     let mut expected = None;
     if let Some(replay) = &replay
         // Boxed: its calls are those of a whole frontend, and frontends call frontends.
@@ -169,6 +171,7 @@ pub(super) async fn resolve_image(
         definition: marshal(engine, source.state(constraints))?,
         config: config.config,
         digest: resolved.digest,
+        name: pinned,
     })
 }
 
@@ -239,6 +242,7 @@ mod tests {
                 ..RunConfig::default()
             },
             digest: digest.to_owned(),
+            name: String::new(),
         }
     }
 

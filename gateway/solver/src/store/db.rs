@@ -463,19 +463,22 @@ impl Db {
         })
     }
 
-    /// Keeps an answer; the oldest beyond `count` are forgotten.
-    pub fn keep_answer(&self, key: &str, answer: &[u8], now: i64, count: usize) -> Result<()> {
+    /// Keeps an answer; the oldest that make more than `total` bytes with it are forgotten.
+    pub fn keep_answer(&self, key: &str, answer: &[u8], now: i64, total: u64) -> Result<()> {
         self.run(|connection| {
             let transaction =
                 connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             transaction.execute(
-                "INSERT OR REPLACE INTO answers (key, answer, kept_at) VALUES (?1, ?2, ?3)",
+                // The last is the latest, even where a clock went back.
+                "INSERT OR REPLACE INTO answers (key, answer, kept_at) SELECT ?1, ?2,
+                   max(?3, 1 + coalesce((SELECT max(kept_at) FROM answers), 0))",
                 params![key, answer, now],
             )?;
             transaction.execute(
-                "DELETE FROM answers WHERE key NOT IN
-                 (SELECT key FROM answers ORDER BY kept_at DESC, key LIMIT ?1)",
-                [i64::try_from(count).unwrap_or(i64::MAX)],
+                "DELETE FROM answers WHERE key IN (SELECT key FROM (
+                   SELECT key, sum(length(answer)) OVER (ORDER BY kept_at DESC, key) AS total
+                   FROM answers) WHERE total > ?1)",
+                [i64::try_from(total).unwrap_or(i64::MAX)],
             )?;
             transaction.commit()
         })
@@ -591,12 +594,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open(dir.path()).unwrap();
         for now in 0..4 {
-            db.keep_answer(&format!("k{now}"), &[1], now, 2).unwrap();
+            db.keep_answer(&format!("k{now}"), &[1; 10], now, 20)
+                .unwrap();
         }
-        db.keep_answer("k2", &[2], 9, 2).unwrap();
+        // The clock has gone back since.
+        db.keep_answer("k2", &[2; 10], 0, 20).unwrap();
         assert_eq!(db.answer("k1").unwrap(), None);
-        assert_eq!(db.answer("k2").unwrap(), Some(vec![2]));
-        assert_eq!(db.answer("k3").unwrap(), Some(vec![1]));
+        assert_eq!(db.answer("k2").unwrap(), Some(vec![2; 10]));
+        assert_eq!(db.answer("k3").unwrap(), Some(vec![1; 10]));
+        db.keep_answer("large", &[3; 15], 0, 20).unwrap();
+        assert_eq!(db.answer("k2").unwrap(), None);
+        assert!(db.answer("large").unwrap().is_some());
     }
 
     #[test]

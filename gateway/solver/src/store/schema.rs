@@ -116,6 +116,7 @@ mod tests {
         include_str!("fixtures/v3.sql"),
         include_str!("fixtures/v4.sql"),
         include_str!("fixtures/v5.sql"),
+        include_str!("fixtures/v6.sql"),
     ];
 
     #[test]
@@ -148,6 +149,9 @@ mod tests {
             }]];
             let targets = db.targets("sha256:op@0", &input).unwrap();
             assert_eq!(targets.len(), usize::from(found > 2), "version {found}");
+            // Answers of frontends are kept since the sixth.
+            let answer = db.answer("sha256:question").unwrap();
+            assert_eq!(answer.is_some(), found > 5, "version {found}");
             drop(db);
             assert!(Db::open(dir.path()).is_ok());
         }

@@ -10,6 +10,8 @@ mod transcript;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use gateway_api::{BuildResult, Error, Gateway, Invocation, Ref, Refs, Warning};
 use gateway_images::config::RunConfig;
 use gateway_images::reference::Reference;
@@ -31,8 +33,11 @@ const LABEL_DETERMINISTIC: &str = "gateway.frontend.deterministic";
 const FAMILY: [&str; 2] = ["docker/dockerfile", "docker/dockerfile-upstream"];
 /// Part of every key: raised when what is stored means something else.
 const FORM: u32 = 1;
+/// Questions to registries at one time; what a registry allows is its client's business.
+const MAX_QUESTIONS: usize = 16;
 
-/// Whether such an image may be replayed at all.
+/// Whether such an image may be replayed at all. `source` is what was resolved in the end: a policy
+/// may have put another image in the place of the one that the build file names.
 pub fn is_replayable(source: &str, config: &RunConfig, network_none: bool) -> bool {
     let label = config.labels.get(LABEL_DETERMINISTIC);
     let pure = match label.map(String::as_str) {
@@ -55,14 +60,13 @@ impl Replay {
         job: &Job,
         call: &FrontendCall,
         image: &FrontendImage,
-        source: &str,
         network_none: bool,
         invocation: &Invocation,
     ) -> Option<Replay> {
         let must_run = call.opts.contains_key("no-cache")
             || !call.inputs.is_empty()
             || image.digest.is_empty()
-            || !is_replayable(source, &image.config, network_none);
+            || !is_replayable(&image.name, &image.config, network_none);
         if must_run {
             return None;
         }
@@ -99,9 +103,28 @@ impl Replay {
             refs: BTreeMap::new(),
             warnings: Vec::new(),
         };
-        for call in &transcript.calls {
-            if player.ask(call).await? != call.answer {
-                return None;
+        let mut left = transcript.calls.as_slice();
+        while let Some(call) = left.first() {
+            let questions = left.iter().take_while(|call| is_question(call)).count();
+            let (now, later) = left.split_at_checked(questions.max(1))?;
+            left = later;
+            if questions == 0 {
+                if player.ask(call).await? != call.answer {
+                    return None;
+                }
+                continue;
+            }
+            // Asked side by side, as most frontends ask them, but looked at in their order: what
+            // comes after an answer that changed might not be asked any more, nor exist.
+            let mut answers: Vec<BoxFuture<'_, Option<String>>> = Vec::new();
+            for call in now {
+                answers.push(player.question(call).boxed());
+            }
+            let mut answers = futures_util::stream::iter(answers).buffered(MAX_QUESTIONS);
+            for call in now {
+                if answers.next().await?? != call.answer {
+                    return None;
+                }
             }
         }
         let returned = frontend::Result::decode(&transcript.result[..]).ok()?;
@@ -123,6 +146,14 @@ impl Replay {
     }
 }
 
+/// Whether the call asks about images and other sources by name: no answer needs another's.
+fn is_question(call: &Asked) -> bool {
+    matches!(
+        Kind::try_from(call.kind),
+        Ok(Kind::ImageConfig | Kind::SourceMeta)
+    )
+}
+
 /// Asks again what was asked.
 struct Player<'a> {
     gateway: &'a dyn Gateway,
@@ -140,6 +171,27 @@ impl Player<'_> {
         }
     }
 
+    /// The answer to a question about a source.
+    async fn question(&self, call: &Asked) -> Option<String> {
+        let bytes = self.renames.bytes(&call.request);
+        let gateway = self.gateway;
+        Some(match Kind::try_from(call.kind).ok()? {
+            Kind::ImageConfig => {
+                let asked = frontend::ResolveImageConfigRequest::decode(&bytes[..]).ok()?;
+                let asked = source::image_request_from_wire(asked);
+                let answer = gateway.resolve_image_config(asked).await;
+                answer_digest(answer.as_ref().map(record::image_config_bytes))
+            }
+            Kind::SourceMeta => {
+                let asked = frontend::ResolveSourceMetaRequest::decode(&bytes[..]).ok()?;
+                let asked = source::meta_request_from_wire(asked)?;
+                let answer = gateway.resolve_source_meta(asked).await;
+                answer_digest(answer.as_ref().map(record::source_meta_bytes))
+            }
+            _ => return None,
+        })
+    }
+
     /// What the answer of now hashes to; `None` for what cannot be asked.
     async fn ask(&mut self, call: &Asked) -> Option<String> {
         let bytes = self.renames.bytes(&call.request);
@@ -153,27 +205,16 @@ impl Player<'_> {
                 if let Some(definition) = asked.definition.take() {
                     asked.definition = Some(self.renames.definition(definition)?);
                 }
+                let definition = asked.definition.clone();
                 let answer = gateway.solve(asked).await;
                 if let Ok(solved) = &answer {
                     let refs = solved.refs.iter().map(|(_, reference)| reference.clone());
                     self.refs.extend(call.refs.iter().cloned().zip(refs));
                 }
-                answer_digest(answer.as_ref().map(record::solved_bytes))
+                let bytes = |solved| record::solved_bytes(solved, definition.as_ref());
+                answer_digest(answer.as_ref().map(bytes))
             }
-            Kind::ImageConfig => {
-                let asked = frontend::ResolveImageConfigRequest::decode(&bytes[..]).ok()?;
-                let asked = source::image_request_from_wire(asked);
-                let answer = gateway.resolve_image_config(asked).await;
-                let bytes = answer.map(|c| source::image_config_to_wire(c).encode_to_vec());
-                answer_digest(bytes.as_ref().map(Clone::clone))
-            }
-            Kind::SourceMeta => {
-                let asked = frontend::ResolveSourceMetaRequest::decode(&bytes[..]).ok()?;
-                let asked = source::meta_request_from_wire(asked)?;
-                let answer = gateway.resolve_source_meta(asked).await;
-                let bytes = answer.map(|meta| source::meta_to_wire(meta).encode_to_vec());
-                answer_digest(bytes.as_ref().map(Clone::clone))
-            }
+            Kind::ImageConfig | Kind::SourceMeta => self.question(call).await?,
             Kind::ReadFile => {
                 let asked = frontend::ReadFileRequest::decode(&bytes[..]).ok()?;
                 let reference = self.reference(&asked.r#ref)?;

@@ -17,7 +17,7 @@ use prost::Message;
 use super::transcript::{Asked, Kind, Transcript, answer_digest};
 
 /// Larger conversations are not kept: they cost more to compare than to have again.
-const MAX_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 /// One frontend call's gateway, recorded.
 pub struct Recorder {
@@ -75,11 +75,52 @@ impl Recorder {
     }
 }
 
-/// What of a solve's answer a frontend can decide by.
-pub fn solved_bytes(solved: &BuildResult) -> Vec<u8> {
+/// Whether an address in it holds a user's password: such a thing is stored nowhere.
+fn tells_a_password(definition: Option<&pb::Definition>) -> bool {
+    let ops = definition.map_or(&[][..], |definition| &definition.def);
+    let sources = ops.iter().filter_map(|op| match pb::Op::decode(&op[..]) {
+        Ok(pb::Op {
+            op: Some(pb::op::Op::Source(source)),
+            ..
+        }) => Some(source),
+        _ => None,
+    });
+    sources.into_iter().any(|source| {
+        let texts = [&source.identifier]
+            .into_iter()
+            .chain(source.attrs.values());
+        texts.into_iter().any(|text| has_password(text))
+    })
+}
+
+/// `scheme://user:password@host`, or a user of the web without one: some tokens are written so.
+fn has_password(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return false;
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match authority.rsplit_once('@') {
+        Some((user, _)) => user.contains(':') || matches!(scheme, "http" | "https"),
+        // A source that is a URL in front of a URL.
+        None => has_password(rest),
+    }
+}
+
+/// What of a solve's answer a frontend can decide by. The definition comes back with a result; of
+/// interest is only whether it is the one that was asked for.
+pub fn solved_bytes(solved: &BuildResult, asked: Option<&pb::Definition>) -> Vec<u8> {
     let refs = solved.refs.iter();
-    let refs: Vec<(Option<&str>, bool)> = refs.map(|(key, r)| (key, r.is_scratch())).collect();
+    let refs = refs.map(|(key, r)| (key, r.is_scratch(), r.def.as_ref() == asked));
+    let refs: Vec<_> = refs.collect();
     format!("{refs:?}{:?}", solved.metadata).into_bytes()
+}
+
+pub fn image_config_bytes(config: &ImageConfig) -> Vec<u8> {
+    source::image_config_to_wire(config.clone()).encode_to_vec()
+}
+
+pub fn source_meta_bytes(meta: &SourceMeta) -> Vec<u8> {
+    source::meta_to_wire(meta.clone()).encode_to_vec()
 }
 
 pub fn read_dir_bytes(entries: &[Stat]) -> Vec<u8> {
@@ -109,9 +150,14 @@ impl Gateway for Recorder {
         if !request.frontend.is_empty() || !request.frontend_inputs.is_empty() {
             self.give_up();
         }
+        if tells_a_password(request.definition.as_ref()) {
+            self.give_up();
+        }
+        let definition = request.definition.clone();
         let asked = request::solve_to_wire(request.clone()).encode_to_vec();
         let answer = self.gateway.solve(request).await;
-        let digest = answer_digest(answer.as_ref().map(solved_bytes));
+        let bytes = |solved| solved_bytes(solved, definition.as_ref());
+        let digest = answer_digest(answer.as_ref().map(bytes));
         let refs = match &answer {
             Ok(solved) => solved.refs.iter().map(|(_, r)| r.id.clone()).collect(),
             Err(_) => Vec::new(),
@@ -126,9 +172,7 @@ impl Gateway for Recorder {
     ) -> Result<ImageConfig, Error> {
         let asked = source::image_request_to_wire(request.clone()).encode_to_vec();
         let answer = self.gateway.resolve_image_config(request).await;
-        let bytes =
-            |config: &ImageConfig| source::image_config_to_wire(config.clone()).encode_to_vec();
-        let digest = answer_digest(answer.as_ref().map(bytes));
+        let digest = answer_digest(answer.as_ref().map(image_config_bytes));
         self.note(Kind::ImageConfig, asked, digest, Vec::new());
         answer
     }
@@ -139,8 +183,7 @@ impl Gateway for Recorder {
     ) -> Result<SourceMeta, Error> {
         let asked = source::meta_request_to_wire(request.clone()).encode_to_vec();
         let answer = self.gateway.resolve_source_meta(request).await;
-        let bytes = |meta: &SourceMeta| source::meta_to_wire(meta.clone()).encode_to_vec();
-        let digest = answer_digest(answer.as_ref().map(bytes));
+        let digest = answer_digest(answer.as_ref().map(source_meta_bytes));
         self.note(Kind::SourceMeta, asked, digest, Vec::new());
         answer
     }
@@ -214,5 +257,33 @@ impl Gateway for Recorder {
     async fn new_container(&self, request: ContainerRequest) -> Result<Box<dyn Container>, Error> {
         self.give_up();
         self.gateway.new_container(request).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_llb::{Constraints, GitSource, MarshalOptions};
+
+    use super::*;
+
+    #[test]
+    fn conversations_about_addresses_with_passwords_are_not_kept() {
+        for (url, expected) in [
+            ("https://user:secret@example.com/a.git", true),
+            ("https://token@example.com/a.git", true),
+            ("ssh://git:secret@example.com/a.git", true),
+            ("ssh://git@example.com/a.git", false),
+            ("https://example.com/a@b:c", false),
+            ("https://example.com/a.git", false),
+        ] {
+            let source = GitSource {
+                remote: url.to_owned(),
+                ..GitSource::default()
+            };
+            let state = source.state(Constraints::new());
+            let definition = state.marshal(&MarshalOptions::default()).unwrap();
+            assert_eq!(tells_a_password(Some(&definition)), expected, "{url}");
+        }
+        assert!(!tells_a_password(None));
     }
 }

@@ -53,7 +53,14 @@ pub enum Kind {
 pub fn answer_digest(answer: Result<Vec<u8>, &Error>) -> String {
     match answer {
         Ok(bytes) => Digest::of(&bytes).to_string(),
-        Err(error) => digest_of(format!("{:?} {}", error.code, error.message).as_bytes()),
+        Err(error) => {
+            let Error {
+                code,
+                message,
+                details,
+            } = error;
+            digest_of(format!("{code:?} {message} {details:?}").as_bytes())
+        }
     }
 }
 
