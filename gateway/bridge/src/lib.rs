@@ -11,6 +11,6 @@ pub mod service;
 pub mod transport;
 
 pub use engine::{
-    BuildRequest, BuildResponse, Engine, EngineOptions, FrontendPolicy, Observed, Observer,
+    BuildRequest, BuildResponse, Collect, Engine, EngineOptions, FrontendPolicy, Observed, Observer,
 };
 pub use host::FrontendLimits;

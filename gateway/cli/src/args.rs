@@ -26,6 +26,8 @@ pub enum Command {
     Du(crate::usage::Du),
     Prune(crate::usage::Prune),
     Store(crate::store::StoreCommand),
+    Lock(Box<crate::lock::Lock>),
+    Vendor(Box<crate::lock::Vendor>),
     Llb(crate::llb::Llb),
     Completion(crate::shell::Completion),
     #[command(hide = true)]
@@ -161,6 +163,18 @@ pub struct Build {
         value_name = "FILE"
     )]
     pub source_policies: Vec<PathBuf>,
+
+    /// Use what the lock file pins and nothing else (see `gateway lock`)
+    #[arg(long)]
+    pub locked: bool,
+
+    /// Lock file [default: the build file's name with .lock behind it]
+    #[arg(long, value_name = "FILE")]
+    pub lock_file: Option<PathBuf>,
+
+    /// Build from what `gateway vendor` saved in DIR, with no registry and no network
+    #[arg(long, value_name = "DIR")]
+    pub vendored: Option<PathBuf>,
 
     /// Size of /dev/shm of RUN steps, e.g. 64m
     #[arg(long, value_name = "BYTES")]

@@ -109,6 +109,19 @@ pub enum CliError {
         "{0} damaged; what could be was set aside, and the next build fetches or makes it again"
     )]
     Damaged(String),
+    #[error(
+        "lock file {path}: {problem}\nNothing was built. If it was edited by hand or merged, `gateway lock --update` writes it anew and shows the difference."
+    )]
+    Lock { path: PathBuf, problem: String },
+    #[error("there is no lock file {path}: `gateway lock` with the flags of this build writes it")]
+    NoLock { path: PathBuf },
+    /// `drift` is a report of several lines.
+    #[error("{what}\n{drift}{help}")]
+    Drift {
+        what: String,
+        drift: String,
+        help: String,
+    },
     #[error("nothing was removed")]
     Refused,
     /// A registry, with its whole page.
@@ -141,6 +154,8 @@ impl CliError {
             | CliError::PolicyFile { .. }
             | CliError::Policy { .. }
             | CliError::NoLoginFile
+            | CliError::Lock { .. }
+            | CliError::NoLock { .. }
             | CliError::NoHome => USAGE,
             CliError::Interrupted => INTERRUPTED,
             _ => FAILED,

@@ -11,6 +11,7 @@ mod error;
 mod excerpt;
 mod images;
 mod llb;
+mod lock;
 mod progress;
 mod registry;
 mod shell;
@@ -54,6 +55,8 @@ fn run(cli: &args::Cli) -> Result<(), error::CliError> {
         args::Command::Du(args) => usage::du(args),
         args::Command::Prune(args) => usage::prune(args),
         args::Command::Store(args) => store::run(args),
+        args::Command::Lock(args) => lock::lock(args),
+        args::Command::Vendor(args) => lock::vendor(args),
         args::Command::Llb(args) => llb::run(args),
         args::Command::Completion(args) => {
             shell::completion(args);

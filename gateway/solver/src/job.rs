@@ -19,6 +19,7 @@ use crate::ops::build::Nesting;
 use crate::ops::exec::mounts::Tree;
 use crate::ops::image::{self, ImageMeta, ResolveMode};
 use crate::ops::{git, http, local};
+use crate::pins::Pins;
 use crate::policy::SourcePolicies;
 use crate::read::{self, Place};
 use crate::report::Reports;
@@ -39,6 +40,8 @@ pub struct JobOptions {
     pub entitlements: BTreeSet<String>,
     /// What sources it may use.
     pub policies: SourcePolicies,
+    /// What names in it stand for, as far as that is known or to be taken down.
+    pub pins: Option<Arc<Pins>>,
     pub cancel: CancellationToken,
 }
 
@@ -363,6 +366,12 @@ impl Job {
 
     pub fn session(&self) -> &Arc<dyn Session> {
         &self.inner().options.session
+    }
+
+    /// Whether everything that the build uses was saved beforehand.
+    pub fn is_vendored(&self) -> bool {
+        let pins = self.inner().options.pins.as_ref();
+        pins.is_some_and(|pins| pins.layout().is_some())
     }
 
     pub fn entitlements(&self) -> &BTreeSet<String> {

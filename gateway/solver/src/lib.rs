@@ -14,6 +14,7 @@ mod job;
 mod key;
 mod live;
 mod ops;
+pub mod pins;
 pub mod policy;
 pub mod provenance;
 mod read;

@@ -128,14 +128,7 @@ fn write_entries(
     }
     let mut index = match Layout::open(dir) {
         Ok(layout) => layout.index()?,
-        Err(ArchiveError::NotAnArchive) => Index {
-            schema_version: 2,
-            media_type: None,
-            artifact_type: None,
-            manifests: Vec::new(),
-            subject: None,
-            annotations: BTreeMap::new(),
-        },
+        Err(ArchiveError::NotAnArchive) => empty_index(),
         Err(e) => return Err(e),
     };
     index.media_type.get_or_insert_with(|| OCI_INDEX.to_owned());
@@ -150,7 +143,34 @@ fn write_entries(
         index.manifests.retain(|other| name(other) != name(&entry));
         index.manifests.push(entry);
     }
-    let bytes = to_json(&index).map_err(|source| ArchiveError::Json {
+    put_index(dir, &index)
+}
+
+fn empty_index() -> Index {
+    Index {
+        schema_version: 2,
+        media_type: None,
+        artifact_type: None,
+        manifests: Vec::new(),
+        subject: None,
+        annotations: BTreeMap::new(),
+    }
+}
+
+/// Makes `entries` the whole index of the layout at `dir`, whose blobs are there.
+pub fn write_index(dir: &Path, entries: Vec<Descriptor>) -> Result<(), ArchiveError> {
+    put_index(
+        dir,
+        &Index {
+            media_type: Some(OCI_INDEX.to_owned()),
+            manifests: entries,
+            ..empty_index()
+        },
+    )
+}
+
+fn put_index(dir: &Path, index: &Index) -> Result<(), ArchiveError> {
+    let bytes = to_json(index).map_err(|source| ArchiveError::Json {
         file: INDEX_FILE,
         source,
     })?;

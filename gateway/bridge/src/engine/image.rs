@@ -82,7 +82,8 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
         entrypoint: image.config.entrypoint.as_deref().unwrap_or_default(),
         env: environment(&image.config.env, gateway.invocation())?,
         cwd: &image.config.working_dir,
-        network_none: none,
+        // What was saved for a build without network is all that its frontends get.
+        network_none: none || job.is_vendored(),
         definition: &image.definition,
     };
     let limits = &engine.0.limits;

@@ -15,6 +15,7 @@ mod source_policy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use gateway_api::progress::Progress;
 use gateway_api::{Code, Error, FrontendFn, Invocation, Worker};
 use gateway_llb::pb;
 use gateway_session::Session;
+use gateway_solver::pins::{Pins, VendorReport};
 use gateway_solver::policy::SourcePolicies;
 use gateway_solver::{
     CacheDestination, CacheExport, CacheImport, Exporter, Job, JobOptions, Solver,
@@ -68,6 +70,10 @@ pub struct BuildRequest {
     pub entitlements: BTreeSet<String>,
     /// What sources may be used, by the build and for its frontends.
     pub source_policies: SourcePolicies,
+    /// What names in it stand for, as far as that is known or to be taken down.
+    pub pins: Option<Arc<Pins>>,
+    /// Only look at what the build is made of, and build and export nothing.
+    pub collect: Option<Collect>,
     pub exporters: Vec<Exporter>,
     /// Caches to look in besides the store. Of local ones frontends may name these only.
     pub cache_imports: Vec<CacheImport>,
@@ -78,9 +84,20 @@ pub struct BuildRequest {
     pub cancel: CancellationToken,
 }
 
+/// What is done with the sources of a build that is not built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Collect {
+    /// Each is asked for, so that the pins know it.
+    Resolve,
+    /// They are saved in the OCI layout at `dir`.
+    Vendor { dir: PathBuf, all_platforms: bool },
+}
+
 /// What a build gives back.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct BuildResponse {
+    /// Of [`Collect::Vendor`].
+    pub vendored: Option<VendorReport>,
     /// Of the exporters (`containerimage.digest`), and the frontend's keys `frontend.*`.
     pub exporter: BTreeMap<String, String>,
     /// All of the result's metadata, e.g. the answer to a subrequest.
@@ -172,6 +189,7 @@ impl Engine {
             progress: request.progress,
             entitlements: request.entitlements,
             policies: request.source_policies,
+            pins: request.pins,
             cancel: request.cancel,
         });
         let mut caches = request.cache_exports;
@@ -203,6 +221,14 @@ impl Engine {
             None => self.call(&job, call).await?,
         };
         let metadata = solved.metadata.clone();
+        if let Some(collect) = &request.collect {
+            let vendored = collected(&job, &solved, collect).await?;
+            return Ok(BuildResponse {
+                vendored,
+                metadata,
+                ..BuildResponse::default()
+            });
+        }
         let origin = solved.origin.clone();
         let mut result = solved.into_exportable();
         if let Some(wanted) = &provenance {
@@ -221,7 +247,11 @@ impl Engine {
                 exporter.insert(key.clone(), text);
             }
         }
-        Ok(BuildResponse { exporter, metadata })
+        Ok(BuildResponse {
+            exporter,
+            metadata,
+            vendored: None,
+        })
     }
 
     /// An outermost request for the image `dockerfile.v0` means the built-in frontend of that name.
@@ -313,6 +343,23 @@ impl Engine {
             call,
             invocation,
         ))
+    }
+}
+
+async fn collected(
+    job: &Job,
+    solved: &Solved,
+    collect: &Collect,
+) -> Result<Option<VendorReport>, Error> {
+    let results = solved.results().into_iter().cloned();
+    let attested = solved.attestations.values().flatten();
+    let attested = attested.filter_map(|(_, result)| result.clone());
+    let results: Vec<_> = results.chain(attested).collect();
+    match collect {
+        Collect::Resolve => job.resolve_sources(&results).await.map(|()| None),
+        Collect::Vendor { dir, all_platforms } => {
+            job.vendor(&results, dir, *all_platforms).await.map(Some)
+        }
     }
 }
 

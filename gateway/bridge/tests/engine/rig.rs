@@ -138,6 +138,8 @@ impl Rig {
             progress: Progress::new(move |status| statuses.lock().unwrap().push(status)),
             entitlements: Default::default(),
             source_policies: self.source_policies.clone(),
+            pins: None,
+            collect: None,
             exporters: self.exporters.clone(),
             cancel,
         }

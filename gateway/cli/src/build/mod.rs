@@ -18,7 +18,8 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use gateway_bridge::{BuildRequest, BuildResponse, Engine, EngineOptions};
+use gateway_bridge::{BuildRequest, BuildResponse, Collect, Engine, EngineOptions, Observer};
+use gateway_solver::pins::Pins;
 use gateway_solver::{Solver, SolverOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -32,18 +33,42 @@ use crate::progress::{Display, Mode, Options as DisplayOptions};
 const IMAGE_DIGEST: &str = "containerimage.digest";
 const CONFIG_DIGEST: &str = "containerimage.config.digest";
 
+/// Why a build is looked at, where it is not for its result.
+#[derive(Default)]
+pub struct Purpose {
+    /// What its names stand for; without it what the flags say.
+    pub pins: Option<Arc<Pins>>,
+    /// Only its sources are looked at.
+    pub collect: Option<Collect>,
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+/// What a build gave.
+pub struct Outcome {
+    pub response: BuildResponse,
+}
+
+/// The context is an address: the build file is no file here.
+pub fn is_remote(context: &Path) -> bool {
+    contexts::remote(context).is_some()
+}
+
 pub fn run(args: &Build) -> Result<(), CliError> {
+    run_for(args, Purpose::default()).map(drop)
+}
+
+pub fn run_for(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(CliError::Runtime)?;
-    let result = runtime.block_on(build(args));
+    let result = runtime.block_on(build(args, purpose));
     // A blocking read of a stuck file system must not keep an ended build alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
 }
 
-async fn build(args: &Build) -> Result<(), CliError> {
+async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
     let env: Environment = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -59,6 +84,7 @@ async fn build(args: &Build) -> Result<(), CliError> {
     let mut exporters = match call {
         // An answer is text, nothing to export.
         Some(_) => Vec::new(),
+        None if purpose.collect.is_some() => Vec::new(),
         None if args.print_llb.is_some() => Vec::new(),
         None => output::exporters(args, &env)?,
     };
@@ -68,12 +94,25 @@ async fn build(args: &Build) -> Result<(), CliError> {
         Some(_) => Vec::new(),
         None => cache::exports(&args.cache_to)?,
     };
+    let pins = match purpose.pins {
+        Some(pins) => Some(pins),
+        None => crate::lock::pins(args)?,
+    };
     let mut inputs = request::inputs(args, &env, session_id())?;
+    let mut registries = args.registries.clone();
+    if args.vendored.is_some() {
+        // All that could ask somebody: registries, the web, and the steps.
+        registries.offline = true;
+        inputs
+            .opts
+            .entry("force-network-mode".into())
+            .or_insert_with(|| "none".into());
+    }
     if let Some(call) = &call {
         call.options(&mut inputs.opts);
     }
     output::set_epoch(&mut exporters, &inputs.opts);
-    let settings = config::settings(&args.registries, &env)?;
+    let settings = config::settings(&registries, &env)?;
     for warning in notes.iter().chain(&settings.warnings) {
         eprintln!("warning: {warning}");
     }
@@ -113,6 +152,9 @@ async fn build(args: &Build) -> Result<(), CliError> {
     if let Some(records) = records {
         engine = engine.observed_by(records);
     }
+    if let Some(observer) = purpose.observer {
+        engine = engine.observed_by(observer);
+    }
 
     let display = Display::start(display);
     let cancel = CancellationToken::new();
@@ -126,6 +168,8 @@ async fn build(args: &Build) -> Result<(), CliError> {
             progress: display.progress(),
             entitlements: inputs.entitlements,
             source_policies,
+            pins,
+            collect: purpose.collect,
             exporters,
             cache_imports,
             cache_exports,
@@ -137,17 +181,20 @@ async fn build(args: &Build) -> Result<(), CliError> {
     // Tasks that are still ending need the runtime to send their last events.
     let _ = tokio::task::spawn_blocking(move || display.finish()).await;
     let outcome = match result {
-        Ok(response) => match call {
-            None => match &graphs {
-                Some((path, graphs)) => graphs.write(path),
-                None => report(args, &response),
-            },
-            Some(call) => match call.print(&response.metadata) {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(CliError::CheckFailed),
-                Err(error) => Err(error),
-            },
-        },
+        Ok(response) => {
+            let told = match call {
+                None => match &graphs {
+                    Some((path, graphs)) => graphs.write(path),
+                    None => report(args, &response),
+                },
+                Some(call) => match call.print(&response.metadata) {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(CliError::CheckFailed),
+                    Err(error) => Err(error),
+                },
+            };
+            told.map(|()| Outcome { response })
+        }
         Err(_) if cancel.is_cancelled() => return Err(CliError::Interrupted),
         Err(error) => Err(CliError::Build(Box::new(error))),
     };

@@ -33,7 +33,8 @@ use attestation::Attested;
 pub use attestation::{AttestationContent, SolvedAttestation};
 use cache::Collected;
 pub use cache::{CacheDestination, CacheExport};
-use options::ImageOptions;
+pub(crate) use layers::ready as ready_layers;
+pub(crate) use options::ImageOptions;
 use push::Push;
 pub use stored::StoredImage;
 

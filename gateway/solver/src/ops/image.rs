@@ -40,6 +40,8 @@ pub struct ImageMeta {
     pub reference: String,
     /// What the registry made us do otherwise than usual: mirrors passed over, guessed types.
     pub notices: Vec<String>,
+    /// The OCI layout with its blobs, when no registry is asked for them.
+    pub layout: Option<PathBuf>,
 }
 
 /// Where an image is looked for first.
@@ -132,7 +134,53 @@ pub async fn resolve(
     work.await
 }
 
+/// As the build's pins say, if it has some.
 async fn find(
+    job: &Arc<JobInner>,
+    reference: &Reference,
+    platform: &Platform,
+    mode: ResolveMode,
+) -> Outcome<ImageMeta> {
+    let Some(pins) = &job.options.pins else {
+        return look_up(job, reference, platform, mode).await;
+    };
+    let meta = match pins.image(reference)? {
+        None => look_up(job, reference, platform, mode).await?,
+        Some(digest) => {
+            let pinned = reference.with_digest(digest.clone());
+            let found = match pins.layout() {
+                Some(dir) => in_layout(job, dir, reference, digest.clone(), platform).await,
+                None => look_up(job, &pinned, platform, mode).await,
+            };
+            let mut meta = found.map_err(|error| {
+                pins.drifted(error, &reference.to_string(), &digest.to_string())
+            })?;
+            // It goes by the name that was asked for, as without pins.
+            meta.reference = reference.to_string();
+            meta
+        }
+    };
+    pins.took_image(reference, &meta.root, &platform.to_string());
+    Ok(meta)
+}
+
+async fn in_layout(
+    job: &Arc<JobInner>,
+    dir: &std::path::Path,
+    reference: &Reference,
+    digest: Digest,
+    platform: &Platform,
+) -> Outcome<ImageMeta> {
+    let (job, dir, reference, platform) = (
+        job.clone(),
+        dir.to_owned(),
+        reference.clone(),
+        platform.clone(),
+    );
+    blocking(move || super::oci_layout::find_at(&job, &dir, &reference, digest, &platform)).await
+}
+
+async fn look_up(
     job: &Arc<JobInner>,
     reference: &Reference,
     platform: &Platform,
@@ -318,6 +366,7 @@ pub fn meta(
         diff_ids: parsed.rootfs.diff_ids,
         reference: reference.to_string(),
         notices: Vec::new(),
+        layout: None,
     })
 }
 
@@ -448,7 +497,10 @@ pub fn snapshot(
                 descriptor: descriptor.clone(),
                 diff_id: diff_id.clone(),
                 reference: meta.reference.clone(),
-                file: None,
+                file: meta.layout.as_ref().map(|dir| {
+                    let hex = descriptor.digest.hex();
+                    dir.join("blobs/sha256").join(hex)
+                }),
                 base: base.clone(),
                 vertex: vertex.to_owned(),
                 kind: kind.to_owned(),
@@ -689,7 +741,11 @@ async fn download_followed(
         .reports
         .status(&lazy.vertex, descriptor.digest.to_string(), "");
     if let Some(file) = lazy.file.clone() {
-        copy_in(job, file, descriptor).await?;
+        let copied = copy_in(job, file, descriptor).await;
+        copied.map_err(|error| match &job.options.pins {
+            Some(pins) => pins.drifted(error, &lazy.reference, &descriptor.digest.to_string()),
+            None => error,
+        })?;
         status.update(descriptor.size, descriptor.size);
         status.done();
         return Ok(());

@@ -60,6 +60,21 @@ pub async fn resolve(
     blocking(move || find(&job, &layout, &reference, digest, &wanted).map(Arc::new)).await
 }
 
+/// The image with this digest in the layout at `dir`, its layers to be read from there.
+pub fn find_at(
+    job: &JobInner,
+    dir: &std::path::Path,
+    reference: &Reference,
+    root: Digest,
+    platform: &Platform,
+) -> Outcome<ImageMeta> {
+    let layout = Layout::open(dir)
+        .map_err(|error| Error::unknown(format!("OCI layout {}: {error}", dir.display())))?;
+    let mut meta = find(job, &layout, reference, root, platform)?;
+    meta.layout = Some(dir.to_owned());
+    Ok(meta)
+}
+
 fn find(
     job: &JobInner,
     layout: &Layout,

@@ -94,6 +94,7 @@ impl Bench {
             progress: Progress::new(move |status| seen.lock().unwrap().push(status)),
             entitlements: BTreeSet::new(),
             policies: SourcePolicies::default(),
+            pins: None,
             cancel,
         })
     }

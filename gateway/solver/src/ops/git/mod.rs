@@ -16,6 +16,7 @@ use gateway_llb::pb;
 use crate::job::JobInner;
 use crate::key::{GitKey, digest_of, git_key, source_digest};
 use crate::live::{LiveVertex, VertexKey};
+use crate::pins::{self, GitPin, Pins};
 use crate::shared::{Outcome, blocking, spawn_shared};
 use crate::solve::internal;
 use crate::store::{Layer, LayerRecord, Snapshot, WorkDir};
@@ -123,9 +124,47 @@ async fn login(job: &Arc<JobInner>, git: &Git) -> Outcome<Option<(String, String
     Ok(None)
 }
 
+fn pin(resolved: &Resolved) -> GitPin {
+    GitPin {
+        reference: resolved.reference.clone(),
+        checksum: resolved.checksum.clone(),
+        commit: resolved.commit.clone(),
+    }
+}
+
+/// What a pin says, if the source may have that.
+fn pinned(pins: &Pins, git: &Git, pin: &GitPin) -> Outcome<Resolved> {
+    let fits = |id: &str| id.starts_with(&git.checksum);
+    if !fits(&pin.checksum) && !pin.commit.as_deref().is_some_and(fits) {
+        let error = Error::unknown(format!(
+            "{}#{} must have the checksum {}",
+            git.shown(),
+            git.reference,
+            git.checksum
+        ));
+        return Err(pins.drifted(error, &git.shown(), &pin.checksum));
+    }
+    pins.took_git(&git.remote, &git.reference, pin.clone());
+    Ok(Resolved {
+        reference: pin.reference.clone(),
+        checksum: pin.checksum.clone(),
+        // With `.git` kept, the tag object is part of what is checked out.
+        commit: pin.commit.clone().filter(|_| !git.keep_git_dir),
+    })
+}
+
 /// What the source's name means, once per build.
 async fn resolved(job: &Arc<JobInner>, git: &Git) -> Outcome<Arc<Resolved>> {
+    let pins = job.options.pins.as_deref();
+    if let Some(pins) = pins
+        && let Some(pin) = pins.git(&git.remote, &git.reference)?
+    {
+        return pinned(pins, git, pin).map(Arc::new);
+    }
     if let Some(known) = remote::known(git)? {
+        if let Some(pins) = pins {
+            pins.took_git(&git.remote, &git.reference, pin(&known));
+        }
         return Ok(Arc::new(known));
     }
     let identity = format!(
@@ -143,7 +182,11 @@ async fn resolved(job: &Arc<JobInner>, git: &Git) -> Outcome<Arc<Resolved>> {
                         let (program, _work) = program(&inner, &git).await?;
                         remote::ask(&program, &git).await
                     };
-                    inner.until_cancelled(ask).await.map(Arc::new)
+                    let found = inner.until_cancelled(ask).await?;
+                    if let Some(pins) = &inner.options.pins {
+                        pins.took_git(&git.remote, &git.reference, pin(&found));
+                    }
+                    Ok(Arc::new(found))
                 });
                 commits.insert(identity, work.clone());
                 work
@@ -173,26 +216,49 @@ pub async fn keys(
     ))]))
 }
 
+/// The source, what it means, and the layer that its checkout is.
+pub async fn layer(
+    job: &Arc<JobInner>,
+    op: &pb::SourceOp,
+) -> Outcome<(Git, Arc<Resolved>, String)> {
+    let git = Git::of(op)?;
+    let resolved = resolved(job, &git).await?;
+    let digest = digest_of(format!("{}:{}", key(&git, &resolved), git.subdir).as_bytes());
+    let layer = format!("git-{}", digest.replace("sha256:", ""));
+    Ok((git, resolved, layer))
+}
+
 pub async fn run(
     job: &Arc<JobInner>,
     vertex: &Arc<LiveVertex>,
     op: &pb::SourceOp,
 ) -> Outcome<Vec<Snapshot>> {
-    let git = Git::of(op)?;
-    let resolved = resolved(job, &git).await?;
-    let digest = digest_of(format!("{}:{}", key(&git, &resolved), git.subdir).as_bytes());
-    let layer = format!("git-{}", digest.replace("sha256:", ""));
+    let (git, resolved, layer) = layer(job, op).await?;
     let done = || Ok(vec![Snapshot::new(vec![Layer::stored(layer.clone())])]);
     let _lock = job.store().lock(&layer).await.map_err(internal)?;
     if job.store().has_layer(&layer) {
         job.reports.cached(&vertex.digest);
         return done();
     }
+    if let Some(pins) = job
+        .options
+        .pins
+        .as_deref()
+        .filter(|pins| pins.layout().is_some())
+    {
+        let made = (&git, &*resolved);
+        let saved = pins::saved_checkout(job, pins, &vertex.digest, made, &layer).await?;
+        return Ok(vec![Snapshot::new(vec![saved])]);
+    }
     let running = job.reports.start(&vertex.digest);
     let status = job
         .reports
         .status(&vertex.digest, format!("fetch {}", git.shown()), "fetch");
     let outcome = make(job, &git, &resolved, &layer).await;
+    let outcome = outcome.map_err(|error| match &job.options.pins {
+        Some(pins) => pins.drifted(error, &git.shown(), &resolved.checksum),
+        None => error,
+    });
     status.done();
     running.finish(&outcome);
     outcome?;

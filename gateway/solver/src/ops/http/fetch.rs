@@ -75,6 +75,9 @@ pub async fn find(job: &Arc<JobInner>, http: &Http, shown: &str) -> Outcome<Foun
     if let Some(seen) = pinned {
         return Ok(of(seen));
     }
+    if let Some(dir) = job.options.pins.as_ref().and_then(|pins| pins.layout()) {
+        return vendored(job, http, dir, shown).await;
+    }
     let mut request = request(job, http).await?;
     if http.checksum.is_none()
         && let Some(unchanged) = revalidate(job, &mut request, &seen).await
@@ -211,6 +214,25 @@ async fn authorization(job: &Arc<JobInner>, http: &Http) -> Outcome<Option<WebLo
         }
     }
     Ok(login)
+}
+
+/// What was saved in a layout: the blob with the pinned digest. It is checked like a download.
+async fn vendored(job: &Arc<JobInner>, http: &Http, dir: &Path, shown: &str) -> Outcome<Found> {
+    let checksum = http.checksum.as_deref().unwrap_or_default();
+    let path = dir.join("blobs").join(checksum.replacen(':', "/", 1));
+    let opened = tokio::fs::File::open(&path).await;
+    let file = opened.map_err(|error| {
+        Error::unknown(format!("{}: {}: {error}", http.shown(), path.display()))
+    })?;
+    let total = file.metadata().await.map_err(io(http))?.len();
+    let pin = job.options.pins.as_ref().map(|pins| pins.file(&http.url));
+    let pin = pin.transpose()?.flatten().cloned().unwrap_or_default();
+    let filename = match (&pin.filename, http.filename.as_str()) {
+        (Some(filename), "") => filename.clone(),
+        _ => file_name(&http.url, &http.filename, None),
+    };
+    let mut body = Body::File(file, total);
+    save(job, http, filename, pin.last_modified, &mut body, shown).await
 }
 
 /// What the client hands in itself. Nothing is remembered of the address, which is new each time;

@@ -15,6 +15,7 @@ use gateway_llb::pb;
 use crate::job::JobInner;
 use crate::key::{HttpKey, digest_of, http_key, source_digest};
 use crate::live::{LiveVertex, VertexKey};
+use crate::pins::FilePin;
 use crate::shared::{Outcome, blocking, spawn_shared};
 use crate::solve::internal;
 use crate::store::{Layer, Snapshot};
@@ -113,6 +114,42 @@ impl Http {
         Ok(http)
     }
 
+    /// The source with what the build's pins know of it.
+    ///
+    /// # Errors
+    /// As for [`Http::of`]; or the pins do not know it, and nobody may be asked.
+    fn pinned_by(job: &JobInner, op: &pb::SourceOp) -> Outcome<Http> {
+        let mut http = Http::of(op)?;
+        let Some(pins) = job
+            .options
+            .pins
+            .as_ref()
+            .filter(|_| http.upload().is_none())
+        else {
+            return Ok(http);
+        };
+        let known = pins.file(&http.url)?;
+        match (&http.checksum, known) {
+            (Some(written), Some(pin)) if *written != pin.checksum => {
+                let error = http.check(&pin.checksum).err();
+                return Err(error.map_or_else(
+                    || Error::unknown("the pin is another one"),
+                    |error| pins.drifted(error, &http.shown(), &pin.checksum),
+                ));
+            }
+            (None, Some(pin)) => http.checksum = Some(pin.checksum.clone()),
+            _ => {}
+        }
+        if let Some(checksum) = &http.checksum {
+            let pin = known.cloned().unwrap_or_else(|| FilePin {
+                checksum: checksum.clone(),
+                ..FilePin::default()
+            });
+            pins.took_file(&http.url, pin);
+        }
+        Ok(http)
+    }
+
     /// The id of the client's upload that this address stands for.
     fn upload(&self) -> Option<&str> {
         let (host, id) = self.url.split_once("://")?.1.split_once('/')?;
@@ -202,10 +239,26 @@ async fn found(job: &Arc<JobInner>, http: &Http, shown: &str) -> Outcome<Arc<Fou
             None => {
                 let (inner, http, shown) = (job.clone(), http.clone(), shown.to_owned());
                 let work = spawn_shared(async move {
-                    inner
+                    let found = inner
                         .until_cancelled(fetch::find(&inner, &http, &shown))
-                        .await
-                        .map(Arc::new)
+                        .await;
+                    let Some(pins) = &inner.options.pins else {
+                        return found.map(Arc::new);
+                    };
+                    let pinned = http.checksum.clone().unwrap_or_default();
+                    let found =
+                        found.map_err(|error| pins.drifted(error, &http.shown(), &pinned))?;
+                    if http.upload().is_none() {
+                        pins.took_file(
+                            &http.url,
+                            FilePin {
+                                checksum: found.checksum.clone(),
+                                filename: Some(found.filename.clone()),
+                                last_modified: found.last_modified.clone(),
+                            },
+                        );
+                    }
+                    Ok(Arc::new(found))
                 });
                 found.insert(identity, work.clone());
                 work
@@ -221,7 +274,7 @@ pub async fn keys(
     vertex: &Arc<LiveVertex>,
     op: &pb::SourceOp,
 ) -> Outcome<VertexKey> {
-    let http = Http::of(op)?;
+    let http = Http::pinned_by(job, op)?;
     let key = match http.pinned() {
         Some(key) => {
             let _ = vertex.pin.set(http.checksum.clone().unwrap_or_default());
@@ -248,7 +301,7 @@ pub async fn run(
     vertex: &Arc<LiveVertex>,
     op: &pb::SourceOp,
 ) -> Outcome<Vec<Snapshot>> {
-    let http = Http::of(op)?;
+    let http = Http::pinned_by(job, op)?;
     if let Some(key) = http.pinned() {
         let layer = fetch::layer_id(&key);
         if job.store().has_layer(&layer) {
@@ -270,7 +323,7 @@ pub async fn meta(
     request: Option<&HttpChecksumRequest>,
     shown: &str,
 ) -> Outcome<HttpMeta> {
-    let http = Http::of(op)?;
+    let http = Http::pinned_by(job, op)?;
     if let Some(request) = request {
         check_request(request)?;
     }
@@ -302,6 +355,33 @@ pub async fn meta(
             .map(time::OffsetDateTime::unix_timestamp),
         checksum_response,
     })
+}
+
+/// A file that is here.
+pub struct Content {
+    pub pin: FilePin,
+    pub path: std::path::PathBuf,
+}
+
+/// Brings the file here, to be saved elsewhere; none for what the client hands in itself.
+pub async fn content(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::SourceOp,
+) -> Outcome<Option<Content>> {
+    let http = Http::pinned_by(job, op)?;
+    if http.upload().is_some() {
+        return Ok(None);
+    }
+    let found = found(job, &http, &vertex.digest).await?;
+    Ok(Some(Content {
+        path: job.store().layer_dir(&found.layer).join(&found.filename),
+        pin: FilePin {
+            checksum: found.checksum.clone(),
+            filename: Some(found.filename.clone()),
+            last_modified: found.last_modified.clone(),
+        },
+    }))
 }
 
 fn check_request(request: &HttpChecksumRequest) -> Outcome<()> {
