@@ -49,7 +49,7 @@ impl Home {
             .stdin(Stdio::null());
         if matches!(
             command.first(),
-            Some(&("pull" | "push" | "copy" | "images" | "save"))
+            Some(&("pull" | "push" | "copy" | "images" | "save" | "lock" | "vendor"))
         ) {
             program.arg("--root").arg(self.store());
         }

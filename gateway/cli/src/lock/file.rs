@@ -7,7 +7,6 @@ use std::path::Path;
 use gateway_images::digest::Digest;
 use gateway_images::reference::Reference;
 use gateway_solver::pins::{FilePin, GitPin, ImagePin, PinSet};
-use serde_json::Value;
 
 use crate::error::CliError;
 
@@ -97,14 +96,8 @@ impl Lock {
                     .as_table()
                     .ok_or_else(|| format!("{kind:?} is not known"))?;
                 let place = format!("{kind} {}", index + 1);
-                lock.take(
-                    kind,
-                    Entry {
-                        entry,
-                        place: &place,
-                    },
-                )
-                .map_err(|problem| format!("{place}: {problem}"))?;
+                lock.take(kind, Entry { entry })
+                    .map_err(|problem| format!("{place}: {problem}"))?;
             }
         }
         Ok(lock)
@@ -242,19 +235,11 @@ impl Lock {
         });
         images.chain(files).chain(git).collect()
     }
-
-    /// As JSON, for scripts.
-    pub fn json(&self) -> Value {
-        let pin =
-            |(name, pinned): (String, String)| serde_json::json!({"name": name, "pinned": pinned});
-        self.lines().into_iter().map(pin).collect()
-    }
 }
 
 /// A table of the file.
 struct Entry<'a> {
     entry: &'a toml::Table,
-    place: &'a str,
 }
 
 impl Entry<'_> {
@@ -266,7 +251,6 @@ impl Entry<'_> {
     }
 
     fn only(&self, keys: &[&str]) -> Result<(), String> {
-        debug_assert!(!self.place.is_empty());
         match self.entry.keys().find(|key| !keys.contains(&key.as_str())) {
             Some(key) => Err(format!("{key:?} is not known")),
             None => Ok(()),

@@ -92,8 +92,10 @@ impl Job {
             entries: Vec::new(),
             wanted: BTreeSet::new(),
         };
-        let mut report = VendorReport::default();
-        report.images = images(job, &mut to, all_platforms).await?;
+        let mut report = VendorReport {
+            images: images(job, &mut to, all_platforms).await?,
+            ..VendorReport::default()
+        };
         let mut seen = BTreeSet::new();
         for vertex in &sources {
             let Some(pb::op::Op::Source(op)) = &vertex.op.op else {
