@@ -368,10 +368,14 @@ impl Job {
         &self.inner().options.session
     }
 
+    /// What is known of names beforehand, or taken down.
+    pub fn pins(&self) -> Option<&Pins> {
+        self.inner().options.pins.as_deref()
+    }
+
     /// Whether everything that the build uses was saved beforehand.
     pub fn is_vendored(&self) -> bool {
-        let pins = self.inner().options.pins.as_ref();
-        pins.is_some_and(|pins| pins.layout().is_some())
+        self.pins().is_some_and(|pins| pins.layout().is_some())
     }
 
     pub fn entitlements(&self) -> &BTreeSet<String> {

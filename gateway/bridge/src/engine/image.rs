@@ -139,6 +139,9 @@ pub(super) async fn resolve_image(
     call: &FrontendCall,
     reference: &Reference,
 ) -> Result<FrontendImage, Error> {
+    if let Some(pins) = job.pins() {
+        pins.is_frontend(reference);
+    }
     let resolved = job
         .resolve_image_config(
             ResolveImageConfigRequest {

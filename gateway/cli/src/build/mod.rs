@@ -18,7 +18,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use gateway_bridge::{BuildRequest, BuildResponse, Collect, Engine, EngineOptions, Observer};
+use gateway_bridge::{BuildRequest, BuildResponse, Collect, Engine, EngineOptions};
 use gateway_solver::pins::Pins;
 use gateway_solver::{Solver, SolverOptions};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +40,6 @@ pub struct Purpose {
     pub pins: Option<Arc<Pins>>,
     /// Only its sources are looked at.
     pub collect: Option<Collect>,
-    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// What a build gave.
@@ -151,9 +150,6 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
 
     if let Some(records) = records {
         engine = engine.observed_by(records);
-    }
-    if let Some(observer) = purpose.observer {
-        engine = engine.observed_by(observer);
     }
 
     let display = Display::start(display);

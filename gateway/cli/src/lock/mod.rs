@@ -6,11 +6,10 @@ mod rewrite;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use clap::{Args, Parser as _};
-use gateway_api::{BuildResult, Error, Gateway};
-use gateway_bridge::{Collect, Observed, Observer};
+use gateway_bridge::Collect;
 use gateway_images::reference::Reference;
 use gateway_solver::pins::{Pins, read_vendored};
 
@@ -280,13 +279,11 @@ fn drifted(lock: &LockFile, found: &LockFile, all: bool) -> String {
 /// Asks for everything in a build.
 fn ask(args: &Build, pins: Pins, collect: Collect) -> Result<(LockFile, build::Outcome), CliError> {
     let pins = Arc::new(pins);
-    let frontends = Arc::new(Frontends::default());
     let outcome = build::run_for(
         args,
         Purpose {
             pins: Some(pins.clone()),
             collect: Some(collect),
-            observer: Some(frontends.clone()),
         },
     )?;
     let taken = pins.taken();
@@ -296,7 +293,7 @@ fn ask(args: &Build, pins: Pins, collect: Collect) -> Result<(LockFile, build::O
         .filter_map(|text| text.split_once('=')?.1.strip_prefix("docker-image://"))
         .filter_map(|text| Some(Reference::parse(text).ok()?.to_string()))
         .collect();
-    let frontends = frontends.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let frontends = pins.frontends();
     let roles = taken.images.keys().map(|name| {
         let role = match () {
             () if frontends.contains(name) => Role::Frontend,
@@ -307,30 +304,6 @@ fn ask(args: &Build, pins: Pins, collect: Collect) -> Result<(LockFile, build::O
     });
     let roles = roles.collect();
     Ok((LockFile { pins: taken, roles }, outcome))
-}
-
-/// Which images ran as frontends.
-#[derive(Default)]
-struct Frontends(Mutex<Vec<String>>);
-
-impl Observer for Frontends {
-    fn begins(&self, name: &str, gateway: Arc<dyn Gateway>) -> Box<dyn Observed> {
-        if let Ok(reference) = Reference::parse(name) {
-            let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            names.push(reference.to_string());
-        }
-        Box::new(Untouched(gateway))
-    }
-}
-
-struct Untouched(Arc<dyn Gateway>);
-
-impl Observed for Untouched {
-    fn gateway(&self) -> Arc<dyn Gateway> {
-        self.0.clone()
-    }
-
-    fn ended(self: Box<Self>, _: &Result<BuildResult, Error>) {}
 }
 
 pub fn lock(args: &Lock) -> Result<(), CliError> {

@@ -73,6 +73,7 @@ pub struct Pins {
     unknown: Unknown,
     vendored: Option<PathBuf>,
     taken: Mutex<PinSet>,
+    frontends: Mutex<BTreeSet<String>>,
 }
 
 /// The name of an image as pins have it: in full, with a tag or a digest.
@@ -88,6 +89,7 @@ impl Pins {
             unknown: Unknown::Ask,
             vendored: None,
             taken: Mutex::default(),
+            frontends: Mutex::default(),
         }
     }
 
@@ -115,6 +117,19 @@ impl Pins {
     /// All that was asked for so far.
     pub fn taken(&self) -> PinSet {
         self.lock().clone()
+    }
+
+    /// The images among them that are frontends, by their names.
+    pub fn frontends(&self) -> BTreeSet<String> {
+        let frontends = self.frontends.lock();
+        frontends.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This image is a frontend.
+    pub fn is_frontend(&self, reference: &Reference) {
+        let frontends = self.frontends.lock();
+        let mut frontends = frontends.unwrap_or_else(PoisonError::into_inner);
+        frontends.insert(image_name(reference));
     }
 
     fn lock(&self) -> MutexGuard<'_, PinSet> {
