@@ -55,6 +55,11 @@ impl Bench {
 
     /// A new solver on the store, as another process would have.
     pub async fn solver(&self) -> Solver {
+        self.solver_of(0).await
+    }
+
+    /// One that runs so many steps at once.
+    pub async fn solver_of(&self, max_parallelism: usize) -> Solver {
         Solver::open(SolverOptions {
             root: self.store(),
             registries: Registries::new(RegistriesConfig {
@@ -64,7 +69,7 @@ impl Bench {
             launcher: LauncherOptions {
                 program: env!("CARGO_BIN_EXE_solver-zygote").into(),
             },
-            max_parallelism: 0,
+            max_parallelism,
             default_platform: platform::host(),
         })
         .await
@@ -88,9 +93,22 @@ impl Bench {
     }
 
     pub fn job_with(&self, solver: &Solver, cancel: CancellationToken) -> Job {
+        self.job_of_session(solver, self.session(), cancel)
+    }
+
+    pub fn job_of(&self, solver: &Solver, session: LocalSession) -> Job {
+        self.job_of_session(solver, session, CancellationToken::new())
+    }
+
+    fn job_of_session(
+        &self,
+        solver: &Solver,
+        session: LocalSession,
+        cancel: CancellationToken,
+    ) -> Job {
         let seen = self.seen.clone();
         solver.job(JobOptions {
-            session: Arc::new(self.session()),
+            session: Arc::new(session),
             progress: Progress::new(move |status| seen.lock().unwrap().push(status)),
             entitlements: BTreeSet::new(),
             policies: SourcePolicies::default(),

@@ -7,5 +7,6 @@ mod copy_helper;
 mod definitions;
 mod exec;
 mod export;
+mod points;
 
 pub use bench::Bench;

@@ -220,7 +220,7 @@ impl Player<'_> {
                 let reference = self.reference(&asked.r#ref)?;
                 let range = asked.range.map(files::range_from_wire);
                 let answer = gateway.read_file(&reference, &asked.file_path, range).await;
-                answer_digest(answer.as_ref().map(Clone::clone))
+                answer_digest(answer.as_ref().map(|bytes| bytes.to_vec()))
             }
             Kind::ReadDir => {
                 let asked = frontend::ReadDirRequest::decode(&bytes[..]).ok()?;

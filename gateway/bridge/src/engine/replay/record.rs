@@ -201,7 +201,7 @@ impl Gateway for Recorder {
             ..Default::default()
         };
         let answer = self.gateway.read_file(reference, path, range).await;
-        let digest = answer_digest(answer.as_ref().map(Clone::clone));
+        let digest = answer_digest(answer.as_ref().map(|bytes| bytes.to_vec()));
         self.note(Kind::ReadFile, asked.encode_to_vec(), digest, Vec::new());
         answer
     }

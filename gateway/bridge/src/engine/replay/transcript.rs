@@ -133,7 +133,7 @@ impl Renames {
             if read.inputs.iter().any(|input| left.contains(&input.digest)) {
                 return None;
             }
-            *op = self.bytes(op).into();
+            *op = self.bytes(op);
             left.remove(&old);
             let new = digest_of(op);
             if old != new {

@@ -1,0 +1,7 @@
+//! The points by which a solver is compatible, where no other test shows them. docs/solver.md has
+//! the whole list.
+
+mod definitions;
+mod exec;
+mod keys;
+mod solver;
