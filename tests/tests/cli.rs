@@ -49,6 +49,50 @@ fn succeeded(output: Output) -> Output {
 }
 
 #[test]
+fn no_more_steps_run_at_once_than_the_configuration_allows() {
+    let registry = Registry::with_base_images();
+    let limit = "[worker.oci]\nmax-parallelism = 1\n";
+    let home = Home::new(&format!("{}{limit}", registry.as_docker_hub()));
+    // Each step would see another one's mark.
+    let stages: String = (0..4)
+        .map(|i| {
+            format!(
+                "FROM busybox AS s{i}\nRUN --mount=type=cache,target=/c test ! -e /c/busy && \
+                 touch /c/busy && sleep 0.1 && rm /c/busy && echo {i} > /done\n"
+            )
+        })
+        .collect();
+    let copies: String = (0..4)
+        .map(|i| format!("COPY --from=s{i} /done /done{i}\n"))
+        .collect();
+    let dir = context(&format!("{stages}FROM scratch\n{copies}"), &[]);
+    succeeded(run(home.build().arg(dir.path())));
+}
+
+#[test]
+fn a_failing_step_is_shown_with_its_last_output_and_its_place_in_the_build_file() {
+    let (_registry, home) = prepared();
+    let dir = context(
+        "FROM busybox\nENV A=1\nRUN for i in $(seq 1 50); do echo said $i; done; echo why >&2; exit 7\n",
+        &[],
+    );
+    for mode in ["plain", "quiet"] {
+        let progress = format!("--progress={mode}");
+        let output = run(home.build().arg(progress).arg(dir.path()));
+        assert_eq!(output.status.code(), Some(1));
+        let text = stderr(&output);
+        // Behind the step's name, and not only where it was said.
+        let page = text.split("------\n").nth(1).unwrap_or_default();
+        for part in [" > [2/2] RUN for i in", "said 50\n", "why"] {
+            assert!(page.contains(part), "{mode}: {part}: {text}");
+        }
+        for part in ["Dockerfile:3", ">>> RUN for i in", "exit code: 7"] {
+            assert!(text.contains(part), "{mode}: {part}: {text}");
+        }
+    }
+}
+
+#[test]
 fn a_build_file_on_stdin_needs_no_context() {
     let (_registry, home) = prepared();
     let out = tempfile::tempdir().unwrap();

@@ -41,6 +41,8 @@ pub struct Settings {
     pub policy: FrontendPolicy,
     pub limits: FrontendLimits,
     pub collection: CollectionSettings,
+    /// Steps that run at once; 0 for the usual number.
+    pub max_parallelism: usize,
     /// For stderr.
     pub warnings: Vec<String>,
 }
@@ -48,6 +50,7 @@ pub struct Settings {
 pub fn settings(args: &RegistryArgs, env: &Environment) -> Result<Settings, CliError> {
     let mut frontends = (FrontendPolicy::default(), FrontendLimits::default());
     let mut collection = CollectionSettings::default();
+    let mut max_parallelism = 0;
     let file = match settings::config_file(args, env) {
         None => None,
         Some(path) => {
@@ -61,6 +64,7 @@ pub fn settings(args: &RegistryArgs, env: &Environment) -> Result<Settings, CliE
             };
             frontends = frontend_settings(&text).map_err(wrong)?;
             collection = CollectionSettings::parse(&text).map_err(wrong)?;
+            max_parallelism = parallelism(&text).map_err(wrong)?;
             Some((path, text))
         }
     };
@@ -73,7 +77,20 @@ pub fn settings(args: &RegistryArgs, env: &Environment) -> Result<Settings, CliE
         policy: frontends.0,
         limits: frontends.1,
         collection,
+        max_parallelism,
         warnings,
+    })
+}
+
+/// `max-parallelism` of `[worker.oci]`, as in a buildkitd.toml.
+fn parallelism(text: &str) -> Result<usize, String> {
+    let document: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
+    let worker = document.get("worker").and_then(|worker| worker.get("oci"));
+    let Some(value) = worker.and_then(|worker| worker.get("max-parallelism")) else {
+        return Ok(0);
+    };
+    size(value, 0, MOST_STEPS).ok_or_else(|| {
+        format!("worker.oci: max-parallelism must be a number of steps, 0 to {MOST_STEPS}")
     })
 }
 
@@ -99,6 +116,9 @@ const MOST_MESSAGE: usize = 256 << 20;
 
 /// What may wait in memory for one frontend.
 const MOST_BUFFERED: usize = 64 << 30;
+
+/// Steps at once that no machine runs.
+const MOST_STEPS: usize = 1 << 20;
 
 /// A number in a range.
 fn size(value: &toml::Value, least: usize, most: usize) -> Option<usize> {
@@ -218,6 +238,17 @@ mod tests {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect()
+    }
+
+    #[test]
+    fn the_number_of_steps_at_once_is_read_or_refused() {
+        assert_eq!(parallelism("[worker.oci]\ngc = true\n"), Ok(0));
+        assert_eq!(parallelism("[worker.oci]\nmax-parallelism = 4\n"), Ok(4));
+        for wrong in ["-1", "\"4\"", "99999999"] {
+            let text = format!("[worker.oci]\nmax-parallelism = {wrong}\n");
+            let problem = parallelism(&text).unwrap_err();
+            assert!(problem.contains("max-parallelism"), "{problem}");
+        }
     }
 
     #[test]

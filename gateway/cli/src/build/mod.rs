@@ -125,7 +125,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         root,
         registries: settings.registries,
         launcher: gateway_sandbox::LauncherOptions::default(),
-        max_parallelism: 0,
+        max_parallelism: settings.max_parallelism,
         default_platform: gateway_llb::platform::host(),
     })
     .await?;

@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 
 use self::colors::Colors;
 use self::plain::{Plain, Style};
-use self::trace::Trace;
+use self::trace::{Keep, Trace};
 use self::tty::{Look, Size, Tty};
 use crate::build::secrets::Environment;
 use crate::error::UsageError;
@@ -52,7 +52,7 @@ pub enum Mode {
     Plain2018,
     /// One JSON object per event, as buildctl prints them.
     Rawjson,
-    /// Nothing but the result.
+    /// Nothing but the result, and what failed.
     #[value(alias = "none")]
     Quiet,
 }
@@ -145,14 +145,10 @@ impl Display {
             // The receiver lives until `finish`; later events have no reader by intent.
             let _ = sender.send(Event::Status(status));
         });
-        let thread = match options.mode {
-            // Nobody reads the events then.
-            Mode::Quiet => None,
-            _ => std::thread::Builder::new()
-                .name("display".into())
-                .spawn(move || run(options, &receiver))
-                .ok(),
-        };
+        let thread = std::thread::Builder::new()
+            .name("display".into())
+            .spawn(move || run(options, &receiver))
+            .ok();
         Display {
             progress,
             events,
@@ -180,6 +176,8 @@ enum Renderer {
     Tty(Box<Tty>),
     Plain(Box<Plain>),
     Raw(Vec<u8>),
+    /// Nothing, but what failed steps have said.
+    Quiet(Box<Trace>),
 }
 
 impl Renderer {
@@ -187,6 +185,7 @@ impl Renderer {
         match self {
             Renderer::Tty(tty) => tty.update(status, now),
             Renderer::Plain(plain) => plain.update(status, now),
+            Renderer::Quiet(trace) => trace.update(status, now),
             Renderer::Raw(out) => {
                 if let Ok(line) = serde_json::to_vec(&status) {
                     out.extend_from_slice(&line);
@@ -200,6 +199,7 @@ impl Renderer {
         match self {
             Renderer::Tty(tty) => tty.render(now, terminal_size()),
             Renderer::Plain(plain) => plain.render(now),
+            Renderer::Quiet(_) => Vec::new(),
             Renderer::Raw(out) => std::mem::take(out),
         }
     }
@@ -208,6 +208,7 @@ impl Renderer {
         match self {
             Renderer::Tty(tty) => tty.finish(now, terminal_size()),
             Renderer::Plain(plain) => plain.finish(now),
+            Renderer::Quiet(trace) => trace.error_blocks(),
             Renderer::Raw(out) => std::mem::take(out),
         }
     }
@@ -216,7 +217,7 @@ impl Renderer {
         match self {
             Renderer::Tty(tty) => Some(tty.trace()),
             Renderer::Plain(plain) => Some(plain.trace()),
-            Renderer::Raw(_) => None,
+            Renderer::Raw(_) | Renderer::Quiet(_) => None,
         }
     }
 }
@@ -230,9 +231,11 @@ fn run(options: Options, events: &Receiver<Event>) {
         Mode::Tty => Renderer::Tty(Box::new(Tty::new(options.look))),
         Mode::Plain2018 => Renderer::Plain(Box::new(Plain::new(Style::V2018))),
         Mode::Rawjson => Renderer::Raw(Vec::new()),
-        Mode::Auto | Mode::Plain | Mode::Quiet => {
-            Renderer::Plain(Box::new(Plain::new(Style::Current)))
-        }
+        Mode::Quiet => Renderer::Quiet(Box::new(Trace::new(Keep {
+            lines: false,
+            ..Keep::default()
+        }))),
+        Mode::Auto | Mode::Plain => Renderer::Plain(Box::new(Plain::new(Style::Current))),
     };
     let mut next = Instant::now() + TICK;
     let mut deadline = None;

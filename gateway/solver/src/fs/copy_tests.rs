@@ -509,9 +509,9 @@ fn a_source_that_changed_since_it_was_hashed_is_refused_by_name() {
         Some(crate::fs::hash::ContentDigest::of(b"of the content before"))
     });
     let young = entries[0].meta.ctime;
+    let settled = crate::fs::walk::settled_at(young, entries[0].meta.mtime);
     let visible = Visible::of(&entries).unchanged_since(young, other.clone());
     assert_eq!(refused(&visible), "/f changed while it was read");
-    let settled = young + crate::fs::walk::SETTLED;
     let visible = Visible::of(&entries).unchanged_since(settled, other);
     assert_eq!(copied(&visible), Ok(1));
 }

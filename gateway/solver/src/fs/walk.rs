@@ -111,9 +111,8 @@ pub(crate) fn matcher(
 #[derive(Clone, Default)]
 pub struct Visible {
     paths: HashMap<Vec<u8>, Meta>,
-    /// What has changed after this may change again without its stat showing it; `None` when
-    /// the stat is not looked at.
-    settled: Option<i128>,
+    /// When the walk began; `None` when the stat is not looked at.
+    walked: Option<i128>,
     digests: Option<Arc<Digests>>,
 }
 
@@ -130,7 +129,7 @@ impl Visible {
     pub fn new(entries: impl IntoIterator<Item = (Vec<u8>, Meta)>) -> Self {
         Self {
             paths: entries.into_iter().collect(),
-            settled: None,
+            walked: None,
             digests: None,
         }
     }
@@ -140,7 +139,7 @@ impl Visible {
     /// tell is held against its digest.
     pub fn unchanged_since(self, walked: i128, digests: Arc<Digests>) -> Self {
         Self {
-            settled: Some(walked - SETTLED),
+            walked: Some(walked),
             digests: Some(digests),
             ..self
         }
@@ -158,7 +157,7 @@ impl Visible {
         let known = |path: &[u8]| Some((path.to_vec(), *self.paths.get(path)?));
         Self {
             paths: paths.into_iter().filter_map(known).collect(),
-            settled: self.settled,
+            walked: self.walked,
             digests: self.digests.clone(),
         }
     }
@@ -171,7 +170,7 @@ impl Visible {
 
     /// Refuses a file that is not what was walked.
     pub fn check(&self, path: &[u8], now: &Meta) -> Result<(), FsError> {
-        if self.settled.is_none() {
+        if self.walked.is_none() {
             return Ok(());
         }
         let below = path.strip_prefix(b"/").unwrap_or(path);
@@ -186,7 +185,7 @@ impl Visible {
     /// Refuses a path that symbolic links have led elsewhere: they may lead to another place than
     /// when the files were hashed, which the stat of where they lead now does not tell.
     pub fn check_resolved(&self, path: &[u8], resolved: &[u8]) -> Result<(), FsError> {
-        match self.settled.is_some() && gopath::absolute(path) != resolved {
+        match self.walked.is_some() && gopath::absolute(path) != resolved {
             true => Err(FsError::Changed(lossy(path))),
             false => Ok(()),
         }
@@ -194,10 +193,10 @@ impl Visible {
 
     /// The digest that a copy of a file must have, where its stat does not suffice.
     pub fn digest_wanted(&self, path: &[u8], now: &Meta) -> Result<Option<ContentDigest>, FsError> {
-        let Some(settled) = self.settled else {
+        let Some(walked) = self.walked else {
             return Ok(None);
         };
-        if now.ctime.max(now.mtime) <= settled {
+        if settled_at(now.ctime, now.mtime) <= walked {
             return Ok(None);
         }
         let below = path.strip_prefix(b"/").unwrap_or(path);
@@ -215,9 +214,18 @@ impl std::fmt::Debug for Visible {
     }
 }
 
-/// Nanoseconds. Clocks of file systems tick at least every 10 ms: what was changed longer ago than
-/// ten of them cannot change again and look the same.
-pub const SETTLED: i128 = 100_000_000;
+/// Nanoseconds. Clocks of kernels tick at least every 10 ms: what was changed longer ago than ten
+/// of them cannot change again and look the same.
+const TICK: i128 = 100_000_000;
+/// The same for file systems that count in seconds (two, on FAT).
+const COARSE_TICK: i128 = 3_000_000_000;
+
+/// From when on a file with these times (nanoseconds since the epoch) shows every change by them:
+/// what was read before may have changed again within the same tick of the clock.
+pub fn settled_at(ctime: i128, mtime: i128) -> i128 {
+    let coarse = ctime % 1_000_000_000 == 0;
+    ctime.max(mtime) + if coarse { COARSE_TICK } else { TICK }
+}
 
 struct Walker<'a> {
     include: Option<PatternMatcher>,

@@ -463,6 +463,11 @@ impl Db {
         })
     }
 
+    /// Forgets all answers.
+    pub fn forget_answers(&self) -> Result<()> {
+        self.run(|connection| connection.execute("DELETE FROM answers", []).map(drop))
+    }
+
     /// Keeps an answer; the oldest that make more than `total` bytes with it are forgotten.
     pub fn keep_answer(&self, key: &str, answer: &[u8], now: i64, total: u64) -> Result<()> {
         self.run(|connection| {

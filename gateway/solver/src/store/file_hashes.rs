@@ -9,14 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use sha2::{Digest as _, Sha256};
 
 use crate::fs::hash::{ContentDigest, HashCache, StatKey};
+use crate::fs::walk::settled_at;
 
 const MAGIC: &[u8; 8] = b"gwhash01";
 const DIGEST: usize = 32;
 /// Three numbers, two times, three short numbers and a digest.
 const RECORD: usize = 3 * 8 + 2 * 16 + 3 * 4 + DIGEST;
-/// A file changed so shortly before it was read may change again within the same tick of the
-/// file system's clock: its digest is not kept. Clocks tick at least every 10 ms.
-const SETTLED_NANOSECONDS: i128 = 100_000_000;
 /// Above this many unused entries the unused ones go.
 const SPARE: usize = 20_000;
 
@@ -121,9 +119,8 @@ impl HashCache for FileHashes {
         Some(entry.digest)
     }
 
-    fn put(&self, key: StatKey, digest: ContentDigest) {
-        let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
-        if key.ctime.max(key.mtime) + SETTLED_NANOSECONDS > now {
+    fn put(&self, key: StatKey, digest: ContentDigest, began: i128) {
+        if settled_at(key.ctime, key.mtime) > began {
             return;
         }
         let mut state = self.state();
@@ -220,7 +217,7 @@ mod tests {
         let path = dir.path().join("h");
         let hashes = FileHashes::open(path.clone());
         let digest = ContentDigest::of(b"x");
-        hashes.put(key(2, 4), digest);
+        hashes.put(key(2, 4), digest, i128::from(i64::MAX));
         hashes.save();
         let again = FileHashes::open(path.clone());
         assert!(again.get(&key(2, 4)) == Some(digest));
@@ -235,9 +232,20 @@ mod tests {
     fn a_file_that_was_just_changed_is_not_kept() {
         let dir = tempfile::tempdir().unwrap();
         let hashes = FileHashes::open(dir.path().join("h"));
-        let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
-        hashes.put(key(2, now), ContentDigest::of(b"x"));
-        assert!(hashes.get(&key(2, now)).is_none());
+        let second = 1_000_000_000;
+        let changed = 1_700_000_000 * second + 5;
+        for (ino, changed, began, kept) in [
+            (1, changed, changed - 1, false),
+            (2, changed, changed + 1_000_000, false),
+            (3, changed, changed + second, true),
+            // A time in whole seconds is not to be trusted as far.
+            (4, 1_700_000_000 * second, 1_700_000_001 * second, false),
+            (5, 1_700_000_000 * second, 1_700_000_009 * second, true),
+        ] {
+            let key = key(ino, changed);
+            hashes.put(key, ContentDigest::of(b"x"), began);
+            assert_eq!(hashes.get(&key).is_some(), kept, "{ino}");
+        }
     }
 
     proptest::proptest! {

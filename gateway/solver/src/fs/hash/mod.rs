@@ -9,14 +9,12 @@
 mod header;
 mod pool;
 mod select;
-mod stat_cache;
 mod tree;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use header::ContentDigest;
-pub use stat_cache::{Clock, StatCache};
 
 use self::pool::Reader;
 use self::tree::Tree;
@@ -94,13 +92,15 @@ impl StatKey {
     }
 }
 
-/// Digests of files by their stat, kept from build to build ([`StatCache`] is one). It must not
-/// keep files whose times are as young as the reading itself (git's rule for racy times).
+/// Digests of files by their stat, kept from build to build. It must not keep files that had just
+/// changed when they were read (git's rule for racy times, [`settled_at`]).
+///
+/// [`settled_at`]: super::walk::settled_at
 pub trait HashCache: Send + Sync {
     /// The digest of a regular file with this stat, if it is known.
     fn get(&self, key: &StatKey) -> Option<ContentDigest>;
-    /// Remembers a digest.
-    fn put(&self, key: StatKey, digest: ContentDigest);
+    /// Remembers a digest. The reading began at `began`, nanoseconds since the epoch.
+    fn put(&self, key: StatKey, digest: ContentDigest, began: i128);
 }
 
 /// How to hash.

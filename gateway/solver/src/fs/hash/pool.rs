@@ -116,9 +116,10 @@ fn one(reader: &Reader<'_>, job: &Job<'_>, buffer: &mut Vec<u8>) -> Result<Conte
     if !job.meta.is_file() || job.meta.size == 0 {
         return Ok(ContentDigest::finish(hasher));
     }
+    let began = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
     let digest = content(reader, job, hasher, buffer)?;
     if let (Some(key), Some(cache)) = (key, reader.cache) {
-        cache.put(key, digest);
+        cache.put(key, digest, began);
     }
     Ok(digest)
 }

@@ -264,7 +264,7 @@ impl HashCache for Counting {
         found
     }
 
-    fn put(&self, key: StatKey, digest: ContentDigest) {
+    fn put(&self, key: StatKey, digest: ContentDigest, _began: i128) {
         self.known.lock().expect("not poisoned").insert(key, digest);
     }
 }

@@ -107,7 +107,7 @@ impl<'a> DirectoryCopy<'a> {
                 .map(|(path, meta)| CopiedEntry {
                     path: path.to_vec(),
                     meta: *meta,
-                    settled: meta.ctime.max(meta.mtime) + walk::SETTLED <= began,
+                    settled: walk::settled_at(meta.ctime, meta.mtime) <= began,
                 })
                 .collect();
             if entries.len() < FEWEST_FILES || share_inodes(entries.iter().map(|e| &e.meta)) {

@@ -333,10 +333,14 @@ impl Collection {
                 drop(trash);
             }
             What::Hashes => {
-                let entries = std::fs::read_dir(self.root.join("hashes"));
-                for entry in entries.map_err(|e| self.io(e))?.flatten() {
-                    let _ = std::fs::remove_file(entry.path());
+                for dir in ["hashes", "copies"] {
+                    let entries = std::fs::read_dir(self.root.join(dir));
+                    for entry in entries.map_err(|e| self.io(e))?.flatten() {
+                        let _ = std::fs::remove_file(entry.path());
+                    }
                 }
+                // Answers to frontends are about the same files.
+                let _ = self.db.forget_answers();
             }
             What::Quarantine => drop(self.move_away(&self.root.join("quarantine"))?),
             What::Fixed => {}

@@ -389,8 +389,9 @@ impl Inventory {
 
     fn others(&mut self, root: &Path) {
         let hashes = names(&root.join("hashes"));
-        if !hashes.is_empty() {
-            let changed = changed_at(&root.join("hashes"));
+        let copies = names(&root.join("copies"));
+        if !hashes.is_empty() || !copies.is_empty() {
+            let changed = changed_at(&root.join("hashes")).max(changed_at(&root.join("copies")));
             self.add(Item {
                 record: UsageRecord {
                     mutable: true,
@@ -470,7 +471,7 @@ impl Inventory {
             }
             (None, What::Cache { dir, .. }) => size::of(&root.join("cache").join(dir)),
             (None, What::Git(name)) => size::of(&root.join("git").join(name)),
-            (None, What::Hashes) => size::of(&root.join("hashes")),
+            (None, What::Hashes) => size::of(&root.join("hashes")) + size::of(&root.join("copies")),
             (None, What::Quarantine) => size::of(&root.join("quarantine")),
             (None, What::Blob(_)) => 0,
             (None, What::Fixed) if id == UNFINISHED => {

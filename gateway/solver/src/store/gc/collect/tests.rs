@@ -134,6 +134,24 @@ fn pruning_everything_leaves_an_empty_store() {
 }
 
 #[test]
+fn what_is_remembered_of_directories_and_frontends_is_counted_and_goes_with_all() {
+    let bench = bench();
+    std::fs::write(bench.store.root().join("copies/sha256-a"), [1; 5000]).unwrap();
+    std::fs::write(bench.store.root().join("hashes/b"), [1; 5000]).unwrap();
+    bench.store.db().keep_answer("q", b"a", 1, 100).unwrap();
+    assert!(bench.prune(&PruneOptions::default()).is_empty());
+    let records = disk_usage(&bench.store, &[]).unwrap();
+    let record = records.iter().find(|r| r.id == "file-digests").unwrap();
+    assert!(record.size >= 10_000, "{}", record.size);
+    assert_eq!(bench.prune(&all()), ["file-digests"]);
+    assert_eq!(bench.store.db().answer("q").unwrap(), None);
+    for dir in ["copies", "hashes"] {
+        let mut left = std::fs::read_dir(bench.store.root().join(dir)).unwrap();
+        assert!(left.next().is_none(), "{dir}");
+    }
+}
+
+#[test]
 fn what_a_user_holds_stays_until_he_ends() {
     let bench = bench();
     bench.layer(&bench.store, "a", &[]);
