@@ -47,15 +47,7 @@ pub(crate) fn create(
     } else {
         settings_1(&spec.resources)
     };
-    let parent = spec.cgroup_parent.as_deref().unwrap_or(DEFAULT_PARENT);
-    let relative = Path::new(parent.trim_matches('/')).join(name);
-    if relative
-        .components()
-        .any(|c| !matches!(c, std::path::Component::Normal(_)))
-    {
-        let detail = format!("{parent} is not the name of a control group");
-        return Err(SetupError::new(Stage::Cgroup, 0, detail));
-    }
+    let relative = relative(spec, name)?;
     let mut group = Group {
         dirs: Vec::new(),
         memory: None,
@@ -81,6 +73,40 @@ pub(crate) fn create(
     }
     let entrances = group.entrances()?;
     Ok(Some((group, entrances)))
+}
+
+/// The group of a sandbox, relative to the hierarchy's root.
+pub(crate) fn relative(spec: &SandboxSpec, name: &str) -> Result<PathBuf, SetupError> {
+    let parent = spec.cgroup_parent.as_deref().unwrap_or(DEFAULT_PARENT);
+    let relative = Path::new(parent.trim_matches('/')).join(name);
+    if relative
+        .components()
+        .any(|c| !matches!(c, std::path::Component::Normal(_)))
+    {
+        let detail = format!("{parent} is not the name of a control group");
+        return Err(SetupError::new(Stage::Cgroup, 0, detail));
+    }
+    Ok(relative)
+}
+
+/// The group that an OCI runtime will make, for looking at it and removing it
+/// afterwards: the runtime has no part in the container's end.
+pub(crate) fn of_runtime(spec: &SandboxSpec, name: &str) -> Result<Group, SetupError> {
+    let relative = relative(spec, name)?;
+    let mut dirs = vec![Path::new(ROOT).join(&relative)];
+    if !is_pure_version_2() {
+        let hierarchies = fs::read_dir(ROOT).into_iter().flatten().flatten();
+        dirs = hierarchies.map(|h| h.path().join(&relative)).collect();
+    }
+    let memory = if is_pure_version_2() {
+        Path::new(ROOT).join(&relative)
+    } else {
+        Path::new(ROOT).join("memory").join(&relative)
+    };
+    Ok(Group {
+        dirs,
+        memory: Some(memory),
+    })
 }
 
 /// Makes the group and its parents, passing the controller down (version 2)

@@ -111,6 +111,8 @@ pub enum Stage {
     Network,
     Limits,
     Privileges,
+    /// Another runtime's part.
+    Runtime,
     Exec,
 }
 
@@ -130,6 +132,7 @@ impl fmt::Display for Stage {
             Stage::Network => "the network",
             Stage::Limits => "the resource limits",
             Stage::Privileges => "dropping privileges",
+            Stage::Runtime => "the OCI runtime",
             Stage::Exec => "executing the program",
         })
     }

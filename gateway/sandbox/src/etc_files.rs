@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::isolated::NAME_SERVER;
 use crate::spec::{Network, ResolvConf, SandboxSpec};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -38,7 +39,7 @@ pub(crate) fn resolv_conf(spec: &SandboxSpec) -> Option<Vec<u8>> {
             if nameservers(&text).eq([RESOLVED_STUB]) {
                 text = read(RESOLVED_CONF);
             }
-            Some(for_network(&text, spec.network).into_bytes())
+            Some(for_network(&text, &spec.network).into_bytes())
         }
     }
 }
@@ -50,8 +51,8 @@ fn nameservers(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The host's own loopback is somebody else's in another network.
-fn for_network(text: &str, network: Network) -> String {
-    if network == Network::Host {
+fn for_network(text: &str, network: &Network) -> String {
+    if *network == Network::Host {
         return text.to_owned();
     }
     let is_loopback =
@@ -62,7 +63,10 @@ fn for_network(text: &str, network: Network) -> String {
         .flat_map(|line| [line, "\n"])
         .collect();
     if nameservers(&kept).next().is_none() {
-        kept.push_str(DEFAULT_SERVERS);
+        match network {
+            Network::Isolated => kept.push_str(&format!("nameserver {NAME_SERVER}\n")),
+            _ => kept.push_str(DEFAULT_SERVERS),
+        }
     }
     kept
 }
@@ -95,17 +99,19 @@ mod tests {
     #[test]
     fn the_host_network_gets_the_file_as_it_is() {
         let text = "# c\nnameserver 127.0.0.1\n";
-        assert_eq!(for_network(text, Network::Host), text);
+        assert_eq!(for_network(text, &Network::Host), text);
     }
 
     #[test]
     fn another_network_gets_no_loopback_server() {
         let text = "search x\nnameserver 127.0.0.1\nnameserver 10.0.0.1\n";
         assert_eq!(
-            for_network(text, Network::None),
+            for_network(text, &Network::None),
             "search x\nnameserver 10.0.0.1\n"
         );
-        let alone = for_network("nameserver ::1\n", Network::None);
+        let alone = for_network("nameserver ::1\n", &Network::None);
         assert_eq!(alone, DEFAULT_SERVERS);
+        let helper = for_network("nameserver 127.0.0.1\n", &Network::Isolated);
+        assert_eq!(helper, "nameserver 10.0.2.3\n");
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Host {
     pub frontend_filter: Vec<libc::sock_filter>,
     /// Distinguishes this zygote's control groups from others'.
     pub instance: String,
+    /// The network that [`crate::Network::Isolated`] means, once it is there.
+    pub isolated: Option<std::sync::Arc<std::os::fd::OwnedFd>>,
 }
 
 impl Host {
@@ -42,6 +44,7 @@ impl Host {
             step_filter: seccomp::compile(Policy::Step),
             frontend_filter: seccomp::compile(Policy::Frontend),
             instance: instance(),
+            isolated: None,
         }
     }
 }

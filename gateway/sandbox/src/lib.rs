@@ -22,6 +22,7 @@ mod cgroup;
 mod error;
 mod etc_files;
 mod host;
+mod isolated;
 mod launcher;
 pub mod rootless;
 mod seccomp;

@@ -24,7 +24,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use crate::sys::{self, SignalFd};
 
 /// Where administrators put set-id programs.
-const PROGRAM_DIRS: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin"];
+pub(crate) const PROGRAM_DIRS: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin"];
 
 /// CAP_SYS_ADMIN
 const SYS_ADMIN: u64 = 1 << 21;

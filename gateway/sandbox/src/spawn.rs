@@ -33,18 +33,25 @@ pub(crate) unsafe fn first(
 ) -> Result<Spawned, SetupError> {
     let spec = &request.spec;
     let name = format!("{}-{serial}", host.instance);
-    let (cgroup, entrances) = match cgroup::create(spec, &name) {
-        Ok(Some((group, entrances))) => (Some(group), entrances),
-        Ok(None) => (None, Vec::new()),
-        Err(_) if spec.resources_optional => (None, Vec::new()),
-        Err(error) => return Err(error),
+    let (cgroup, entrances) = if spec.runtime.is_some() {
+        (Some(cgroup::of_runtime(spec, &name)?), Vec::new())
+    } else {
+        match cgroup::create(spec, &name) {
+            Ok(Some((group, entrances))) => (Some(group), entrances),
+            Ok(None) => (None, Vec::new()),
+            Err(_) if spec.resources_optional => (None, Vec::new()),
+            Err(error) => return Err(error),
+        }
     };
-    let mut namespaces =
-        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+    let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
+    if spec.runtime.is_none() {
+        namespaces |= libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
+    }
     if spec.network == Network::None {
         namespaces |= libc::CLONE_NEWNET;
     }
-    let work = Work::Start(Box::new(request));
+    let group = cgroup::relative(spec, &name)?.display().to_string();
+    let work = Work::Start(Box::new(request), group);
     // SAFETY: the caller's promise.
     let (pidfd, report) = unsafe { clone_into(host, work, stdio, entrances, namespaces) }?;
     Ok(Spawned {
@@ -73,8 +80,9 @@ pub(crate) unsafe fn further(
 ) -> Result<Spawned, SetupError> {
     let what = || "joining the sandbox".to_owned();
     let entrances = match target.cgroup {
-        Some(group) => group.entrances()?,
-        None => Vec::new(),
+        // A runtime enters the container's itself.
+        Some(group) if spec.runtime.is_none() => group.entrances()?,
+        _ => Vec::new(),
     };
     let pidfd = target
         .pidfd

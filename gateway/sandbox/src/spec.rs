@@ -55,6 +55,9 @@ pub struct SandboxSpec {
     pub remove_mount_stubs: StubRemoval,
     /// Whether the payload gets stdin as its controlling terminal.
     pub terminal: bool,
+    /// An OCI runtime (the path of runc, crun, ...) that makes the container
+    /// instead of this crate's own stages.
+    pub runtime: Option<PathBuf>,
 }
 
 impl SandboxSpec {
@@ -84,6 +87,7 @@ impl SandboxSpec {
             no_new_privs: false,
             remove_mount_stubs: StubRemoval::Recursive,
             terminal: false,
+            runtime: None,
         }
     }
 
@@ -213,12 +217,24 @@ pub enum ResolvConf {
     Untouched,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// The network namespace the launcher runs in.
     Host,
     /// A new one with nothing but `lo`.
     None,
+    /// One that all sandboxes of the launcher share, with a way out through
+    /// pasta or slirp4netns; the host's loopback is out of reach.
+    Isolated,
+    /// An existing one, as `/proc/PID/ns/net` or `/run/netns/NAME`.
+    Namespace(PathBuf),
+}
+
+impl Network {
+    /// Whether the launcher's user namespace owns it.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self, Network::None | Network::Isolated)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

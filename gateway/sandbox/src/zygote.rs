@@ -20,9 +20,10 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use crate::cgroup::Group;
 use crate::error::{At, SetupError, Stage};
 use crate::host::Host;
+use crate::isolated::Isolated;
 use crate::spawn::{self, Spawned};
-use crate::spec::SandboxSpec;
-use crate::stages::{Ready, Report};
+use crate::spec::{Network, SandboxSpec};
+use crate::stages::{self, Ready, Report};
 use crate::stubs::{self, Changes};
 use crate::sys;
 use crate::wire::{self, Command, Hello, Received, Reply, Request};
@@ -157,6 +158,8 @@ struct Run {
     /// What further processes of the sandbox have in common with the first;
     /// `None` for these themselves.
     common: Option<SandboxSpec>,
+    /// What ends it and all that belongs to it.
+    kill_signal: i32,
 }
 
 /// A process that was just made, with what its end needs.
@@ -164,6 +167,7 @@ struct MadeProcess {
     spawned: Spawned,
     changes: Option<Changes>,
     common: Option<SandboxSpec>,
+    kill_signal: i32,
 }
 
 /// Secrets among the mounts are not kept.
@@ -172,7 +176,8 @@ fn without_mounts(spec: &SandboxSpec) -> SandboxSpec {
     SandboxSpec {
         profile: spec.profile,
         security: spec.security,
-        network: spec.network,
+        network: spec.network.clone(),
+        runtime: spec.runtime.clone(),
         no_new_privs: spec.no_new_privs,
         ulimits: spec.ulimits.clone(),
         ..SandboxSpec::new(root, Vec::new())
@@ -196,6 +201,7 @@ fn key(serial: u64, source: Source) -> u64 {
 
 struct Zygote {
     host: Host,
+    isolated: Option<Isolated>,
     /// The zygote's own process namespace.
     pid_namespace: OwnedFd,
     epoll: OwnedFd,
@@ -215,6 +221,7 @@ impl Zygote {
             .at(Stage::Launcher, || namespace.into())?;
         Ok(Zygote {
             host: Host::inspect(),
+            isolated: None,
             pid_namespace,
             epoll,
             runs: HashMap::new(),
@@ -273,7 +280,12 @@ impl Zygote {
             stdio,
         } = received;
         // SAFETY: the caller's promise.
-        match unsafe { self.make(serial, request, stdio) } {
+        let made = match unsafe { self.prepare_network(&request) } {
+            // SAFETY: the caller's promise.
+            Ok(()) => unsafe { self.make(serial, request, stdio) },
+            Err(error) => Err(error),
+        };
+        match made {
             Ok(made) => {
                 let run = Run {
                     socket,
@@ -285,6 +297,7 @@ impl Zygote {
                     changes: made.changes,
                     cgroup: made.spawned.cgroup,
                     common: made.common,
+                    kill_signal: made.kill_signal,
                 };
                 if self.watch(serial, &run).is_err() {
                     // Unwatched it would never be reaped or reported.
@@ -294,6 +307,26 @@ impl Zygote {
             }
             Err(error) => reply(&socket, &Reply::Failed(error), &[]),
         }
+    }
+
+    /// The isolated network, when a sandbox asks for it and it is not there.
+    ///
+    /// # Safety
+    /// The process must be single-threaded.
+    unsafe fn prepare_network(&mut self, request: &Request) -> Result<(), SetupError> {
+        let wanted = match request {
+            Request::Start(request) => request.spec.network == Network::Isolated,
+            Request::Exec { .. } => false,
+        };
+        if !wanted || self.isolated.as_ref().is_some_and(Isolated::works) {
+            return Ok(());
+        }
+        self.isolated = None;
+        // SAFETY: the caller's promise.
+        let isolated = unsafe { Isolated::start() }?;
+        self.host.isolated = Some(isolated.netns.clone());
+        self.isolated = Some(isolated);
+        Ok(())
     }
 
     /// # Safety
@@ -308,6 +341,7 @@ impl Zygote {
             Request::Start(request) => Ok(MadeProcess {
                 changes: Changes::of(&request.spec),
                 common: Some(without_mounts(&request.spec)),
+                kill_signal: libc::SIGKILL,
                 // SAFETY: the caller's promise.
                 spawned: unsafe { spawn::first(&self.host, *request, stdio, serial) }?,
             }),
@@ -327,6 +361,10 @@ impl Zygote {
                 Ok(MadeProcess {
                     changes: None,
                     common: None,
+                    kill_signal: match spec.runtime {
+                        None => libc::SIGKILL,
+                        Some(_) => stages::KILL_SIGNAL,
+                    },
                     // SAFETY: the caller's promise.
                     spawned: unsafe { spawn::further(&self.host, target, spec, stdio) }?,
                 })
@@ -354,13 +392,17 @@ impl Zygote {
         };
         match wire::receive_message::<Command>(run.socket.as_fd()) {
             Ok(Some((Command::Signal(number), _))) => {
+                let number = match number {
+                    libc::SIGKILL => run.kill_signal,
+                    number => number,
+                };
                 // A number that is no signal, or a process that just ended.
                 let _ = sys::send_signal(run.pidfd.as_fd(), number);
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Ok(None) | Err(_) => {
                 let _ = epoll::delete(&self.epoll, &run.socket);
-                let _ = rustix::process::pidfd_send_signal(&run.pidfd, Signal::KILL);
+                let _ = sys::send_signal(run.pidfd.as_fd(), run.kill_signal);
             }
         }
     }

@@ -170,7 +170,7 @@ impl Inner {
             user: meta.user.clone(),
             hostname: self.hostname.clone(),
             extra_hosts: self.extra_hosts.clone(),
-            network: self.network,
+            network: self.network.clone(),
             security,
             remove_mount_stubs: match meta.remove_mount_stubs_recursive {
                 true => StubRemoval::Recursive,

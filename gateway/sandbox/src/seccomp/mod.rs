@@ -5,4 +5,4 @@ mod filter;
 mod rules;
 
 pub(crate) use filter::compile;
-pub(crate) use rules::Policy;
+pub(crate) use rules::{Policy, Rule, by_name as rules_by_name};

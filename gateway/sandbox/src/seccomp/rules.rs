@@ -1,11 +1,11 @@
 //! Which system calls a confined payload may make: the default set of
 //! container engines, with the capabilities of a step.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// What happens to a system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rule {
+pub(crate) enum Rule {
     Allow,
     /// Not for a confined payload (EPERM).
     Deny,
@@ -121,4 +121,14 @@ pub(super) fn rule(policy: Policy, name: &str, allowed: &HashSet<&str>) -> Rule 
         name if allowed.contains(name) => Rule::Allow,
         _ => Rule::Deny,
     }
+}
+
+/// The rule of every call that this machine's tables know, by name.
+pub(crate) fn by_name(policy: Policy) -> BTreeMap<&'static str, Rule> {
+    let allowed = allowed();
+    tables()
+        .into_iter()
+        .flat_map(|table| table.calls)
+        .map(|(_, name)| (name, rule(policy, name, &allowed)))
+        .collect()
 }

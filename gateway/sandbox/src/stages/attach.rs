@@ -45,7 +45,7 @@ pub(super) fn mounts(
 
 /// The root as a whole cannot be covered, and a mount below `/proc` would make
 /// the kernel's answers the caller's.
-fn refuse_special(dest: &str, resolved: &Path) -> Result<(), SetupError> {
+pub(super) fn refuse_special(dest: &str, resolved: &Path) -> Result<(), SetupError> {
     if resolved.as_os_str().is_empty() || resolved.starts_with("proc") {
         let detail = format!("{dest}: nothing can be mounted on / or inside /proc");
         return Err(SetupError::new(Stage::Mount, 0, detail));

@@ -143,7 +143,7 @@ fn c_string(text: &str) -> Result<CString, SetupError> {
 }
 
 /// Adds `PATH` and `HOME` where they are missing.
-fn environment(given: &[String], home: &str) -> Vec<String> {
+pub(super) fn environment(given: &[String], home: &str) -> Vec<String> {
     let mut env = given.to_vec();
     if !env.iter().any(|e| e.starts_with("PATH=")) {
         env.push(format!("PATH={DEFAULT_PATH}"));

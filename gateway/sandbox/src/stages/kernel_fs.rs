@@ -12,7 +12,7 @@ use rustix::mount::MountAttrFlags;
 use super::detached::{self, NewFs};
 use crate::error::{At, SetupError, Stage};
 use crate::host::Host;
-use crate::spec::{Network, Profile, SandboxSpec, Security};
+use crate::spec::{Profile, SandboxSpec, Security};
 use crate::sys;
 use crate::walk::{self, Create};
 
@@ -29,7 +29,7 @@ const DEVICES: [(&str, u32, u32); 6] = [
 ];
 
 /// Also lent to an unconfined payload, as far as the host has them.
-const MORE_DEVICES: [&str; 13] = [
+pub(super) const MORE_DEVICES: [&str; 13] = [
     "kmsg",
     "cuse",
     "fuse",
@@ -54,7 +54,7 @@ const DEV_LINKS: [(&str, &str); 5] = [
 ];
 
 /// Hidden from the payload: an empty directory or an empty file is there.
-const MASKED: [&str; 11] = [
+pub(super) const MASKED: [&str; 11] = [
     "proc/acpi",
     "proc/asound",
     "proc/kcore",
@@ -68,7 +68,7 @@ const MASKED: [&str; 11] = [
     "sys/devices/virtual/powercap",
 ];
 
-const READ_ONLY: [&str; 5] = [
+pub(super) const READ_ONLY: [&str; 5] = [
     "proc/bus",
     "proc/fs",
     "proc/irq",
@@ -77,7 +77,7 @@ const READ_ONLY: [&str; 5] = [
 ];
 
 /// As BuildKit's: also when the host has more memory.
-const DEV_SIZE: &str = "65536k";
+pub(super) const DEV_SIZE: &str = "65536k";
 
 /// The detached file systems.
 pub(super) struct KernelFs {
@@ -92,7 +92,7 @@ pub(super) struct KernelFs {
     cgroup: Option<OwnedFd>,
 }
 
-fn private() -> MountAttrFlags {
+pub(super) fn private() -> MountAttrFlags {
     MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NOEXEC
         | MountAttrFlags::MOUNT_ATTR_NODEV
@@ -234,12 +234,12 @@ fn devpts(host: &Host) -> Result<OwnedFd, SetupError> {
 
 /// A user namespace may mount sysfs only together with a network namespace of
 /// its own; else the host's is lent, read-only throughout.
-fn sysfs(spec: &SandboxSpec, host: &Host) -> Result<Option<OwnedFd>, SetupError> {
+pub(super) fn sysfs(spec: &SandboxSpec, host: &Host) -> Result<Option<OwnedFd>, SetupError> {
     let mut attributes = private();
     if spec.security == Security::Sandbox {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
-    if !host.user_namespace || spec.network == Network::None {
+    if !host.user_namespace || spec.network.is_ours() {
         return Ok(Some(NewFs::open("sysfs", STAGE)?.mount(attributes)?));
     }
     let Ok(tree) = detached::clone_tree(rustix::fs::CWD, Path::new("/sys"), true) else {
@@ -252,7 +252,7 @@ fn sysfs(spec: &SandboxSpec, host: &Host) -> Result<Option<OwnedFd>, SetupError>
 
 /// The sandbox's view of its own control group; only where the host has
 /// nothing but version 2.
-fn cgroupfs(spec: &SandboxSpec, host: &Host) -> Option<OwnedFd> {
+pub(super) fn cgroupfs(spec: &SandboxSpec, host: &Host) -> Option<OwnedFd> {
     if !host.pure_cgroup2 {
         return None;
     }

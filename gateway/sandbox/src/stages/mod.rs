@@ -11,12 +11,15 @@ mod attach;
 mod detached;
 mod exec;
 mod kernel_fs;
+mod oci;
 mod parking;
 mod pivot;
 mod privileges;
 mod rootfs;
 mod sources;
 mod user;
+
+pub(crate) use oci::KILL_SIGNAL;
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{At, SetupError, Stage};
 use crate::host::Host;
+use crate::isolated;
 use crate::spec::{Network, Profile, SandboxSpec, Security};
 use crate::sys;
 use crate::walk::{self, Create, Made};
@@ -35,7 +39,8 @@ use crate::wire::StartRequest;
 /// What a new process is for.
 pub(crate) enum Work {
     /// Making a sandbox and being its first process.
-    Start(Box<StartRequest>),
+    /// With the name of the control group, for runtimes that make their own.
+    Start(Box<StartRequest>, String),
     /// Being a further process of one that runs.
     Join {
         sandbox: OwnedFd,
@@ -80,13 +85,21 @@ pub(crate) fn run(child: Child) -> ! {
         entrances,
         report,
     } = child;
-    let mut report = std::fs::File::from(report);
+    let mut report = Some(std::fs::File::from(report));
     let Err(error) = enter_cgroup(entrances).and_then(|()| match &work {
-        Work::Start(request) => start(&host, request, stdio, &mut report),
-        Work::Join { sandbox, spec } => join(&host, sandbox, spec, stdio, &mut report),
+        Work::Start(request, cgroup) => match &request.spec.runtime {
+            None => start(&host, request, stdio, &mut report),
+            Some(runtime) => oci::start(&host, request, runtime, cgroup, stdio, &mut report),
+        },
+        Work::Join { sandbox, spec } => match &spec.runtime {
+            None => join(&host, sandbox, spec, stdio, &mut report),
+            Some(runtime) => oci::join(&host, sandbox.as_fd(), spec, runtime, stdio, &mut report),
+        },
     });
     // If even this fails the zygote sees a process that ended early.
-    let _ = send(&mut report, &Report::Failed(error));
+    if let Some(mut report) = report {
+        let _ = send(&mut report, &Report::Failed(error));
+    }
     sys::exit_now(1)
 }
 
@@ -107,7 +120,7 @@ fn start(
     host: &Host,
     request: &StartRequest,
     stdio: [Option<OwnedFd>; 3],
-    report: &mut std::fs::File,
+    report: &mut Option<std::fs::File>,
 ) -> Result<std::convert::Infallible, SetupError> {
     let spec = &request.spec;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -115,6 +128,7 @@ fn start(
         .at(Stage::Namespaces, || "making all mounts private".into())?;
 
     // Host paths are visible.
+    enter_network(host, &spec.network)?;
     let parking = parking::Parking::open()?;
     let root = rootfs::open(spec, host, &parking)?;
     let kernel = kernel_fs::open(spec, host)?;
@@ -152,19 +166,34 @@ fn start(
     payload.become_it(host, spec, stdio, ready, report)
 }
 
+/// Enters a network that is neither the launcher's own nor the sandbox's.
+fn enter_network(host: &Host, network: &Network) -> Result<(), SetupError> {
+    match network {
+        Network::Host | Network::None => Ok(()),
+        Network::Namespace(path) => isolated::join(path),
+        Network::Isolated => {
+            let what = || "entering the isolated network".to_owned();
+            let Some(netns) = &host.isolated else {
+                return Err(SetupError::new(Stage::Network, 0, what()));
+            };
+            sys::setns(netns.as_fd(), libc::CLONE_NEWNET).at(Stage::Network, what)
+        }
+    }
+}
+
 /// Enters the namespaces of a sandbox that runs.
 fn join(
     host: &Host,
     sandbox: &OwnedFd,
     spec: &SandboxSpec,
     stdio: [Option<OwnedFd>; 3],
-    report: &mut std::fs::File,
+    report: &mut Option<std::fs::File>,
 ) -> Result<std::convert::Infallible, SetupError> {
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // The sandbox's processes see this one, but may not look into it.
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Stage::Namespaces, || "hiding".into())?;
     let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
-    if spec.network == Network::None {
+    if spec.network != Network::Host {
         namespaces |= libc::CLONE_NEWNET;
     }
     sys::setns(sandbox.as_fd(), namespaces)
@@ -195,11 +224,13 @@ impl Payload {
         spec: &SandboxSpec,
         stdio: [Option<OwnedFd>; 3],
         ready: Ready,
-        report: &mut std::fs::File,
+        report: &mut Option<std::fs::File>,
     ) -> Result<std::convert::Infallible, SetupError> {
         let Payload { user, cwd, null } = self;
         privileges::limit(&spec.ulimits)?;
-        send(report, &Report::Ready(ready)).at(Stage::Launcher, || "reporting".into())?;
+        if let Some(report) = report {
+            send(report, &Report::Ready(ready)).at(Stage::Launcher, || "reporting".into())?;
+        }
         exec::place_stdio(null, stdio, &user, spec.terminal)?;
         rustix::process::fchdir(&cwd).at(Stage::Cwd, || format!("entering {}", spec.cwd))?;
         let program = exec::Program::find(spec, &user)?;

@@ -12,7 +12,7 @@ const STAGE: Stage = Stage::Privileges;
 /// Capabilities of a confined payload run by root: CHOWN, DAC_OVERRIDE,
 /// FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW,
 /// SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP. As observed in a BuildKit step.
-const STEP_CAPABILITIES: u64 = 0xa804_25fb;
+pub(super) const STEP_CAPABILITIES: u64 = 0xa804_25fb;
 
 /// Applies resource limits.
 pub(super) fn limit(ulimits: &[Ulimit]) -> Result<(), SetupError> {
