@@ -1,7 +1,8 @@
 //! Measures how long a sandbox takes from its request to its reported end:
-//! `latency LAYER RUNS`, where LAYER is a directory with `/bin/true`.
+//! `latency LAYER RUNS [OCI RUNTIME]`, where LAYER is a directory with
+//! `/bin/true`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gateway_sandbox::{Launcher, LauncherOptions, Network, Root, SandboxSpec, Stdio};
@@ -11,14 +12,15 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let layer = args.next().expect("a layer");
     let runs: usize = args.next().and_then(|n| n.parse().ok()).unwrap_or(100);
+    let oci = args.next().map(PathBuf::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .expect("runtime");
-    runtime.block_on(measure(Path::new(&layer), runs));
+    runtime.block_on(measure(Path::new(&layer), runs, oci));
 }
 
-async fn measure(layer: &Path, runs: usize) {
+async fn measure(layer: &Path, runs: usize, oci: Option<PathBuf>) {
     let state = tempfile::tempdir().expect("tempdir");
     let start = Instant::now();
     let launcher = Launcher::start(LauncherOptions::default())
@@ -37,7 +39,8 @@ async fn measure(layer: &Path, runs: usize) {
             std::fs::create_dir_all(dir.join("upper")).expect("mkdir");
             std::fs::create_dir_all(dir.join("work")).expect("mkdir");
             let mut spec = SandboxSpec::new(root, vec!["/bin/true".into()]);
-            spec.network = network;
+            spec.network = network.clone();
+            spec.runtime = oci.clone();
             let start = Instant::now();
             let mut running = launcher.spawn(spec, Stdio::default()).await.expect("spawn");
             started.push(start.elapsed());

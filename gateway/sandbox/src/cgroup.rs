@@ -39,13 +39,36 @@ pub(crate) fn create(
     name: &str,
 ) -> Result<Option<(Group, Entrances)>, SetupError> {
     if spec.resources.is_empty() {
-        return Ok(None);
+        let Some(pids) = spec.default_pids else {
+            return Ok(None);
+        };
+        // Nobody asked for it: where it cannot be had, it is not.
+        let resources = Resources {
+            pids: Some(pids),
+            ..Resources::default()
+        };
+        return Ok(limit(spec, &resources, name).ok());
     }
+    let mut resources = spec.resources.clone();
+    if resources.pids.is_none() && spec.default_pids.is_some() {
+        resources.pids = spec.default_pids;
+        if let Ok(limited) = limit(spec, &resources, name) {
+            return Ok(Some(limited));
+        }
+    }
+    limit(spec, &spec.resources, name).map(Some)
+}
+
+fn limit(
+    spec: &SandboxSpec,
+    resources: &Resources,
+    name: &str,
+) -> Result<(Group, Entrances), SetupError> {
     let version_2 = is_pure_version_2();
     let settings = if version_2 {
-        settings_2(&spec.resources)
+        settings_2(resources)
     } else {
-        settings_1(&spec.resources)
+        settings_1(resources)
     };
     let relative = relative(spec, name)?;
     let mut group = Group {
@@ -72,7 +95,7 @@ pub(crate) fn create(
         })?;
     }
     let entrances = group.entrances()?;
-    Ok(Some((group, entrances)))
+    Ok((group, entrances))
 }
 
 /// The group of a sandbox, relative to the hierarchy's root.

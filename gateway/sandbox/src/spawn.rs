@@ -50,7 +50,10 @@ pub(crate) unsafe fn first(
     if spec.network == Network::None {
         namespaces |= libc::CLONE_NEWNET;
     }
-    let group = cgroup::relative(spec, &name)?.display().to_string();
+    let group = match spec.runtime {
+        Some(_) => cgroup::relative(spec, &name)?.display().to_string(),
+        None => String::new(),
+    };
     let work = Work::Start(Box::new(request), group);
     // SAFETY: the caller's promise.
     let (pidfd, report) = unsafe { clone_into(host, work, stdio, entrances, namespaces) }?;

@@ -46,6 +46,9 @@ pub struct SandboxSpec {
     /// Whether to run without those limits where no control group can be
     /// made, instead of refusing to run.
     pub resources_optional: bool,
+    /// Processes and threads when [`Resources::pids`] says nothing, on machines
+    /// where a control group can be made; elsewhere it has no effect.
+    pub default_pids: Option<u64>,
     /// Which set of privileges and system mounts the payload gets.
     pub profile: Profile,
     /// Whether gaining privileges by set-id programs is switched off.
@@ -83,6 +86,7 @@ impl SandboxSpec {
             cgroup_parent: None,
             resources: Resources::default(),
             resources_optional: false,
+            default_pids: None,
             profile: Profile::Step,
             no_new_privs: false,
             remove_mount_stubs: StubRemoval::Recursive,

@@ -213,6 +213,7 @@ pub(crate) fn read_file(
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
 
     struct Root {
@@ -258,6 +259,39 @@ mod tests {
             );
         }
         assert_eq!(root.resolve("/../..", Create::Nothing), Ok(PathBuf::new()));
+    }
+
+    #[test]
+    fn a_folder_swapped_for_a_link_ten_thousand_times_never_leads_outside() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let outside = tempfile::tempdir().expect("tempdir");
+        fs::create_dir(outside.path().join("b")).expect("mkdir");
+        let root = Root::new();
+        root.link(&outside.path().display().to_string(), "link");
+        let end = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                while !end.load(Ordering::Relaxed) {
+                    rustix::fs::renameat_with(&root.fd, "a", &root.fd, "link", flags)
+                        .expect("swap");
+                }
+            });
+            let mut inside = 0;
+            for n in 0..10_000 {
+                let name = format!("a/b/{n}");
+                if let Ok(found) = resolve(root.fd.as_fd(), Path::new(&name), Create::File) {
+                    let link = format!("/proc/self/fd/{}", found.fd.as_raw_fd());
+                    let place = fs::read_link(link).expect("readlink");
+                    assert!(place.starts_with(root.dir.path()), "{place:?}");
+                    inside += 1;
+                }
+            }
+            end.store(true, Ordering::Relaxed);
+            assert!(inside > 0);
+        });
+        let entries = fs::read_dir(outside.path().join("b")).expect("read_dir");
+        assert_eq!(entries.count(), 0);
     }
 
     #[test]

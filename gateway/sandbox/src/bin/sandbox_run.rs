@@ -52,7 +52,18 @@ async fn run(file: &Path) -> Result<i32, Box<dyn Error>> {
     if running.proc_is_hosts() {
         eprintln!("warning: /proc is partly hidden here, so the sandbox sees other processes");
     }
-    Ok(running.wait().await?.exit_code())
+    // As a cancelled build does; everything in the sandbox ends.
+    let mut cancel = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1())?;
+    let status = loop {
+        tokio::select! {
+            status = running.wait() => break status?,
+            _ = cancel.recv() => running.kill(),
+        }
+    };
+    if status.oom_killed {
+        eprintln!("error: out of memory");
+    }
+    Ok(status.exit_code())
 }
 
 fn duplicate(stream: impl AsFd) -> io::Result<OwnedFd> {

@@ -15,11 +15,11 @@ use tempfile::TempDir;
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Applets that the tests call by name.
-const APPLETS: [&str; 38] = [
+const APPLETS: [&str; 39] = [
     "sh", "cat", "ls", "id", "env", "echo", "touch", "mkdir", "rm", "rmdir", "stat", "sleep",
     "hostname", "true", "false", "mount", "umount", "mknod", "grep", "sort", "wc", "kill", "chmod",
     "chown", "ip", "dd", "mv", "ln", "df", "awk", "tail", "printf", "pwd", "unshare", "head", "tr",
-    "test", "nc",
+    "test", "nc", "setsid",
 ];
 
 /// A layer with busybox and an upper directory over it.

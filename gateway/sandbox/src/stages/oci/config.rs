@@ -77,12 +77,13 @@ pub(super) struct Surroundings<'a> {
 /// The whole file.
 pub(super) fn render(spec: &SandboxSpec, around: &Surroundings<'_>) -> Value {
     let insecure = spec.security == Security::Insecure;
+    let default_pids = spec.default_pids.filter(|_| !around.host.user_namespace);
     let mut linux = json!({
         "namespaces": [
             {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
         ],
         "cgroupsPath": format!("/{}", around.cgroup),
-        "resources": resources(spec, insecure),
+        "resources": resources(spec, default_pids, insecure),
         "rootfsPropagation": "rprivate",
     });
     if let Some(linux) = linux.as_object_mut() {
@@ -224,7 +225,7 @@ fn devices(devices: &[(String, u32, u32)]) -> Value {
 }
 
 /// Only what was asked for: a runtime fails on what its hierarchy lacks.
-fn resources(spec: &SandboxSpec, insecure: bool) -> Value {
+fn resources(spec: &SandboxSpec, default_pids: Option<u64>, insecure: bool) -> Value {
     let asked = &spec.resources;
     let mut all = Map::new();
     let device = json!([{"allow": insecure, "access": "rwm"}]);
@@ -246,7 +247,9 @@ fn resources(spec: &SandboxSpec, insecure: bool) -> Value {
     put("cpu", "quota", asked.cpu_quota.map(Value::from));
     put("cpu", "cpus", asked.cpuset_cpus.clone().map(Value::from));
     put("cpu", "mems", asked.cpuset_mems.clone().map(Value::from));
-    put("pids", "limit", asked.pids.map(Value::from));
+    // A default only where root can enforce it: elsewhere a runtime would fail.
+    let pids = asked.pids.or(default_pids);
+    put("pids", "limit", pids.map(Value::from));
     Value::Object(all)
 }
 
