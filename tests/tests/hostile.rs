@@ -274,6 +274,21 @@ fn floods_of_calls_and_memory_stop_at_their_limits() {
 }
 
 #[test]
+fn s76_a_frontend_that_takes_too_long_or_too_much_is_told_which_limit_it_met() {
+    for (timeout, mode, wanted) in [
+        (SHORT_TIMEOUT, "log-forever", "did not end within 4 seconds"),
+        (
+            TIMEOUT,
+            "memory",
+            "exit code: 137 (killed: out of memory); frontends may take 256 MiB",
+        ),
+    ] {
+        let text = Rig::new(timeout).fails(RAW, mode);
+        assert!(text.contains(wanted), "{mode}: {text}");
+    }
+}
+
+#[test]
 fn scripts_that_fork_and_eat_end_at_their_limits() {
     let rig = Rig::new(TIMEOUT);
     raw_frontend::push_as(

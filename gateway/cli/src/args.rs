@@ -135,7 +135,8 @@ pub struct Build {
     #[arg(long)]
     pub pull: bool,
 
-    /// Network of RUN steps: default, none or host (host needs --allow network.host)
+    /// Network of RUN steps: default, none, host, isolated (out only, by pasta or slirp4netns),
+    /// container:NAME or ns:PATH (host and the last two need --allow network.host)
     #[arg(long, value_name = "MODE")]
     pub network: Option<String>,
 

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use gateway_bridge::{FrontendLimits, FrontendPolicy};
 use gateway_images::registry::Registries;
+use gateway_solver::StepOptions;
 
 use crate::build::secrets::Environment;
 use crate::collection::CollectionSettings;
 use crate::error::CliError;
 use crate::registry::settings::{self, RegistryArgs};
+use crate::worker;
 
 /// The store: `--root`, else `$GATEWAY_ROOT`, else the usual place for root or for a user.
 pub fn store_root(
@@ -43,6 +45,7 @@ pub struct Settings {
     pub collection: CollectionSettings,
     /// Steps that run at once; 0 for the usual number.
     pub max_parallelism: usize,
+    pub steps: StepOptions,
     /// For stderr.
     pub warnings: Vec<String>,
 }
@@ -51,6 +54,7 @@ pub fn settings(args: &RegistryArgs, env: &Environment) -> Result<Settings, CliE
     let mut frontends = (FrontendPolicy::default(), FrontendLimits::default());
     let mut collection = CollectionSettings::default();
     let mut max_parallelism = 0;
+    let mut steps = StepOptions::default();
     let file = match settings::config_file(args, env) {
         None => None,
         Some(path) => {
@@ -65,6 +69,7 @@ pub fn settings(args: &RegistryArgs, env: &Environment) -> Result<Settings, CliE
             frontends = frontend_settings(&text).map_err(wrong)?;
             collection = CollectionSettings::parse(&text).map_err(wrong)?;
             max_parallelism = parallelism(&text).map_err(wrong)?;
+            steps = worker::parse(&text).map_err(wrong)?;
             Some((path, text))
         }
     };
@@ -78,6 +83,7 @@ pub fn settings(args: &RegistryArgs, env: &Environment) -> Result<Settings, CliE
         limits: frontends.1,
         collection,
         max_parallelism,
+        steps,
         warnings,
     })
 }

@@ -17,6 +17,7 @@ mod registry;
 mod shell;
 mod store;
 mod usage;
+mod worker;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use gateway_solver::{Solver, SolverOptions, StoredBlob, VerifyReport};
+use gateway_solver::{Solver, SolverOptions, StepOptions, StoredBlob, VerifyReport};
 use tokio_util::sync::CancellationToken;
 
 use crate::build::cancel_on_signal;
@@ -117,6 +117,7 @@ pub fn with_store<T>(
             registries: settings.registries,
             launcher: gateway_sandbox::LauncherOptions::default(),
             max_parallelism: 0,
+            steps: StepOptions::default(),
             default_platform: gateway_llb::platform::host(),
         })
         .await?;

@@ -378,6 +378,12 @@ impl Job {
         self.pins().is_some_and(|pins| pins.layout().is_some())
     }
 
+    /// How processes are run where nobody says.
+    pub fn steps(&self) -> &crate::steps::StepOptions {
+        self.solver().steps()
+    }
+
+    /// What the build may do beyond the usual.
     pub fn entitlements(&self) -> &BTreeSet<String> {
         &self.inner().options.entitlements
     }

@@ -24,6 +24,7 @@ mod shared;
 mod solve;
 mod solver;
 mod source_meta;
+mod steps;
 mod store;
 mod turn;
 mod view;
@@ -38,6 +39,7 @@ pub use import::CacheImport;
 pub use job::{Job, JobOptions};
 pub use result::{ResultRef, RootFs, ScratchDir};
 pub use solver::{Solver, SolverOptions};
+pub use steps::StepOptions;
 pub use store::DiskSpace;
 pub use store::gc::{
     PruneOptions, RecordType, StoredBlob, UsageRecord, default_policies, percent,

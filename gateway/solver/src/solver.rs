@@ -11,6 +11,7 @@ use tokio::sync::{OnceCell, Semaphore};
 
 use crate::error::SolverError;
 use crate::job::{Job, JobOptions};
+use crate::steps::StepOptions;
 use crate::store::gc::{self, PruneOptions, StoredBlob, UsageRecord};
 use crate::store::verify::{self, VerifyReport};
 use crate::store::{DiskSpace, Store};
@@ -23,6 +24,8 @@ pub struct SolverOptions {
     pub launcher: LauncherOptions,
     /// Steps that run at once; 0 for the usual number. Waiting for the network does not count.
     pub max_parallelism: usize,
+    /// How their processes are run.
+    pub steps: StepOptions,
     /// The host's platform: what an op without one runs on.
     pub default_platform: pb::Platform,
 }
@@ -83,6 +86,11 @@ impl Solver {
     /// A new build.
     pub fn job(&self, options: JobOptions) -> Job {
         Job::new(self.clone(), options)
+    }
+
+    /// How processes are run where nobody says.
+    pub fn steps(&self) -> &StepOptions {
+        &self.0.options.steps
     }
 
     /// The launcher of sandboxes; its process is started by the first call.

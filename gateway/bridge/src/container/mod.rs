@@ -78,18 +78,14 @@ impl LocalContainer {
         sources: Vec<MountSource>,
         cancel: CancellationToken,
     ) -> Result<LocalContainer, Error> {
-        let network = match pb::NetMode::try_from(request.network) {
-            Ok(pb::NetMode::None) => Network::None,
-            Ok(pb::NetMode::Unset) => Network::Host,
-            Ok(pb::NetMode::Host) => {
-                need(job, "network.host")?;
-                Network::Host
-            }
-            Err(_) => {
-                let mode = request.network;
-                return Err(Error::invalid(format!("unknown network mode {mode}")));
-            }
+        let Ok(mode) = pb::NetMode::try_from(request.network) else {
+            let mode = request.network;
+            return Err(Error::invalid(format!("unknown network mode {mode}")));
         };
+        if mode == pb::NetMode::Host {
+            need(job, "network.host")?;
+        }
+        let network = job.steps().network(mode);
         let extra_hosts = job.extra_hosts(&request.extra_hosts)?;
         let list = request.mounts.into_iter().zip(sources).collect();
         let mounts = Arc::new(job.container_mounts(list).await?);
@@ -162,7 +158,7 @@ impl Inner {
         security: Security,
     ) -> SandboxSpec {
         let meta = &request.meta;
-        SandboxSpec {
+        let mut spec = SandboxSpec {
             root_readonly: self.mounts.root_readonly(),
             mounts: self.mounts.mounts().to_vec(),
             env,
@@ -178,7 +174,9 @@ impl Inner {
             },
             terminal: request.tty,
             ..SandboxSpec::new(self.mounts.root(), meta.args.clone())
-        }
+        };
+        self.job.steps().apply(&mut spec);
+        spec
     }
 }
 

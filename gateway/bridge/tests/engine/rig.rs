@@ -13,7 +13,7 @@ use gateway_images::registry::{Registries, RegistriesConfig};
 use gateway_sandbox::LauncherOptions;
 use gateway_session::{LocalSession, Secret, SecretSource};
 use gateway_solver::policy::SourcePolicies;
-use gateway_solver::{CacheImport, Exporter, Solver, SolverOptions};
+use gateway_solver::{CacheImport, Exporter, Solver, SolverOptions, StepOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::raw_frontend;
@@ -94,6 +94,7 @@ impl Rig {
             }),
             launcher: LauncherOptions::default(),
             max_parallelism: 0,
+            steps: StepOptions::default(),
             default_platform: gateway_llb::platform::host(),
         })
         .await

@@ -28,6 +28,7 @@ use crate::args::Build;
 use crate::config;
 use crate::error::CliError;
 use crate::progress::{Display, Mode, Options as DisplayOptions};
+use crate::worker;
 
 /// Keys of the exporter's answer that go to files and stdout.
 const IMAGE_DIGEST: &str = "containerimage.digest";
@@ -115,6 +116,14 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
     for warning in notes.iter().chain(&settings.warnings) {
         eprintln!("warning: {warning}");
     }
+    let mut steps = settings.steps;
+    if let Some(mode) = args
+        .network
+        .as_deref()
+        .filter(|mode| worker::is_of_machine(mode))
+    {
+        worker::use_network(mode, &inputs.entitlements, &mut steps)?;
+    }
     let root = config::store_root(
         args.root.as_deref(),
         &env,
@@ -126,6 +135,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         registries: settings.registries,
         launcher: gateway_sandbox::LauncherOptions::default(),
         max_parallelism: settings.max_parallelism,
+        steps,
         default_platform: gateway_llb::platform::host(),
     })
     .await?;

@@ -279,11 +279,13 @@ fn simple_opts(
         Some(mode @ ("none" | "host")) => {
             opts.insert("force-network-mode".into(), mode.to_owned());
         }
+        // A matter of this machine, not of frontends.
+        Some(mode) if crate::worker::is_of_machine(mode) => {}
         Some(other) => {
             return Err(UsageError::new(
                 "--network",
                 other,
-                "default, none and host are known".into(),
+                "default, none, host, isolated, container:NAME and ns:PATH are known".into(),
             ));
         }
     }

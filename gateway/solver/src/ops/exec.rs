@@ -10,7 +10,7 @@ use std::sync::Arc;
 use gateway_api::error::SolveDetail;
 use gateway_api::{Code, Detail, Error};
 use gateway_llb::pb;
-use gateway_sandbox::{Network, Resources, SandboxSpec, Security, Stdio, StubRemoval, Ulimit};
+use gateway_sandbox::{Resources, SandboxSpec, Security, Stdio, StubRemoval, Ulimit};
 
 use super::image;
 use crate::job::JobInner;
@@ -97,10 +97,9 @@ async fn spec(
     spec.user.clone_from(&meta.user);
     spec.hostname.clone_from(&meta.hostname);
     spec.extra_hosts = extra_hosts(&meta.extra_hosts)?;
-    spec.network = match op.network() {
-        pb::NetMode::None => Network::None,
-        pb::NetMode::Unset | pb::NetMode::Host => Network::Host,
-    };
+    let steps = job.solver().steps();
+    steps.apply(&mut spec);
+    spec.network = steps.network(op.network());
     spec.security = match op.security() {
         pb::SecurityMode::Sandbox => Security::Sandbox,
         pb::SecurityMode::Insecure => Security::Insecure,

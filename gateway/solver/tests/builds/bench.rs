@@ -13,7 +13,7 @@ use gateway_llb::{
 use gateway_sandbox::LauncherOptions;
 use gateway_session::{LocalSession, Secret, SecretSource};
 use gateway_solver::policy::SourcePolicies;
-use gateway_solver::{Job, JobOptions, ResultRef, Solver, SolverOptions};
+use gateway_solver::{Job, JobOptions, ResultRef, Solver, SolverOptions, StepOptions};
 use tokio_util::sync::CancellationToken;
 
 pub struct Bench {
@@ -70,6 +70,7 @@ impl Bench {
                 program: env!("CARGO_BIN_EXE_solver-zygote").into(),
             },
             max_parallelism,
+            steps: StepOptions::default(),
             default_platform: platform::host(),
         })
         .await
