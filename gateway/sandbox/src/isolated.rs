@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::error::{At, SetupError, Stage};
 use crate::rootless::PROGRAM_DIRS;
 use crate::sys;
+use crate::wire::{self, Hello};
 
 const STAGE: Stage = Stage::Network;
 
@@ -66,7 +68,8 @@ impl Isolated {
             let Some(program) = find(name) else {
                 continue;
             };
-            let netns = new_namespace()?;
+            // SAFETY: the caller's promise.
+            let netns = unsafe { new_namespace() }?;
             // SAFETY: the caller's promise.
             match unsafe { run(helper, &program, netns.as_fd()) } {
                 Ok(helper) => {
@@ -108,21 +111,47 @@ fn find(name: &str) -> Option<PathBuf> {
     candidates.into_iter().find(|path| path.exists())
 }
 
-/// A network namespace with `lo` up, made by standing in it for a moment.
-fn new_namespace() -> Result<OwnedFd, SetupError> {
+/// A network namespace with `lo` up. A child makes it and hands it over: this
+/// process could not come back from it, since the host's network belongs to
+/// somebody else when this is an ordinary user's.
+///
+/// # Safety
+/// The process must be single-threaded.
+unsafe fn new_namespace() -> Result<OwnedFd, SetupError> {
     let what = || "making a network namespace".to_owned();
-    let open = || {
+    let (near, far) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .at(STAGE, what)?;
+    let make = || {
+        sys::unshare(libc::CLONE_NEWNET)?;
+        sys::loopback_up()?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         rustix::fs::open("/proc/self/ns/net", flags, Mode::empty())
     };
-    let own = open().at(STAGE, what)?;
-    sys::unshare(libc::CLONE_NEWNET).at(STAGE, what)?;
-    let made = sys::loopback_up().and_then(|()| open());
-    if sys::setns(own.as_fd(), libc::CLONE_NEWNET).is_err() {
-        // Every later sandbox would be cut off from the network.
-        sys::exit_now(1);
+    // SAFETY: the caller's promise.
+    let pid = unsafe { sys::fork() }.at(STAGE, what)?;
+    if pid == 0 {
+        let told = match make().at(STAGE, what) {
+            Ok(made) => wire::send_message(far.as_fd(), &Hello::Ready, &[made.as_fd()]),
+            Err(error) => wire::send_message(far.as_fd(), &Hello::Failed(error), &[]),
+        };
+        sys::exit_now(i32::from(told.is_err()))
     }
-    made.at(STAGE, what)
+    drop(far);
+    let answer = wire::receive_message::<Hello>(near.as_fd());
+    sys::wait_child(pid).at(STAGE, what)?;
+    match answer.at(STAGE, what)? {
+        Some((Hello::Failed(error), _)) => Err(error),
+        Some((Hello::Ready, made)) if !made.is_empty() => made
+            .into_iter()
+            .next()
+            .ok_or_else(|| SetupError::new(STAGE, 0, what())),
+        _ => Err(SetupError::new(STAGE, 0, what())),
+    }
 }
 
 /// Starts a helper and waits until the network works; its pidfd.
@@ -164,7 +193,8 @@ unsafe fn run(helper: Helper, program: &Path, netns: BorrowedFd<'_>) -> Result<O
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(text)?;
     let works = match helper {
         Helper::Slirp => says_ready(&ready),
-        Helper::Pasta => gets_interface(netns, pidfd.as_fd()),
+        // SAFETY: the caller's promise.
+        Helper::Pasta => unsafe { gets_interface(netns, pidfd.as_fd()) },
     };
     if works {
         return Ok(pidfd);
@@ -229,33 +259,42 @@ fn says_ready(ready: &OwnedFd) -> bool {
 }
 
 /// pasta says nothing; the network is there when it has a route.
-fn gets_interface(netns: BorrowedFd<'_>, helper: BorrowedFd<'_>) -> bool {
+///
+/// # Safety
+/// The process must be single-threaded.
+unsafe fn gets_interface(netns: BorrowedFd<'_>, helper: BorrowedFd<'_>) -> bool {
     let deadline = Instant::now() + READY_WITHIN;
     while Instant::now() < deadline {
         if readable(helper, LOOK_EVERY) {
             return false;
         }
-        if has_route(netns) {
+        // SAFETY: the caller's promise.
+        if unsafe { has_route(netns) } {
             return true;
         }
     }
     false
 }
 
-fn has_route(netns: BorrowedFd<'_>) -> bool {
-    let Ok(own) = std::fs::File::open("/proc/self/ns/net") else {
+/// Looked at by a child, which does not have to come back.
+///
+/// # Safety
+/// The process must be single-threaded.
+unsafe fn has_route(netns: BorrowedFd<'_>) -> bool {
+    // SAFETY: the caller's promise.
+    let Ok(pid) = (unsafe { sys::fork() }) else {
         return false;
     };
-    if sys::setns(netns, libc::CLONE_NEWNET).is_err() {
-        return false;
+    if pid == 0 {
+        let entered = sys::setns(netns, libc::CLONE_NEWNET).is_ok();
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        // A heading, and a line for each route; those of IPv6 name the interface last.
+        let four = read("/proc/self/net/route").lines().count() > 1;
+        let six = read("/proc/self/net/ipv6_route");
+        let six = six.lines().any(|line| !line.ends_with("lo"));
+        sys::exit_now(i32::from(!(entered && (four || six))))
     }
-    let routes = ["/proc/self/net/route", "/proc/self/net/ipv6_route"].map(std::fs::read_to_string);
-    if sys::setns(own.as_fd(), libc::CLONE_NEWNET).is_err() {
-        sys::exit_now(1);
-    }
-    let [four, six] = routes.map(Result::unwrap_or_default);
-    // A heading, and a line for each route; those of IPv6 name the interface last.
-    four.lines().count() > 1 || six.lines().any(|line| !line.ends_with("lo"))
+    sys::wait_child(pid).is_ok_and(|status| status == 0)
 }
 
 /// What the helper printed, as one line.

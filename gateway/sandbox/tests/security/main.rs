@@ -11,5 +11,6 @@ mod frontends;
 mod kernel;
 mod leaks;
 mod limits;
+mod parity;
 mod paths;
 mod places;
