@@ -70,5 +70,5 @@ fn every_point_of_safety_has_tests_and_all_tests_of_the_tables_exist() {
             count += 1;
         }
     }
-    assert!(count > 100, "{count} tests only: were the tables read?");
+    assert!(count >= 90, "{count} tests only: were the tables read?");
 }
