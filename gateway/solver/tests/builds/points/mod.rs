@@ -3,5 +3,6 @@
 
 mod definitions;
 mod exec;
+mod files;
 mod keys;
 mod solver;
