@@ -84,7 +84,8 @@ impl Pipeline {
                 }
             })?;
         }
-        let (pending, ordered) = sync_channel::<Receiver<Packed>>(threads * 2);
+        // No more results than blocks wait for their turn.
+        let (pending, ordered) = sync_channel::<Receiver<Packed>>(threads);
         // One for each thread, one that waits for the next of them to be free, and one that is filled.
         let buffers = (threads + 2).min(block::most(options.compression));
         let (home, spare) = sync_channel(buffers);
