@@ -59,6 +59,35 @@ pub fn is_nondistributable(media_type: &str) -> bool {
         || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
 }
 
+/// Non-distributable layer types and what the same bytes are called where everybody may have them.
+const DISTRIBUTABLE: [(&str, &str); 2] = [
+    (
+        "application/vnd.oci.image.layer.nondistributable.v1.",
+        "application/vnd.oci.image.layer.v1.",
+    ),
+    (
+        "application/vnd.docker.image.rootfs.foreign.diff.",
+        "application/vnd.docker.image.rootfs.diff.",
+    ),
+];
+
+/// The type of a layer that a registry may hold; other types stay.
+pub fn distributable(media_type: &str) -> String {
+    renamed(media_type, DISTRIBUTABLE)
+}
+
+/// The type of a layer that is fetched from its `urls`; other types stay.
+pub fn nondistributable(media_type: &str) -> String {
+    renamed(media_type, DISTRIBUTABLE.map(|(kept, free)| (free, kept)))
+}
+
+fn renamed(media_type: &str, pairs: [(&str, &str); 2]) -> String {
+    let found = pairs
+        .iter()
+        .find_map(|(from, to)| Some(format!("{to}{}", media_type.strip_prefix(from)?)));
+    found.unwrap_or_else(|| media_type.to_owned())
+}
+
 fn is_schema1(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
 }
@@ -443,6 +472,31 @@ mod tests {
         let spec: oci_spec::image::ImageManifest =
             serde_json::from_slice(&manifest_json()).unwrap();
         assert_eq!(spec.layers()[0].size(), 5);
+    }
+
+    #[test]
+    fn layers_have_a_name_for_those_who_may_not_hand_them_on() {
+        for (free, kept) in [
+            (
+                OCI_LAYER_ZSTD,
+                "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+            ),
+            (
+                DOCKER_LAYER_GZIP,
+                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            ),
+        ] {
+            assert_eq!(
+                (
+                    distributable(kept).as_str(),
+                    nondistributable(free).as_str()
+                ),
+                (free, kept)
+            );
+            assert_eq!(distributable(free), free);
+            assert!(is_nondistributable(kept) && !is_nondistributable(free));
+        }
+        assert_eq!(nondistributable(IN_TOTO), IN_TOTO);
     }
 
     #[test]

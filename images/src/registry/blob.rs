@@ -95,7 +95,10 @@ impl Inner {
             idle_resumes: 0,
             attempts,
         };
-        blob.open().await?;
+        // Nothing is left to ask for where all was here.
+        if blob.done < blob.descriptor.size {
+            blob.open().await?;
+        }
         Ok(blob)
     }
 }

@@ -13,6 +13,9 @@ use crate::store::{BlobStore, BlobWriter, Follower, StoreError};
 
 /// Pieces that wait for the writing thread: enough to keep it busy, little to hold.
 const QUEUE: usize = 16;
+/// The beginning of a blob from this size on is kept when its transfer breaks off or is killed, for the next to go on.
+/// Smaller ones are fetched again in no time.
+const RESUMABLE_BYTES: u64 = 4 << 20;
 
 impl Registries {
     /// Brings a blob into the store; false when it was there. Wrong bytes of one host are refused and asked of the
@@ -49,10 +52,29 @@ impl Registries {
             store.put(&bytes).map_err(stored)?;
             return Ok(true);
         }
+        let mut resumable = descriptor.size >= RESUMABLE_BYTES;
         loop {
-            let mut blob = self.0.open_blob(reference, descriptor, 0, None).await?;
+            let mut writer = match resumable {
+                true => {
+                    let (store, wanted) = (store.clone(), descriptor.clone());
+                    let resumed = move || store.resume(&wanted.digest, wanted.size);
+                    tokio::task::spawn_blocking(resumed)
+                        .await
+                        .map_err(|e| stored_panic(descriptor, e))?
+                }
+                false => store.writer(),
+            }
+            .map_err(stored)?;
+            let resumed = writer.resumed();
+            let opened = self.0.open_blob(reference, descriptor, resumed, None).await;
+            let mut blob = match opened {
+                Ok(blob) => blob,
+                Err(error) => {
+                    writer.leave();
+                    return Err(error);
+                }
+            };
             let (queue, pieces) = mpsc::channel(QUEUE);
-            let mut writer = store.writer().map_err(stored)?;
             if let Some(followed) = followed {
                 followed(writer.follow().map_err(|source| RegistryError::Source {
                     digest: descriptor.digest.clone(),
@@ -62,7 +84,7 @@ impl Registries {
             let (target, wanted) = (store.clone(), descriptor.clone());
             let writing =
                 tokio::task::spawn_blocking(move || write(writer, &target, &wanted, pieces));
-            let mut come = 0;
+            let mut come = resumed;
             let broken = loop {
                 match blob.next().await {
                     Ok(Some(piece)) => {
@@ -84,6 +106,8 @@ impl Registries {
             }
             match written {
                 Ok(()) => return Ok(true),
+                // It may be what was here that was wrong.
+                Err(StoreError::DigestMismatch { .. }) if resumed > 0 => resumable = false,
                 Err(StoreError::DigestMismatch { expected, actual }) => {
                     let last = blob.is_on_last_host();
                     let error = blob.bad(HostError::Digest {
@@ -120,6 +144,14 @@ fn write(
             path: store.root().to_owned(),
             source,
         })?;
+    }
+    if writer.written() < wanted.size {
+        let actual = writer.written();
+        writer.leave();
+        return Err(StoreError::SizeMismatch {
+            expected: wanted.size,
+            actual,
+        });
     }
     writer.commit_as(&wanted.digest, wanted.size).map(|_| ())
 }

@@ -29,6 +29,12 @@ const CHECK_BUFFER: usize = 256 << 10;
 /// An unfinished file younger than this is never swept: its writer may be between creating and locking it.
 const MIN_SWEEP_AGE: Duration = Duration::from_secs(60);
 
+/// The beginning of a blob is kept so long for somebody who goes on with it.
+const PART_SWEEP_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// The extension of a file with the beginning of a blob.
+const PART: &str = "part";
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("blob {digest}: not found")]
@@ -116,6 +122,11 @@ impl BlobStore {
         self.root.join("ingest")
     }
 
+    /// Where the beginning of a blob is that somebody may go on with.
+    fn part(&self, digest: &Digest) -> PathBuf {
+        self.ingest().join(digest.hex()).with_extension(PART)
+    }
+
     /// Where the blob is or would be.
     pub fn path(&self, digest: &Digest) -> PathBuf {
         self.blobs().join(digest.hex())
@@ -174,6 +185,16 @@ impl BlobStore {
     /// Starts a new blob. It becomes visible by one of the writer's `commit` calls and vanishes when dropped.
     pub fn writer(&self) -> Result<BlobWriter, StoreError> {
         BlobWriter::create(self.clone())
+    }
+
+    /// Goes on with a blob where an earlier writer [left](BlobWriter::leave) it or was killed, from the first byte where
+    /// none did; what is there is read to hash it. Whether it was right shows when the whole is committed. An ordinary
+    /// writer where another has the beginning in hand.
+    pub fn resume(&self, digest: &Digest, size: u64) -> Result<BlobWriter, StoreError> {
+        match BlobWriter::resume(self, digest, size)? {
+            Some(writer) => Ok(writer),
+            None => self.writer(),
+        }
     }
 
     /// Stores `bytes` and gives their digest. Costs no write when they are here already.
@@ -241,7 +262,7 @@ impl BlobStore {
     /// Removes what killed writers left in `ingest/` and gives the number of files removed.
     ///
     /// A living writer holds a lock on its file, and the kernel frees it at any kind of death: a file whose
-    /// lock is free and that is older than a minute has no writer.
+    /// lock is free and that is older than a minute has no writer. The beginning of a blob is kept for a day.
     pub fn sweep(&self) -> Result<usize, StoreError> {
         let dir = self.ingest();
         let mut swept = 0;
@@ -259,7 +280,11 @@ impl BlobStore {
                 Ok(age) => age,
                 Err(ahead) => ahead.duration(),
             };
-            if age >= MIN_SWEEP_AGE
+            let least = match path.extension() {
+                Some(extension) if extension == PART => PART_SWEEP_AGE,
+                _ => MIN_SWEEP_AGE,
+            };
+            if age >= least
                 && writer::try_lock(&file).map_err(StoreError::io("lock", &path))?
                 && fs::remove_file(&path).is_ok()
             {
@@ -384,6 +409,50 @@ mod tests {
         assert_eq!(store.sweep().unwrap(), 2);
         assert!(!stale.exists() && !store.ingest().join("future").exists());
         writer.commit().unwrap();
+    }
+
+    #[test]
+    fn what_a_writer_left_is_gone_on_with_and_vouched_for_at_the_end() {
+        let (_dir, store) = store();
+        let (whole, digest) = (b"0123456789", Digest::of(b"0123456789"));
+        let mut writer = store.resume(&digest, 10).unwrap();
+        assert_eq!(writer.resumed(), 0);
+        writer.write_all(&whole[..6]).unwrap();
+        // Nobody else takes it meanwhile.
+        assert_eq!(store.resume(&digest, 10).unwrap().resumed(), 0);
+        writer.leave();
+        assert!(!store.contains(&digest));
+        let mut writer = store.resume(&digest, 10).unwrap();
+        assert_eq!((writer.resumed(), writer.written()), (6, 6));
+        let mut follower = writer.follow().unwrap();
+        writer.write_all(&whole[6..]).unwrap();
+        writer.commit_as(&digest, 10).unwrap();
+        let mut read = Vec::new();
+        follower.read_to_end(&mut read).unwrap();
+        assert_eq!(read, whole);
+        assert_eq!(store.read(&digest, 10).unwrap(), whole);
+        // What is wrong, and what is longer than the blob, does not come back.
+        fs::write(store.part(&digest), b"xxxxxx").unwrap();
+        let mut writer = store.resume(&digest, 10).unwrap();
+        writer.write_all(&whole[6..]).unwrap();
+        assert!(writer.commit_as(&digest, 10).is_err());
+        assert!(!store.part(&digest).exists());
+        fs::write(store.part(&digest), b"more than ten bytes").unwrap();
+        assert_eq!(store.resume(&digest, 10).unwrap().resumed(), 0);
+    }
+
+    #[test]
+    fn the_beginning_of_a_blob_is_swept_after_a_day() {
+        let (_dir, store) = store();
+        for (hours, swept) in [(1, 0), (25, 1)] {
+            let part = store.part(&Digest::of(b"x"));
+            let age = Duration::from_secs(hours * 3600);
+            let file = File::create(&part).unwrap();
+            file.set_modified(std::time::SystemTime::now() - age)
+                .unwrap();
+            drop(file);
+            assert_eq!((store.sweep().unwrap(), part.exists()), (swept, swept == 0));
+        }
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! One blob on its way into the store: hashed while it is written, renamed into place when complete.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use rustix::fs::FlockOperation;
 use sha2::{Digest as _, Sha256};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use super::follow::{Follower, Lead};
-use super::{BlobStore, StoreError};
+use super::{BlobStore, PART, StoreError};
 use crate::digest::Digest;
 use crate::fail_point::fail_point;
 
@@ -28,9 +30,14 @@ pub struct BlobWriter {
     file: NamedTempFile,
     hasher: Sha256,
     written: u64,
+    /// Bytes of an earlier writer that this one goes on from.
+    resumed: u64,
     /// Whoever reads along.
     lead: Option<Lead>,
 }
+
+/// Attempts at a part whose writer ends at this moment.
+const MAX_PART_RACES: usize = 4;
 
 /// Takes the exclusive lock that marks a file as being written; false if another holds it.
 pub(super) fn try_lock(file: &File) -> io::Result<bool> {
@@ -38,6 +45,14 @@ pub(super) fn try_lock(file: &File) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// The path names this file.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
     }
 }
 
@@ -54,8 +69,76 @@ impl BlobWriter {
             file,
             hasher: Sha256::new(),
             written: 0,
+            resumed: 0,
             lead: None,
         })
+    }
+
+    /// Goes on with what an earlier writer of the blob left. `None` while another has it.
+    pub(super) fn resume(
+        store: &BlobStore,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Option<Self>, StoreError> {
+        let path = store.part(digest);
+        for _ in 0..MAX_PART_RACES {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(StoreError::io("open", &path))?;
+            if !try_lock(&file).map_err(StoreError::io("lock", &path))? {
+                return Ok(None);
+            }
+            // Until the lock was had, its writer may have made it the blob.
+            if !is_at(&file, &path) {
+                continue;
+            }
+            let failed = |error| StoreError::io("read", &path)(error);
+            file.set_permissions(Permissions::from_mode(0o644))
+                .map_err(failed)?;
+            if file.metadata().map_err(failed)?.len() > size {
+                file.set_len(0).map_err(failed)?;
+            }
+            let place = TempPath::try_from_path(&path).map_err(failed)?;
+            let mut file = NamedTempFile::from_parts(file, place);
+            let mut hasher = Sha256::new();
+            let mut buffer = vec![0; super::CHECK_BUFFER];
+            let mut resumed = 0;
+            loop {
+                match file.as_file_mut().read(&mut buffer).map_err(failed)? {
+                    0 => break,
+                    read => {
+                        hasher.update(&buffer[..read]);
+                        resumed += read as u64;
+                    }
+                }
+            }
+            return Ok(Some(BlobWriter {
+                store: store.clone(),
+                file,
+                hasher,
+                written: resumed,
+                resumed,
+                lead: None,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Bytes that were here before: nobody has vouched for them yet.
+    pub fn resumed(&self) -> u64 {
+        self.resumed
+    }
+
+    /// Ends without a blob. What was written stays for [`BlobStore::resume`], where it came from there.
+    pub fn leave(self) {
+        if self.file.path().extension() == Some(OsStr::new(PART)) {
+            // A file that cannot be kept is gone, as after any other end.
+            let _ = self.file.keep();
+        }
     }
 
     /// Bytes taken so far.

@@ -51,6 +51,18 @@ pub async fn make(
             "cannot export attestations with \"oci-mediatypes=false\"",
         ));
     }
+    for platform in options
+        .annotations
+        .iter()
+        .filter_map(|a| a.platform.as_deref())
+    {
+        let alone = !solved.map || solved.images.len() == 1;
+        if !alone && !solved.images.iter().any(|image| image.id == platform) {
+            return Err(Error::unknown(format!(
+                "invalid annotation: no platform {platform} found in source"
+            )));
+        }
+    }
     if !indexed {
         let on_index = |a: &super::options::Annotation| {
             matches!(
@@ -81,7 +93,12 @@ pub async fn make(
     let mut statements = Vec::new();
     let mut last: Option<(Descriptor, Option<String>)> = None;
     for (image, ready) in solved.images.iter().zip(ready) {
-        let (made, created) = manifest(solved, image, &ready, options)?;
+        // Without an index, a lone image has no platform that annotations could name.
+        let id = match image.id.is_empty() && indexed {
+            true => image.platform.normalized().to_string(),
+            false => image.id.clone(),
+        };
+        let (made, created) = manifest(solved, image, &id, &ready, options)?;
         for what in [
             format!("exporting manifest {}", made.descriptor().digest),
             format!(
@@ -98,7 +115,7 @@ pub async fn make(
         descriptor.platform = Some(image.platform.normalized());
         descriptor
             .annotations
-            .extend(options.annotations(AnnotationPlace::ManifestDescriptor, &image.id));
+            .extend(options.annotations(AnnotationPlace::ManifestDescriptor, &id));
         if let Some(config) = made.config_descriptor() {
             last = Some((config.clone(), created));
         }
@@ -172,6 +189,7 @@ fn attest(
 fn manifest(
     solved: &Solved,
     image: &SolvedImage,
+    id: &str,
     ready: &[layers::ReadyLayer],
     options: &ImageOptions,
 ) -> Outcome<(Image, Option<String>)> {
@@ -201,7 +219,7 @@ fn manifest(
         config,
         &descriptors,
         options.family,
-        options.annotations(AnnotationPlace::Manifest, &image.id),
+        options.annotations(AnnotationPlace::Manifest, id),
     )
     .map_err(internal)?;
     Ok((made, created))

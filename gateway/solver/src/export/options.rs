@@ -6,6 +6,7 @@ use gateway_api::result::metadata;
 use gateway_api::{Code, Error};
 use gateway_images::archive::Family;
 use gateway_images::layer::{CompressOptions, Compression};
+use gateway_images::platform::Platform;
 use gateway_images::reference::Reference;
 
 /// How an image is written.
@@ -39,6 +40,10 @@ pub struct ImageOptions {
     pub attest_inline: bool,
     /// Statements as OCI artifacts.
     pub oci_artifact: bool,
+    /// Layers of base images that are to be fetched from elsewhere stay there.
+    pub prefer_nondist: bool,
+    /// The layers of what gets a name in the store are unpacked at once.
+    pub unpack: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +57,7 @@ pub enum AnnotationPlace {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Annotation {
     pub place: AnnotationPlace,
-    /// For one platform only.
+    /// For one platform only, by its normalised id.
     pub platform: Option<String>,
     pub key: String,
     pub value: String,
@@ -81,7 +86,9 @@ impl ImageOptions {
         let oci = flag(attrs, "oci-mediatypes")?.unwrap_or(oci_by_default);
         let family = if oci { Family::Oci } else { Family::Docker };
         let annotations = annotations(attrs, result)?;
-        if !annotations.is_empty() && !oci {
+        // Manifests have them in either family.
+        let beyond = |a: &Annotation| a.place != AnnotationPlace::Manifest;
+        if annotations.iter().any(beyond) && !oci {
             return Err(Error::unknown(
                 "cannot export annotations with \"oci-mediatypes=false\"",
             ));
@@ -92,6 +99,13 @@ impl ImageOptions {
                 "unable to export zstd layers with \"oci-mediatypes=false\"",
             ));
         }
+        let rewrite_timestamp = flag(attrs, "rewrite-timestamp")?.unwrap_or(false);
+        let unpack = flag(attrs, "unpack")?.unwrap_or(false);
+        if rewrite_timestamp && unpack {
+            return Err(Error::unknown(
+                "exporter option \"rewrite-timestamp\" conflicts with \"unpack\"",
+            ));
+        }
         let (given_names, names) = parse_names(attrs, names, result)?.into_iter().unzip();
         Ok(ImageOptions {
             names,
@@ -100,7 +114,7 @@ impl ImageOptions {
             compression,
             force: flag(attrs, "force-compression")?.unwrap_or(false),
             epoch: epoch(attrs, result)?,
-            rewrite_timestamp: flag(attrs, "rewrite-timestamp")?.unwrap_or(false),
+            rewrite_timestamp,
             annotations,
             push: flag(attrs, "push")?.unwrap_or(false),
             push_by_digest: flag(attrs, "push-by-digest")?.unwrap_or(false),
@@ -112,6 +126,8 @@ impl ImageOptions {
             store: flag(attrs, "store")?.unwrap_or(true),
             attest_inline: flag(attrs, "attestation-inline")?.unwrap_or(false),
             oci_artifact: flag(attrs, "oci-artifact")?.unwrap_or(true),
+            prefer_nondist: flag(attrs, "prefer-nondist-layers")?.unwrap_or(false),
+            unpack,
         })
     }
 
@@ -120,12 +136,16 @@ impl ImageOptions {
         self.push && !self.store
     }
 
-    /// Annotations of a place, for a platform.
+    /// Annotations of a place, for a platform. There is one index for all of them.
     pub fn annotations(&self, place: AnnotationPlace, id: &str) -> BTreeMap<String, String> {
+        let of_index = matches!(
+            place,
+            AnnotationPlace::Index | AnnotationPlace::IndexDescriptor
+        );
         self.annotations
             .iter()
             .filter(|a| a.place == place)
-            .filter(|a| a.platform.as_deref().is_none_or(|p| p == id))
+            .filter(|a| of_index || a.platform.as_deref().is_none_or(|p| p == id))
             .map(|a| (a.key.clone(), a.value.clone()))
             .collect()
     }
@@ -256,8 +276,11 @@ fn annotation(name: &str, value: String) -> Result<Option<Annotation>, Error> {
     let (platform, rest) = match rest.strip_prefix('[') {
         None => (None, rest),
         Some(rest) => {
-            let (platform, rest) = rest.split_once(']').ok_or_else(invalid)?;
-            (Some(platform.to_owned()), rest)
+            let (text, rest) = rest.split_once(']').ok_or_else(invalid)?;
+            let platform: Platform = text
+                .parse()
+                .map_err(|error| Error::unknown(format!("invalid annotation {name:?}: {error}")))?;
+            (Some(platform.normalized().to_string()), rest)
         }
     };
     let key = rest.strip_prefix('.').ok_or_else(invalid)?;
@@ -292,9 +315,50 @@ mod tests {
                 value: "v".into(),
             }
         );
+        let spelled = annotation("annotation[linux/aarch64].k", "v".into());
+        assert_eq!(
+            spelled.unwrap().unwrap().platform.as_deref(),
+            Some("linux/arm64")
+        );
+        assert!(annotation("annotation[no such].k", "v".into()).is_err());
         assert!(annotation("annotation.k", "v".into()).unwrap().is_some());
         assert!(annotation("annotations", "v".into()).unwrap().is_none());
         assert!(annotation("annotation-nowhere.k", "v".into()).is_err());
+    }
+
+    fn parsed(attrs: &[(&str, &str)]) -> Result<ImageOptions, Error> {
+        let attrs = attrs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        ImageOptions::parse(&attrs, &[], &BTreeMap::new(), true)
+    }
+
+    #[test]
+    fn dockers_types_have_annotations_on_manifests_alone() {
+        let docker = ("oci-mediatypes", "false");
+        assert!(parsed(&[docker, ("annotation.k", "v")]).is_ok());
+        for place in ["index", "index-descriptor", "manifest-descriptor"] {
+            let error = parsed(&[docker, (&format!("annotation-{place}.k"), "v")]).unwrap_err();
+            assert_eq!(
+                error.message,
+                "cannot export annotations with \"oci-mediatypes=false\""
+            );
+        }
+    }
+
+    #[test]
+    fn flags_that_exclude_each_other_or_are_no_flags_are_refused() {
+        let error = parsed(&[("unpack", "true"), ("rewrite-timestamp", "true")]).unwrap_err();
+        assert!(error.message.contains("conflicts with \"unpack\""));
+        for key in ["unpack", "prefer-nondist-layers"] {
+            let error = parsed(&[(key, "perhaps")]).unwrap_err();
+            assert!(
+                error
+                    .message
+                    .contains(&format!("non-bool value specified for {key}"))
+            );
+        }
     }
 
     #[test]

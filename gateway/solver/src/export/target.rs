@@ -55,6 +55,15 @@ pub async fn image_store(
             .set_image(&name.to_string(), &record, now)
             .map_err(internal)?;
         status.done();
+        if options.unpack {
+            let status = job
+                .reports
+                .status(vertex, format!("unpacking to {name}"), "");
+            for image in &solved.images {
+                crate::ops::image::ensure(job, &image.snapshot).await?;
+            }
+            status.done();
+        }
     }
     let push = match options.push {
         true => Some(Push::new(solved, &made, options)?),
