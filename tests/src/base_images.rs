@@ -69,6 +69,19 @@ impl<'a> Layout<'a> {
         self.blob(manifest.to_string().as_bytes(), MANIFEST)
     }
 
+    /// An image of one uncompressed layer tar that says to be had from `url` only. Returns the manifest's descriptor.
+    pub fn foreign_image(&self, tar: &[u8], url: &str) -> std::io::Result<Value> {
+        let config = json!({"Env": ["PATH=/bin"]});
+        let descriptor = self.image(&[tar.to_vec()], config, "amd64")?;
+        let digest = descriptor["digest"].as_str().unwrap_or_default();
+        let path = self.root.join("blobs").join(digest.replace(':', "/"));
+        let mut manifest: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+        let layer = &mut manifest["layers"][0];
+        layer["mediaType"] = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip".into();
+        layer["urls"] = json!([url]);
+        self.blob(manifest.to_string().as_bytes(), MANIFEST)
+    }
+
     /// An index of images for platforms of linux, given as architecture and manifest's descriptor.
     pub fn index(&self, images: &[(&str, Value)]) -> std::io::Result<Value> {
         let entries: Vec<Value> = images

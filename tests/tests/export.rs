@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use gateway_tests::base_images::{Layout, Tar};
 use gateway_tests::image::{images, read_archive};
 use gateway_tests::program::{Home, binary, run, stderr, tool};
 use gateway_tests::registry::Registry;
@@ -275,6 +276,77 @@ fn an_image_of_two_platforms_is_one_index_with_annotations() {
     let digest = index["manifests"][0]["digest"].as_str().expect("a digest");
     let manifest = stage.raw(&format!("me/multi@{digest}"));
     assert_eq!(manifest["annotations"]["for.all"], "m");
+
+    let archive = format!("type=oci,dest={}", stage.path("o.tar").display());
+    let refused = stage.try_build(&[
+        "--platform",
+        "linux/amd64,linux/arm64",
+        "-o",
+        &archive,
+        "--annotation",
+        "manifest[linux/s390x]:k=v",
+    ]);
+    assert!(!refused.status.success());
+    let text = stderr(&refused);
+    let words = "invalid annotation: no platform linux/s390x found in source";
+    assert!(text.contains(words), "{text}");
+}
+
+#[test]
+fn a_layer_that_its_image_leaves_elsewhere_comes_along() {
+    let stage = Stage::new("FROM base\nCOPY hello.txt /in/\n");
+    let dir = stage.path("base");
+    std::fs::create_dir(&dir).expect("a folder");
+    let mut layout = Layout::create(&dir).expect("a layout");
+    let tar = Tar::default()
+        .file("kept", b"elsewhere", (0o644, 0, 0))
+        .bytes();
+    let image = layout
+        .foreign_image(&tar, "https://elsewhere.example/layer")
+        .expect("an image");
+    layout.name(image, "x");
+    layout.close().expect("closing the layout");
+    let base = format!("base=oci-layout://{}:x", dir.display());
+    let archive = stage.path("o.tar");
+    let output = format!("type=oci,dest={}", archive.display());
+    stage.build(&["--build-context", &base, "-o", &output]);
+    assert_eq!(files(&archive)["kept"], "elsewhere");
+    let archive = read_archive(&archive);
+    let index = json(&archive["index.json"]);
+    let digest = index["manifests"][0]["digest"].as_str().expect("a digest");
+    let manifest = json(&archive[&format!("blobs/{}", digest.replace(':', "/"))]);
+    for layer in manifest["layers"].as_array().expect("layers") {
+        let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+        assert_eq!(layer["mediaType"], media_type);
+        assert!(layer["urls"].is_null());
+    }
+    // The other way is refused by name.
+    let wish = format!("{output},prefer-nondist-layers=true");
+    let refused = stage.try_build(&["--build-context", &base, "-o", &wish]);
+    assert!(!refused.status.success());
+    let text = stderr(&refused);
+    assert!(
+        text.contains("prefer-nondist-layers is not supported"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_image_of_the_store_is_unpacked_at_once_on_wish() {
+    let stage = Stage::new("FROM busybox\n");
+    let layers = || {
+        let dir = std::fs::read_dir(stage.home.store().join("layers"));
+        dir.expect("the layers").count()
+    };
+    let (text, _) = stage.build(&["-o", "type=image,name=me/packed"]);
+    assert!(!text.contains("unpacking to"), "{text}");
+    let before = layers();
+    let (text, _) = stage.build(&["-o", "type=image,name=me/unpacked,unpack=true"]);
+    assert!(
+        text.contains("unpacking to docker.io/me/unpacked:latest"),
+        "{text}"
+    );
+    assert_eq!(layers(), before + 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use gateway_images::config::{LayerInfo, Timestamp};
 use gateway_images::layer::{
     CompressOptions, Compression, DiffOptions, LayerBlob, diff, recompress, write_layer,
 };
-use gateway_images::media::{Descriptor, distributable, nondistributable};
+use gateway_images::media::{Descriptor, distributable};
 
 use super::ANY_FORM;
 use super::options::ImageOptions;
@@ -53,7 +53,7 @@ async fn ready_layer(
         .cloned()
         .ok_or_else(|| Error::unknown("a layer is missing"))?;
     let variant = variant(job, snapshot, index, &layer, options).await?;
-    described(job, &layer, variant, options)
+    described(job, &layer, variant)
 }
 
 /// The layers of a snapshot if their blobs all exist, lowest first. Makes and fetches nothing.
@@ -67,7 +67,7 @@ pub fn known(
         let Some(variant) = known_variant(job, layer, options)? else {
             return Ok(None);
         };
-        ready.push(described(job, layer, variant, options)?);
+        ready.push(described(job, layer, variant)?);
     }
     Ok(Some(ready))
 }
@@ -114,27 +114,14 @@ fn pulled(lazy: &LazyBlob) -> VariantRecord {
     }
 }
 
-fn described(
-    job: &JobInner,
-    layer: &Layer,
-    variant: VariantRecord,
-    options: &ImageOptions,
-) -> Outcome<ReadyLayer> {
+fn described(job: &JobInner, layer: &Layer, variant: VariantRecord) -> Outcome<ReadyLayer> {
     let record = job.store().db().layer(&layer.id).map_err(internal)?;
-    let mut descriptor = Descriptor::new(
+    // A layer that its image leaves elsewhere comes along, under a name that says that it may.
+    let descriptor = Descriptor::new(
         distributable(&variant.media_type),
         variant.digest.parse().map_err(internal)?,
         variant.size,
     );
-    // A layer that its image leaves where it is, is left there on wish only.
-    if let Some(lazy) = &layer.lazy
-        && options.prefer_nondist
-        && !lazy.descriptor.urls.is_empty()
-        && lazy.descriptor.digest == descriptor.digest
-    {
-        descriptor.media_type = nondistributable(&descriptor.media_type);
-        descriptor.urls.clone_from(&lazy.descriptor.urls);
-    }
     Ok(ReadyLayer {
         descriptor,
         info: LayerInfo {

@@ -40,8 +40,6 @@ pub struct ImageOptions {
     pub attest_inline: bool,
     /// Statements as OCI artifacts.
     pub oci_artifact: bool,
-    /// Layers of base images that are to be fetched from elsewhere stay there.
-    pub prefer_nondist: bool,
     /// The layers of what gets a name in the store are unpacked at once.
     pub unpack: bool,
 }
@@ -106,6 +104,12 @@ impl ImageOptions {
                 "exporter option \"rewrite-timestamp\" conflicts with \"unpack\"",
             ));
         }
+        if flag(attrs, "prefer-nondist-layers")? == Some(true) {
+            return Err(Error::new(
+                Code::Unimplemented,
+                "prefer-nondist-layers is not supported: every layer of an image goes with it",
+            ));
+        }
         let (given_names, names) = parse_names(attrs, names, result)?.into_iter().unzip();
         Ok(ImageOptions {
             names,
@@ -126,7 +130,6 @@ impl ImageOptions {
             store: flag(attrs, "store")?.unwrap_or(true),
             attest_inline: flag(attrs, "attestation-inline")?.unwrap_or(false),
             oci_artifact: flag(attrs, "oci-artifact")?.unwrap_or(true),
-            prefer_nondist: flag(attrs, "prefer-nondist-layers")?.unwrap_or(false),
             unpack,
         })
     }

@@ -116,6 +116,14 @@ impl Registries {
         options: PushOptions,
     ) -> Result<Pushed, RegistryError> {
         self.0.online(reference)?;
+        if let Some(named) = reference.digest()
+            && *named != root.digest
+        {
+            return Err(RegistryError::Source {
+                digest: root.digest.clone(),
+                source: io::Error::other(format!("it cannot be pushed as {named}")),
+            });
+        }
         let mut plan = Vec::new();
         plan_of(reference, root, source, 0, &mut plan).await?;
         let mut blobs = BTreeMap::new();

@@ -532,3 +532,88 @@ async fn check_92_client_certificates_in_both_versions_missing_wrong_and_the_rig
         );
     }
 }
+
+#[tokio::test]
+async fn check_82_an_address_without_its_own_name_in_the_certificate_is_told() {
+    let made = issued(&["localhost"], |_| {});
+    let server = Server::tls(made.server, good).await;
+    let host = format!("127.0.0.1:{}", server.port);
+    let error = with_host(&host, trusting(&made.trust))
+        .resolve(&image(&host))
+        .await
+        .unwrap_err();
+    assert_eq!(kind(&error), Kind::IpSanMissing, "{error}");
+    let words =
+        "x509: cannot validate certificate for 127.0.0.1 because it doesn't contain any IP SANs";
+    assert!(error.to_string().ends_with(words), "{error}");
+}
+
+#[tokio::test]
+async fn check_82_a_chain_in_another_order_with_strangers_in_it_is_good() {
+    let (root, params, key) = authority("Acme Root CA", |_| {});
+    let root_issuer = Issuer::new(params, key);
+    let mut middle = CertificateParams::default();
+    middle.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    middle
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "Acme Issuing CA 2");
+    let middle_key = RcKeyPair::generate().unwrap();
+    let between = middle.signed_by(&middle_key, &root_issuer).unwrap();
+    let key = RcKeyPair::generate().unwrap();
+    let leaf = named("leaf")
+        .signed_by(&key, &Issuer::new(middle, middle_key))
+        .unwrap();
+    let (stranger, ..) = authority("Stranger", |_| {});
+    let trust = file(&root.pem());
+    let chain = vec![leaf, stranger, root, between];
+    let server = Server::tls(server_config(chain, &key), good).await;
+    with_host(&server.host(), trusting(&trust))
+        .resolve(&image(&server.host()))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_82_a_connection_that_is_reset_in_the_handshake_is_told() {
+    let host = port(|stream| {
+        use std::io::Read as _;
+        let mut stream = stream;
+        let _ = stream.read(&mut [0; 1]);
+        // What was sent and is not read makes the close a reset.
+        drop(stream);
+    });
+    let error = failure(&host).await;
+    assert_eq!(kind(&error), Kind::ClosedInHandshake, "{error}");
+    let text = error.to_string();
+    assert!(
+        text.ends_with("read: connection reset by peer") || text.ends_with("EOF"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn check_96_and_98_no_trust_at_all_and_a_wrong_clock_have_their_way_out() {
+    let made = issued(&["localhost"], |_| {});
+    let server = Server::tls(made.server, good).await;
+    let settings = HostConfig {
+        http: Some(false),
+        ..HostConfig::default()
+    };
+    let error = with_host(&server.host(), settings)
+        .resolve(&image(&server.host()))
+        .await
+        .unwrap_err();
+    assert_eq!(kind(&error), Kind::NoTrust);
+    let page = error_page(&error);
+    assert!(page.contains("ca-certificates"), "{page}");
+
+    let future = rcgen::date_time_ymd(2999, 1, 1);
+    let made = issued(&["localhost"], |p| p.not_before = future);
+    let server = Server::tls(made.server, good).await;
+    let error = with_host(&server.host(), trusting(&made.trust))
+        .resolve(&image(&server.host()))
+        .await
+        .unwrap_err();
+    let page = error_page(&error);
+    assert!(page.contains("clock"), "{page}");
+}

@@ -6,6 +6,7 @@ mod login;
 mod mirrors;
 mod odd;
 mod places;
+mod points;
 mod pull;
 mod push;
 mod store;

@@ -52,6 +52,26 @@ fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
     None
 }
 
+/// What the system said: the innermost kind, since what wraps it has none of its own.
+fn io_kind(error: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
+    let mut kind = None;
+    let mut next = Some(error);
+    for _ in 0..DEEPEST {
+        let Some(link) = next else { break };
+        let io = link.downcast_ref::<io::Error>();
+        match io.map(io::Error::kind) {
+            Some(io::ErrorKind::Other) if kind.is_some() => {}
+            Some(found) => kind = Some(found),
+            None => {}
+        }
+        next = match io.and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => link.source(),
+        };
+    }
+    kind
+}
+
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     let mut link = error;
     for _ in 0..DEEPEST {
@@ -249,7 +269,7 @@ async fn plain_failure(
     authority: &str,
 ) -> (Kind, String) {
     let text = innermost(error);
-    let io_kind = find::<io::Error>(error).map(io::Error::kind);
+    let io_kind = io_kind(error);
     if let Some(proxy) = probe.proxy
         && error.is_connect()
     {
