@@ -7,6 +7,20 @@ use crate::reference::Reference;
 
 /// `pkg:docker/NAMESPACE/NAME@TAG?platform=linux%2Famd64`, with the digest if the reference has one.
 pub fn image(reference: &Reference, platform: &Platform) -> String {
+    let (mut url, separator) = named(reference);
+    let platform = escaped(&platform.normalized().to_string());
+    let _ = write!(url, "{separator}platform={platform}");
+    url
+}
+
+/// The same of a single blob in the image's repository.
+pub fn blob(reference: &Reference) -> String {
+    let (url, separator) = named(reference);
+    format!("{url}{separator}ref_type=blob")
+}
+
+/// Without a platform, and what separates the next qualifier.
+fn named(reference: &Reference) -> (String, char) {
     let familiar = reference.familiar();
     let name = familiar.split('@').next().unwrap_or_default();
     // A colon before the last slash belongs to a port.
@@ -26,9 +40,7 @@ pub fn image(reference: &Reference, platform: &Platform) -> String {
         let _ = write!(url, "?digest={}", escaped(&digest.to_string()));
         separator = '&';
     }
-    let platform = escaped(&platform.normalized().to_string());
-    let _ = write!(url, "{separator}platform={platform}");
-    url
+    (url, separator)
 }
 
 fn escaped(text: &str) -> String {

@@ -33,7 +33,8 @@ impl<'a> Layout<'a> {
         })
     }
 
-    fn blob(&self, data: &[u8], media_type: &str) -> std::io::Result<Value> {
+    /// Any content. Returns its descriptor.
+    pub fn blob(&self, data: &[u8], media_type: &str) -> std::io::Result<Value> {
         let hex = hex::encode(Sha256::digest(data));
         std::fs::write(self.root.join("blobs/sha256").join(&hex), data)?;
         Ok(json!({"mediaType": media_type, "digest": format!("sha256:{hex}"), "size": data.len()}))

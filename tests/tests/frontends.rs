@@ -2,6 +2,9 @@
 //! from, what it is told of its build file, what the host knows of sources. The raw frontend says on
 //! stderr what it saw.
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+use gateway_tests::base_images::{Layout, Tar};
 use gateway_tests::git::{GitDaemon, git};
 use gateway_tests::program::{Home, run, stderr};
 use gateway_tests::raw_frontend::{self, RAW};
@@ -221,6 +224,184 @@ fn p36_both_calls_tell_the_same_digest_of_an_image() {
     // The digest is that of what the tag names, not of the platform's part of it.
     assert_eq!(digests[0], digests[2]);
     assert_eq!(digests[1], digests[3]);
+}
+
+/// A layout whose image has an attestation, and the signature of that as what refers to it.
+fn signed(dir: &std::path::Path) -> (Vec<String>, String) {
+    let digest = |descriptor: &serde_json::Value| {
+        let digest = descriptor["digest"].as_str().expect("a digest");
+        digest.to_owned()
+    };
+    let mut layout = Layout::create(dir).expect("a layout");
+    let blob = |value: serde_json::Value, kind: &str| {
+        let blob = layout.blob(value.to_string().as_bytes(), kind);
+        blob.expect("a blob")
+    };
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    const IN_TOTO: &str = "application/vnd.in-toto+json";
+    const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let mut image = layout
+        .image(
+            &[Tar::default().file("f", b"x", (0o644, 0, 0)).bytes()],
+            json!({}),
+            "amd64",
+        )
+        .expect("an image");
+    image["platform"] = json!({"os": "linux", "architecture": "amd64"});
+    let said = |predicate: &str| {
+        let mut statement = blob(json!({"predicateType": predicate}), IN_TOTO);
+        statement["annotations"] = json!({"in-toto.io/predicate-type": predicate});
+        statement
+    };
+    let wanted = said("https://slsa.dev/provenance/v1");
+    let config = blob(json!({}), "application/vnd.oci.image.config.v1+json");
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config,
+        "layers": [said("https://spdx.dev/Document"), wanted]});
+    let mut attestation = blob(manifest, MANIFEST);
+    attestation["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+    attestation["annotations"] = json!({
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": image["digest"],
+    });
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX,
+        "manifests": [image.clone(), attestation.clone()]});
+    let index = blob(index, INDEX);
+    let bundle = blob(json!({"signature": "as if"}), BUNDLE);
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": BUNDLE,
+        "config": config, "layers": [bundle.clone()], "subject": attestation});
+    let mut signature = blob(manifest, MANIFEST);
+    signature["artifactType"] = json!(BUNDLE);
+    let referrers =
+        json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [signature.clone()]});
+    let referrers = blob(referrers, INDEX);
+    let parts = [&index, &image, &attestation, &signature, &bundle, &wanted].map(digest);
+    layout.name(index, "signed");
+    layout.name(referrers, "referrers");
+    layout.close().expect("a layout");
+    let tag = parts[2].replace(':', "-");
+    (parts.into(), tag)
+}
+
+#[test]
+fn p37_what_vouches_for_an_image_is_told_with_the_attestations_asked_for() {
+    let registry = Registry::start();
+    raw_frontend::push(&registry);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (parts, tag) = signed(dir.path());
+    registry.push_layout(dir.path(), "signed", "test/signed:1");
+    let home = Home::new(&registry.as_docker_hub());
+    // skopeo of that age leaves the types of artifacts out.
+    let pushed = run(Home::new(&registry.table())
+        .command(&["copy"])
+        .arg(format!("oci:{}:referrers", dir.path().display()))
+        .arg(format!("{}/test/signed:{tag}", registry.address)));
+    assert!(pushed.status.success(), "{}", stderr(&pushed));
+    let ask = |source: &str| {
+        let source = format!("--build-arg=SOURCE=docker-image://{source}");
+        let predicate = "--build-arg=PREDICATE=https://slsa.dev/provenance/v1";
+        built(&home, &file(), &[META, &source, predicate])
+    };
+    let text = ask("test/signed:1");
+    for (number, part) in parts.iter().take(4).enumerate() {
+        assert_eq!(told(&text, &format!("chain.{}", number + 1)), part);
+    }
+    assert_eq!(told(&text, "image.1"), format!("{:?}", parts[0]));
+    let blobs: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split_once("chain blob ")?.1.split_once(' '))
+        .map(|(digest, rest)| {
+            assert!(rest.ends_with(" right=true"), "{rest}");
+            digest
+        })
+        .collect();
+    // The image's own manifest proves nothing.
+    let mut expected: Vec<&str> = parts.iter().map(String::as_str).collect();
+    expected.remove(1);
+    expected.sort_unstable();
+    assert_eq!(blobs, expected, "{text}");
+    let plain = ask("test/raw:1");
+    assert_eq!(told(&plain, "chain.1"), "", "{plain}");
+}
+
+#[test]
+fn a_blob_of_a_registry_or_a_layout_is_a_file() {
+    let registry = Registry::start();
+    raw_frontend::push(&registry);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (parts, _) = signed(dir.path());
+    registry.push_layout(dir.path(), "signed", "test/signed:1");
+    let home = Home::new(&registry.as_docker_hub());
+    let (blob, hex) = (&parts[5], parts[5].trim_start_matches("sha256:"));
+    let content = std::fs::read(dir.path().join("blobs/sha256").join(hex)).expect("the blob");
+    let layout = format!(
+        "--build-context=store=oci-layout://{}:signed",
+        dir.path().display()
+    );
+    let make = |source: &str, attrs: &str, out: &str| {
+        let out = home.dir.path().join(out);
+        let context = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(context.path().join("Dockerfile"), file()).expect("the build file");
+        let output = run(home
+            .build()
+            .args(["--progress=plain", "--build-arg=MODE=source", &layout])
+            .arg(format!("--build-arg=SOURCE={source}"))
+            .arg(format!("--build-arg=ATTRS={attrs}"))
+            .arg(format!("--output=type=local,dest={}", out.display()))
+            .arg(context.path()));
+        (output.status.success(), stderr(&output), out)
+    };
+    let of_registry = format!("docker-image+blob://docker.io/test/signed@{blob}");
+    let (ended, text, out) = make(&of_registry, "", "one");
+    assert!(ended, "{text}");
+    let found = out.join(hex);
+    assert_eq!(std::fs::read(&found).expect("the file"), content);
+    let metadata = std::fs::metadata(&found).expect("the file");
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
+    assert_eq!(metadata.mtime(), 0);
+
+    // The same blob, named otherwise, needs no registry any more; then nothing at all.
+    let other = "http.filename=dir/statement.json,http.perm=0644";
+    let (ended, text, out) = make(&of_registry, other, "two");
+    assert!(ended, "{text}");
+    let found = out.join("statement.json");
+    assert_eq!(std::fs::read(&found).expect("the file"), content);
+    let metadata = std::fs::metadata(&found).expect("the file");
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o644);
+    let (ended, text, _) = make(&of_registry, other, "two-again");
+    assert!(ended && text.contains("CACHED"), "{text}");
+
+    let of_layout = format!("oci-layout+blob://any@{}", parts[4]);
+    let (ended, text, out) = make(&of_layout, "oci.store=STORE", "three");
+    assert!(ended, "{text}");
+    let hex = parts[4].trim_start_matches("sha256:");
+    assert!(out.join(hex).is_file(), "{text}");
+
+    let missing = format!(
+        "docker-image+blob://docker.io/test/signed@sha256:{}",
+        "0".repeat(64)
+    );
+    for (source, attrs, why) in [
+        (missing.as_str(), "", "404 Not Found"),
+        (
+            &missing.replace("docker-image", "oci-layout"),
+            "",
+            "requires store id",
+        ),
+        (
+            &missing.replace("docker-image", "oci-layout"),
+            "oci.store=STORE",
+            "0000",
+        ),
+        (
+            "docker-image+blob://docker.io/test/signed:1",
+            "",
+            "names no digest",
+        ),
+    ] {
+        let (ended, text, _) = make(source, attrs, "failed");
+        assert!(!ended && text.contains(why), "{source}: {text}");
+    }
 }
 
 #[test]

@@ -89,6 +89,30 @@ pub struct SourceMeta {
 pub struct ImageMeta {
     pub digest: String,
     pub config: Vec<u8>,
+    /// If it was asked for and the image has an index.
+    pub attestation_chain: Option<AttestationChain>,
+}
+
+/// What vouches for an image: from its index to the signature of its attestations. Digests are
+/// empty for what is not there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AttestationChain {
+    /// The index.
+    pub root: String,
+    /// That of the platform.
+    pub image_manifest: String,
+    pub attestation_manifest: String,
+    pub signature_manifests: Vec<String>,
+    /// By digest: the index, the manifests of attestations and signatures with the signatures
+    /// themselves, and the attestations of the types that were asked for.
+    pub blobs: BTreeMap<String, AttestationBlob>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AttestationBlob {
+    pub media_type: String,
+    pub annotations: BTreeMap<String, String>,
+    pub data: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -269,6 +269,7 @@ impl Gateway for Client {
             image: Some(ImageMeta {
                 digest: config.digest,
                 config: config.config,
+                ..ImageMeta::default()
             }),
             ..SourceMeta::default()
         })

@@ -316,6 +316,7 @@ impl Gateway for MockGateway {
             meta.image = Some(ImageMeta {
                 config: self.config(reference, request.platform.as_ref())?,
                 digest: digest_of(reference.as_bytes()),
+                ..ImageMeta::default()
             });
         } else if identifier.starts_with("git://") {
             meta.git.clone_from(&self.git);

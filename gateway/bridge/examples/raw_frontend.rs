@@ -60,6 +60,7 @@ fn main() {
         "echo" => echo(),
         // Tells what the host knows of a source.
         "meta" => meta(),
+        "source" => source(),
         // The helper image of 2018 frontends for their COPY.
         "copy-helper" => Age::new(true, false, false).build(Ending::CopyHelper),
         other if hostile::run(other) => {}
@@ -209,12 +210,17 @@ impl Age {
             &entry("local.sharedkeyhint", name.as_bytes()),
         );
         field(&mut op, 3, &source);
-        let digest = format!("sha256:{}", hex(&sha256(&op)));
+        self.message(&op, last)
+    }
+
+    /// The request to solve one op.
+    fn message(&self, op: &[u8], last: Option<&str>) -> Vec<u8> {
+        let digest = format!("sha256:{}", hex(&sha256(op)));
         let (mut input, mut output) = (Vec::new(), Vec::new());
         field(&mut input, 1, digest.as_bytes());
         field(&mut output, 1, &input);
         let (mut definition, mut message) = (Vec::new(), Vec::new());
-        field(&mut definition, 1, &op);
+        field(&mut definition, 1, op);
         field(&mut definition, 1, &output);
         field(&mut message, 1, &definition);
         number(&mut message, 5, 1);
@@ -407,8 +413,26 @@ fn meta() {
         field(&mut http, 1, &checksum);
         field(&mut request, 7, &http);
     }
+    if let Some(predicate) = option("build-arg:PREDICATE") {
+        let mut image = Vec::new();
+        number(&mut image, 2, 1);
+        field(&mut image, 3, predicate.as_bytes());
+        field(&mut request, 6, &image);
+    }
     let answer = host.call("ResolveSourceMeta", &request);
     let answer = answer.expect("metadata");
+    let chain = get(&answer, 2).and_then(|image| get(image, 3));
+    for number in 1..=4 {
+        let value = chain.and_then(|chain| get(chain, number));
+        eprintln!("chain.{number}={}", text(value));
+    }
+    for blob in chain.into_iter().flat_map(|chain| every(chain, 5)) {
+        let (digest, blob) = (text(get(blob, 1)), get(blob, 2).unwrap_or_default());
+        let kind = text(get(blob, 1).and_then(|descriptor| get(descriptor, 1)));
+        let data = get(blob, 2).unwrap_or_default();
+        let same = format!("sha256:{}", hex(&sha256(data))) == digest;
+        eprintln!("chain blob {digest} {kind} right={same}");
+    }
     eprintln!(
         "source={}",
         text(get(get(&answer, 1).unwrap_or_default(), 1))
@@ -430,6 +454,28 @@ fn meta() {
     }
     let age = Age::new(false, true, true);
     let answer = host.call("Solve", &age.solve("context", None));
+    let returned = age.returned(&age.reference(&answer.expect("Solve")));
+    assert!(host.call("Return", &returned).is_some());
+}
+
+/// Returns one source, whatever it is: its attributes are given as `NAME=VALUE,NAME=VALUE`.
+fn source() {
+    let identifier = option("build-arg:SOURCE").unwrap_or_default();
+    let (mut source, mut op) = (Vec::new(), Vec::new());
+    field(&mut source, 1, identifier.as_bytes());
+    let attrs = option("build-arg:ATTRS").unwrap_or_default();
+    // The client names its layouts as it likes.
+    let context = option("context:store").unwrap_or_default();
+    let store = context.rsplit('/').next().unwrap_or_default();
+    let store = store.split(['@', ':']).next().unwrap_or_default();
+    for (name, value) in attrs.split(',').filter_map(|attr| attr.split_once('=')) {
+        let value = if value == "STORE" { store } else { value };
+        field(&mut source, 2, &entry(name, value.as_bytes()));
+    }
+    field(&mut op, 3, &source);
+    let age = Age::new(false, true, true);
+    let mut host = Connection::open(false);
+    let answer = host.call("Solve", &age.message(&op, None));
     let returned = age.returned(&age.reference(&answer.expect("Solve")));
     assert!(host.call("Return", &returned).is_some());
 }
@@ -513,7 +559,12 @@ fn entry(key: &str, value: &[u8]) -> Vec<u8> {
 }
 
 /// The first field of a number that has bytes.
-fn get(mut bytes: &[u8], wanted: u64) -> Option<&[u8]> {
+fn get(bytes: &[u8], wanted: u64) -> Option<&[u8]> {
+    every(bytes, wanted).next()
+}
+
+/// All fields of a number that have bytes, up to what cannot be read.
+fn every(mut bytes: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
     fn read(bytes: &mut &[u8]) -> Option<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
@@ -526,22 +577,24 @@ fn get(mut bytes: &[u8], wanted: u64) -> Option<&[u8]> {
         }
         None
     }
-    while !bytes.is_empty() {
-        let key = read(&mut bytes)?;
-        match key & 7 {
-            0 => drop(read(&mut bytes)?),
-            2 => {
-                let length = read(&mut bytes)? as usize;
-                let value = bytes.get(..length)?;
-                if key >> 3 == wanted {
-                    return Some(value);
+    std::iter::from_fn(move || {
+        while !bytes.is_empty() {
+            let key = read(&mut bytes)?;
+            match key & 7 {
+                0 => drop(read(&mut bytes)?),
+                2 => {
+                    let length = read(&mut bytes)? as usize;
+                    let value = bytes.get(..length)?;
+                    bytes = bytes.get(length..)?;
+                    if key >> 3 == wanted {
+                        return Some(value);
+                    }
                 }
-                bytes = bytes.get(length..)?;
+                _ => return None,
             }
-            _ => return None,
         }
-    }
-    None
+        None
+    })
 }
 
 // HTTP/2

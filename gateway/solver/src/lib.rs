@@ -4,6 +4,7 @@
 //!
 //! What may not enter: frontends, command lines, terminals; the environment and `$HOME`.
 
+mod attestation_chain;
 mod container;
 mod content;
 mod error;

@@ -209,6 +209,16 @@ fn source(
             locals.insert(rest.to_owned());
             None
         }
+        "docker-image+blob" | "oci-layout+blob" => Reference::parse(rest).ok().map(|reference| {
+            let uri = purl::blob(&reference);
+            Material {
+                digest: digest(pin),
+                uri: match scheme {
+                    "oci-layout+blob" => uri.replacen("pkg:docker/", "pkg:oci/", 1),
+                    _ => uri,
+                },
+            }
+        }),
         "oci-layout" => Reference::parse(rest).ok().map(|reference| Material {
             digest: reference
                 .digest()

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use gateway_api::{
-    Code, Error, ImageConfig, ImageMeta as ApiImageMeta, ResolveImageConfigRequest,
+    AttestationChain, Error, ImageConfig, ImageMeta as ApiImageMeta, ResolveImageConfigRequest,
     ResolveSourceMetaRequest, SourceMeta,
 };
 use gateway_images::registry::shown_url;
 use gateway_llb::{pb, platform};
 
+use crate::attestation_chain;
 use crate::job::Job;
 use crate::key::digest_of;
-use crate::ops::image::{self, ImageMeta, ResolveMode};
+use crate::ops::image::{self, ImageMeta, ResolveMode, platform_of};
 use crate::ops::{git, http, oci_layout};
 use crate::policy::SourcePolicies;
 use crate::report::vertex;
@@ -91,6 +92,20 @@ impl Job {
             oci_layout::resolve(self.inner(), reference, store, &platform)
         })
         .await
+    }
+
+    /// What vouches for an image.
+    async fn vouched(
+        &self,
+        meta: &ImageMeta,
+        platform: Option<&pb::Platform>,
+        predicates: &[String],
+    ) -> Outcome<Option<AttestationChain>> {
+        let job = self.inner();
+        let reference = image::parse(&meta.reference)?;
+        let platform = platform_of(&self.platform_or_default(platform));
+        let found = attestation_chain::find(job, &reference, &meta.root, &platform, predicates);
+        job.until_cancelled(found).await
     }
 
     /// What the policies make of a source that is asked about.
@@ -195,14 +210,15 @@ impl Job {
             source: source.clone(),
             ..SourceMeta::default()
         };
+        let image_asked = request.image.clone().unwrap_or_default();
         // Without the config there is no digest either, as observed.
-        let no_config = request.image.as_ref().is_some_and(|image| image.no_config);
-        let of_image = |meta: Arc<ImageMeta>| match no_config {
-            true => Some(ApiImageMeta::default()),
-            false => Some(ApiImageMeta {
+        let of_image = |meta: &ImageMeta| match image_asked.no_config {
+            true => ApiImageMeta::default(),
+            false => ApiImageMeta {
                 digest: meta.root.to_string(),
                 config: meta.config.clone(),
-            }),
+                attestation_chain: None,
+            },
         };
         match scheme {
             "docker-image" => {
@@ -214,14 +230,22 @@ impl Job {
                     .resolve_image(reference, platform, mode, &request.log_name)
                     .await?;
                 answer.source.identifier = format!("docker-image://{}", meta.reference);
-                answer.image = of_image(meta);
+                let mut found = of_image(&meta);
+                let predicates = &image_asked.resolve_attestations;
+                if image_asked.attestation_chain || !predicates.is_empty() {
+                    found.attestation_chain = self.vouched(&meta, platform, predicates).await?;
+                }
+                if let Some(chain) = &found.attestation_chain {
+                    found.digest.clone_from(&chain.root);
+                }
+                answer.image = Some(found);
             }
             "oci-layout" => {
                 let store = attr("oci.store");
                 let meta = self
                     .resolve_layout(reference, store, platform, &request.log_name)
                     .await?;
-                answer.image = of_image(meta);
+                answer.image = Some(of_image(&meta));
             }
             "git" => {
                 let objects = request.git_return_object;
@@ -234,16 +258,8 @@ impl Job {
                     |digest: String| async move { http::meta(job, source, asked, &digest).await };
                 answer.http = Some(self.shown(&request.log_name, &name, work).await?);
             }
-            "local" => {}
-            "docker-image+blob" | "oci-layout+blob" => {
-                return Err(Error::new(
-                    Code::Unimplemented,
-                    format!(
-                        "{scheme} sources are not supported yet: {}",
-                        source.identifier
-                    ),
-                ));
-            }
+            // The identifier says all.
+            "local" | "docker-image+blob" | "oci-layout+blob" => {}
             scheme => {
                 return Err(Error::unknown(format!(
                     "unknown scheme {scheme}: not found"

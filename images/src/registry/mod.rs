@@ -20,6 +20,7 @@ pub mod fuzzing;
 mod hosts;
 mod login;
 mod login_file;
+mod measure;
 mod page;
 mod proxy;
 mod push;

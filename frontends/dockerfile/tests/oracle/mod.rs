@@ -270,6 +270,7 @@ impl Gateway for Memory {
             image: Some(ImageMeta {
                 digest: digest.to_owned(),
                 config: config.to_string().into_bytes(),
+                ..ImageMeta::default()
             }),
             source: request.source,
             ..SourceMeta::default()

@@ -1,8 +1,8 @@
 //! Metadata of images and other sources.
 
 use gateway_api::{
-    GitMeta, HttpChecksumRequest, HttpMeta, ImageConfig, ImageMeta, ImageMetaRequest,
-    ResolveImageConfigRequest, ResolveSourceMetaRequest, SourceMeta,
+    AttestationBlob, AttestationChain, GitMeta, HttpChecksumRequest, HttpMeta, ImageConfig,
+    ImageMeta, ImageMetaRequest, ResolveImageConfigRequest, ResolveSourceMetaRequest, SourceMeta,
 };
 
 use crate::frontend;
@@ -119,7 +119,7 @@ pub fn meta_to_wire(meta: SourceMeta) -> frontend::ResolveSourceMetaResponse {
             .map(|image| frontend::ResolveSourceImageResponse {
                 digest: image.digest,
                 config: image.config,
-                attestation_chain: None,
+                attestation_chain: image.attestation_chain.map(chain_to_wire),
             }),
         git: meta.git.map(|git| frontend::ResolveSourceGitResponse {
             checksum: git.checksum,
@@ -141,12 +141,55 @@ pub fn meta_to_wire(meta: SourceMeta) -> frontend::ResolveSourceMetaResponse {
     }
 }
 
+fn chain_to_wire(chain: AttestationChain) -> frontend::AttestationChain {
+    let blob = |(digest, blob): (String, AttestationBlob)| {
+        let descriptor = frontend::Descriptor {
+            media_type: blob.media_type,
+            digest: digest.clone(),
+            size: i64::try_from(blob.data.len()).unwrap_or(i64::MAX),
+            annotations: blob.annotations.into_iter().collect(),
+        };
+        let blob = frontend::Blob {
+            descriptor: Some(descriptor),
+            data: blob.data,
+        };
+        (digest, blob)
+    };
+    frontend::AttestationChain {
+        root: chain.root,
+        image_manifest: chain.image_manifest,
+        attestation_manifest: chain.attestation_manifest,
+        signature_manifests: chain.signature_manifests,
+        blobs: chain.blobs.into_iter().map(blob).collect(),
+    }
+}
+
+fn chain_from_wire(chain: frontend::AttestationChain) -> AttestationChain {
+    let blob = |(digest, blob): (String, frontend::Blob)| {
+        let descriptor = blob.descriptor.unwrap_or_default();
+        let blob = AttestationBlob {
+            media_type: descriptor.media_type,
+            annotations: descriptor.annotations.into_iter().collect(),
+            data: blob.data,
+        };
+        (digest, blob)
+    };
+    AttestationChain {
+        root: chain.root,
+        image_manifest: chain.image_manifest,
+        attestation_manifest: chain.attestation_manifest,
+        signature_manifests: chain.signature_manifests,
+        blobs: chain.blobs.into_iter().map(blob).collect(),
+    }
+}
+
 pub fn meta_from_wire(response: frontend::ResolveSourceMetaResponse) -> SourceMeta {
     SourceMeta {
         source: response.source.unwrap_or_default(),
         image: response.image.map(|image| ImageMeta {
             digest: image.digest,
             config: image.config,
+            attestation_chain: image.attestation_chain.map(chain_from_wire),
         }),
         git: response.git.map(|git| GitMeta {
             checksum: git.checksum,

@@ -30,6 +30,7 @@ const FRONTEND: &[&str] = &[
     "solve.base",
     "source.metaresolver",
     "source.metaresolver.http.checksumrequest",
+    "source.metaresolver.image.attestations",
     "statfile",
 ];
 
@@ -42,6 +43,7 @@ const LLB: &[&str] = &[
     llb::SOURCE_IMAGE_RESOLVE_MODE,
     llb::SOURCE_IMAGE_LAYER_LIMIT,
     llb::SOURCE_IMAGE_CHECKSUM,
+    llb::SOURCE_IMAGE_BLOB,
     llb::SOURCE_LOCAL,
     llb::SOURCE_LOCAL_UNIQUE,
     llb::SOURCE_LOCAL_SESSION_ID,

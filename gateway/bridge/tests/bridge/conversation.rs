@@ -113,10 +113,9 @@ async fn every_call_reaches_the_gateway_and_its_answer_the_frontend() {
                 ..ResolveSourceMetaRequest::default()
             })
             .await?;
-        assert_eq!(
-            (meta.source, meta.image.unwrap().digest),
-            (source, config.digest)
-        );
+        let image = meta.image.unwrap();
+        assert_eq!((meta.source, image.digest), (source, config.digest));
+        assert_eq!(image.attestation_chain, Some(crate::mock::chain()));
         gateway
             .warn(Warning {
                 short: b"w".to_vec(),

@@ -27,6 +27,22 @@ pub const FRONTEND_CAPS: [&str; 15] = [
     "source.metaresolver",
 ];
 
+/// One of every field.
+pub fn chain() -> AttestationChain {
+    let blob = AttestationBlob {
+        media_type: "application/vnd.in-toto+json".to_owned(),
+        annotations: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+        data: vec![0, 255],
+    };
+    AttestationChain {
+        root: "sha256:01".to_owned(),
+        image_manifest: "sha256:02".to_owned(),
+        attestation_manifest: "sha256:03".to_owned(),
+        signature_manifests: vec!["sha256:04".to_owned()],
+        blobs: BTreeMap::from([("sha256:05".to_owned(), blob)]),
+    }
+}
+
 #[derive(Default)]
 pub struct Mock {
     pub invocation: Invocation,
@@ -106,6 +122,7 @@ impl Gateway for Mock {
             image: Some(ImageMeta {
                 digest: "sha256:aa".to_owned(),
                 config: b"{}".to_vec(),
+                attestation_chain: Some(chain()),
             }),
             ..SourceMeta::default()
         })

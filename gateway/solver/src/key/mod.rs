@@ -16,7 +16,8 @@ pub use exec::exec_key;
 pub use file::file_key;
 pub use other::{build_key, diff_key, merge_key, passthrough_key};
 pub use source::{
-    GitKey, HttpKey, LocalFilter, chain_id, git_key, http_key, image_key, local_key, source_digest,
+    BlobKey, GitKey, HttpKey, LocalFilter, blob_key, chain_id, git_key, http_key, image_key,
+    local_key, source_digest,
 };
 
 pub use gateway_llb::digest_of;

@@ -91,6 +91,28 @@ pub fn http_key(key: &HttpKey<'_>) -> String {
     digest_of(json.as_bytes())
 }
 
+/// What makes two blobs the same file. Where they are is no part of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BlobKey<'a> {
+    pub digest: &'a str,
+    pub filename: &'a str,
+    pub perm: i64,
+    pub uid: i64,
+    pub gid: i64,
+}
+
+/// The key of a blob as a file.
+pub fn blob_key(key: &BlobKey<'_>) -> String {
+    let json = Object::new()
+        .text_always("Digest", key.digest)
+        .text_always("Filename", key.filename)
+        .raw("Perm", &key.perm.to_string())
+        .raw("UID", &key.uid.to_string())
+        .raw("GID", &key.gid.to_string())
+        .done();
+    digest_of(json.as_bytes())
+}
+
 /// What of a commit is checked out, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GitKey<'a> {

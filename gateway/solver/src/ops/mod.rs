@@ -1,5 +1,6 @@
 //! The ops: how each is keyed and run.
 
+mod blob;
 pub mod build;
 mod cache_mount;
 mod combine;
@@ -11,10 +12,11 @@ pub mod http;
 pub mod image;
 pub mod local;
 pub mod oci_layout;
+mod single;
 
 use std::sync::Arc;
 
-use gateway_api::{Code, Error};
+use gateway_api::Error;
 use gateway_llb::pb;
 
 use crate::job::JobInner;
@@ -30,6 +32,7 @@ enum Source<'a> {
     Http,
     Git,
     OciLayout(&'a str),
+    Blob,
 }
 
 fn source(op: &pb::SourceOp) -> Outcome<Source<'_>> {
@@ -43,10 +46,7 @@ fn source(op: &pb::SourceOp) -> Outcome<Source<'_>> {
         "http" | "https" => Ok(Source::Http),
         "git" => Ok(Source::Git),
         "oci-layout" => Ok(Source::OciLayout(rest)),
-        "docker-image+blob" | "oci-layout+blob" => Err(Error::new(
-            Code::Unimplemented,
-            format!("{scheme} sources are not supported yet: {}", op.identifier),
-        )),
+        "docker-image+blob" | "oci-layout+blob" => Ok(Source::Blob),
         scheme => Err(Error::unknown(format!(
             "unknown scheme {scheme}: not found"
         ))),
@@ -70,6 +70,7 @@ pub async fn key(job: &Arc<JobInner>, vertex: &Arc<LiveVertex>) -> Outcome<Verte
                 Source::Http => http::keys(job, vertex, op).await,
                 Source::Git => git::keys(job, vertex, op).await,
                 Source::OciLayout(reference) => oci_layout::keys(job, vertex, op, reference).await,
+                Source::Blob => blob::keys(vertex, op),
             };
         }
         Some(pb::op::Op::Exec(exec)) => {
@@ -118,6 +119,7 @@ pub async fn run(
             Source::Http => http::run(job, vertex, op).await,
             Source::Git => git::run(job, vertex, op).await,
             Source::OciLayout(reference) => oci_layout::run(job, vertex, op, reference).await,
+            Source::Blob => blob::run(job, vertex, op).await,
         },
         Some(pb::op::Op::Exec(op)) if copy_helper::is_copy(job, vertex, op) => {
             copy_helper::run(job, vertex, op, inputs).await

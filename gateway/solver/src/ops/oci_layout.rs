@@ -75,6 +75,19 @@ pub fn find_at(
     Ok(meta)
 }
 
+/// Brings one blob of a layout into the blob store.
+pub async fn copy_blob(job: &Arc<JobInner>, store: &str, digest: &Digest) -> Outcome<()> {
+    let layout = layout(job, store)?;
+    let (job, digest) = (job.clone(), digest.clone());
+    blocking(move || {
+        let failed = |error| Error::unknown(format!("OCI layout blob {digest}: {error}"));
+        let size = layout.size(&digest).map_err(failed)?;
+        let blob = Descriptor::new("", digest.clone(), size);
+        layout.copy(job.store().blobs(), &blob).map_err(failed)
+    })
+    .await
+}
+
 fn find(
     job: &JobInner,
     layout: &Layout,

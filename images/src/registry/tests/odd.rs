@@ -441,3 +441,23 @@ async fn sentence_7_a_whole_image_is_fetched_and_an_interrupted_fetch_is_taken_u
         "what was there is not fetched again"
     );
 }
+
+#[tokio::test]
+async fn the_size_of_a_blob_is_had_by_get_where_head_is_refused_or_says_nothing() {
+    for status in [405, 200] {
+        let server = Server::plain(move |seen| match seen.method.as_str() {
+            "HEAD" => reply(status, ""),
+            _ => good(seen),
+        })
+        .await;
+        let registries = Registries::new(config());
+        let layer = sample().layer;
+        let digest: Digest = digest(&layer).parse().unwrap();
+        let found = registries.measure(&image(&server.host()), &digest).await;
+        assert_eq!(found.unwrap().size, layer.len() as u64, "{status}");
+        let missing = Digest::of(b"missing");
+        let error = registries.measure(&image(&server.host()), &missing).await;
+        let error = error.unwrap_err();
+        assert!(error.is_not_found(), "{error}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use gateway_api::{Error, HttpChecksumRequest};
 use gateway_images::digest::Digest;
@@ -16,16 +16,15 @@ use super::name::{file_name, host};
 use super::{Found, Http, date, io};
 use crate::job::JobInner;
 use crate::key::digest_of;
+use crate::ops::single::SingleFile;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
-use crate::store::{LayerRecord, WorkDir};
+use crate::store::WorkDir;
 
 /// Largest file: an endless answer must not fill the disk unnoticed.
 const MAX_BYTES: u64 = 64 << 30;
 /// Versions of one URL that are remembered.
 const MAX_SEEN: usize = 8;
-/// Permission bits of a file for which none were asked.
-const DEFAULT_PERM: u32 = 0o600;
 /// As with the layers of images.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(150);
 
@@ -348,47 +347,22 @@ async fn body(
 }
 
 fn commit(job: &Arc<JobInner>, http: &Http, work: &WorkDir, found: &Found) -> Outcome<()> {
-    use std::os::unix::fs::{PermissionsExt as _, chown};
-
-    let dir = work.path().join("fs");
-    let path = dir.join(&found.filename);
-    let id = |name: &str, value: i64| {
-        u32::try_from(value)
-            .map_err(|_| Error::unknown(format!("{name} {value} is no id of a user or group")))
-    };
-    if http.uid != 0 || http.gid != 0 {
-        let (uid, gid) = (id("http.uid", http.uid)?, id("http.gid", http.gid)?);
-        chown(&path, Some(uid), Some(gid)).map_err(io(http))?;
-    }
-    let perm = match http.perm {
-        0 => DEFAULT_PERM,
-        given => u32::try_from(given & 0o777).unwrap_or(DEFAULT_PERM),
-    };
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(perm)).map_err(io(http))?;
     let seconds = found
         .last_modified
         .as_deref()
         .and_then(date::parse)
         .and_then(|date| u64::try_from(date.unix_timestamp()).ok())
         .unwrap_or_default();
-    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    std::fs::File::options()
-        .write(true)
-        .open(&path)
-        .and_then(|file| file.set_modified(modified))
-        .map_err(io(http))?;
-    let store = job.store();
-    store
-        .add_layer(&LayerRecord {
-            id: found.layer.clone(),
-            base: Vec::new(),
-            description: format!("http url {}", http.shown()),
-            created_at: time::OffsetDateTime::now_utc().unix_timestamp(),
-            opaque_root: false,
-            kind: String::new(),
-        })
-        .map_err(internal)?;
-    store.commit_layer(&dir, &found.layer).map_err(io(http))
+    let file = SingleFile {
+        name: &found.filename,
+        perm: http.perm,
+        uid: http.uid,
+        gid: http.gid,
+        modified: Duration::from_secs(seconds),
+        description: format!("http url {}", http.shown()),
+        kind: "",
+    };
+    file.commit(job, &work.path().join("fs"), &found.layer)
 }
 
 /// The digest of a file followed by the request's suffix.

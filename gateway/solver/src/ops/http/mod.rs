@@ -3,7 +3,7 @@
 
 mod date;
 mod fetch;
-mod name;
+pub mod name;
 
 use std::sync::Arc;
 
@@ -205,7 +205,7 @@ impl Http {
 }
 
 /// A number as Go reads it with base 0: `0644` and `0o644` are octal, `0x1a4` is hexadecimal.
-fn go_int(text: &str) -> Option<i64> {
+pub fn go_int(text: &str) -> Option<i64> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

@@ -19,7 +19,7 @@ pub fn file_name(url: &str, given: &str, disposition: Option<&str>) -> String {
 }
 
 /// One component of a path that means a file.
-fn safe(name: &str) -> String {
+pub fn safe(name: &str) -> String {
     let base = name.rsplit('/').next().unwrap_or_default();
     let usable = !matches!(base, "" | "." | "..") && !base.chars().any(char::is_control);
     match usable {
