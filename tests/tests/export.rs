@@ -442,7 +442,18 @@ fn platforms_get_a_directory_each_and_mode_delete_cleans_up() {
     let refused = stage.try_build(&[&both[..], &["-o", &merged]].concat());
     let said = stderr(&refused);
     assert!(said.contains("when split option is disabled"), "{said}");
-    stage.build(&[&both[..], &["-o", &format!("{local},mode=delete")]].concat());
+    stage.build(
+        &[
+            &both[..],
+            &[
+                "--allow",
+                "buildx.local.delete",
+                "-o",
+                &format!("{local},mode=delete"),
+            ],
+        ]
+        .concat(),
+    );
     assert_eq!(names(&dir), ["linux_amd64", "linux_arm64"]);
     assert!(!dir.join("linux_amd64/old").exists());
     assert_eq!(text("arm64"), "linux/arm64\n");

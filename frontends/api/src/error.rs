@@ -112,6 +112,27 @@ pub struct SolveDetail {
 /// readers keep it as an unknown detail.
 pub const HELP_TYPE: &str = "gateway.error.Help+text";
 
+/// Type of the detail that says who is at fault, where it is not the build: one word.
+pub const CAUSE_TYPE: &str = "gateway.error.Cause+text";
+
+/// Who is at fault for an error, where it is not the build itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A registry could not be reached, did not let us in, or has no such image.
+    Registry,
+    /// A rule of the user or the operator forbids it.
+    Policy,
+}
+
+impl Cause {
+    fn word(self) -> &'static str {
+        match self {
+            Cause::Registry => "registry",
+            Cause::Policy => "policy",
+        }
+    }
+}
+
 /// An error of a build, a frontend or the engine.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
@@ -171,6 +192,28 @@ impl Error {
         self.details.iter().filter_map(|detail| match detail {
             Detail::Other { type_url, value } if type_url == HELP_TYPE => {
                 Some(String::from_utf8_lossy(value))
+            }
+            _ => None,
+        })
+    }
+
+    /// Says who is at fault.
+    #[must_use]
+    pub fn caused_by(self, cause: Cause) -> Self {
+        self.with(Detail::Other {
+            type_url: CAUSE_TYPE.to_owned(),
+            value: cause.word().as_bytes().to_vec(),
+        })
+    }
+
+    /// Who is at fault, if that was said.
+    pub fn cause(&self) -> Option<Cause> {
+        self.details.iter().find_map(|detail| match detail {
+            Detail::Other { type_url, value } if type_url == CAUSE_TYPE => {
+                let known = [Cause::Registry, Cause::Policy];
+                known
+                    .into_iter()
+                    .find(|cause| cause.word().as_bytes() == value)
             }
             _ => None,
         })

@@ -12,7 +12,7 @@ pub mod request;
 pub mod result;
 
 pub use container::{Container, ContainerRequest, Process, ProcessEvent, ProcessRequest};
-pub use error::{Code, Detail, Error, SourceLocation};
+pub use error::{Cause, Code, Detail, Error, SourceLocation};
 pub use gateway::{FrontendFn, Gateway, Invocation, Worker};
 pub use request::*;
 pub use result::{Attestation, BuildResult, Ref, Refs};

@@ -29,6 +29,7 @@ pub enum Command {
     Lock(Box<crate::lock::Lock>),
     Vendor(Box<crate::lock::Vendor>),
     Llb(crate::llb::Llb),
+    Config(crate::config::show::Show),
     Completion(crate::shell::Completion),
     #[command(hide = true)]
     Man(crate::shell::Man),
@@ -40,21 +41,26 @@ pub enum Command {
 }
 
 /// Build an image from a context directory.
-#[derive(Debug, Args)]
-#[command(after_help = "\
+// Of a flag that is given twice the last one counts, as under docker.
+#[derive(Debug, Clone, Args)]
+#[command(
+    visible_alias = "b",
+    args_override_self = true,
+    after_help = "\
 Examples:
   gateway build .                                        build ./Dockerfile into the image store
   gateway build -t me/app --output type=oci,dest=app.tar .   write an OCI archive
   gateway build -t registry.example/me/app --push .      push it
   gateway build --build-arg VERSION=1.2 --target test .  a stage, with an argument
-  gateway build --secret id=npm,src=$HOME/.npmrc .       a secret for RUN --mount=type=secret,id=npm")]
+  gateway build --secret id=npm,src=$HOME/.npmrc .       a secret for RUN --mount=type=secret,id=npm"
+)]
 pub struct Build {
     /// Directory whose files the build may copy, the address of a git repository or an archive,
     /// or - for a build file or an archive on stdin
     #[arg(value_name = "CONTEXT")]
     pub context: PathBuf,
 
-    /// Build file, - for stdin [default: CONTEXT/Dockerfile]
+    /// Build file, an address of one, or - for stdin [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
@@ -132,8 +138,15 @@ pub struct Build {
     pub cache_to: Vec<String>,
 
     /// Ask the registry for every image, even one that is known
-    #[arg(long)]
-    pub pull: bool,
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub pull: Option<bool>,
 
     /// Network of RUN steps: default, none, host, isolated (out only, by pasta or slirp4netns),
     /// container:NAME or ns:PATH (host and the last two need --allow network.host)
@@ -141,7 +154,7 @@ pub struct Build {
     pub network: Option<String>,
 
     /// Line for /etc/hosts of RUN steps, HOST:IP
-    #[arg(long = "add-host", value_name = "HOST:IP")]
+    #[arg(long = "add-host", value_name = "HOST:IP", value_delimiter = ',')]
     pub add_hosts: Vec<String>,
 
     /// Secret for the build: id=ID,src=FILE or id=ID,env=VARIABLE
@@ -152,7 +165,8 @@ pub struct Build {
     #[arg(long = "ssh", value_name = "SPEC")]
     pub ssh: Vec<String>,
 
-    /// Let the build do something privileged: network.host or security.insecure
+    /// Let the build do something that needs consent: network.host, security.insecure, or
+    /// buildx.local.delete for outputs with mode=delete outside of the current directory
     #[arg(long = "allow", value_name = "ENTITLEMENT")]
     pub allow: Vec<String>,
 
@@ -177,6 +191,10 @@ pub struct Build {
     #[arg(long, value_name = "DIR")]
     pub vendored: Option<PathBuf>,
 
+    /// Rules of docker buildx in Rego; only disabled=true is known here: --source-policy has rules of ours
+    #[arg(long = "policy", value_name = "KEY=VALUE")]
+    pub policies: Vec<String>,
+
     /// Size of /dev/shm of RUN steps, e.g. 64m
     #[arg(long, value_name = "BYTES")]
     pub shm_size: Option<String>,
@@ -195,7 +213,7 @@ pub struct Build {
     pub resources: Vec<String>,
 
     /// Ask about the build file instead of building: check, outline, targets, subrequests.describe
-    #[arg(long, value_name = "METHOD[,format=json]")]
+    #[arg(long, alias = "print", value_name = "METHOD[,format=json]")]
     pub call: Option<String>,
 
     /// Look for mistakes in the build file instead of building (--call=check)
@@ -235,7 +253,7 @@ pub struct Build {
     #[arg(long, value_name = "DIR")]
     pub record: Option<PathBuf>,
 
-    /// Print nothing but the digest of the image
+    /// Print nothing but the image's id
     #[arg(short, long)]
     pub quiet: bool,
 
@@ -253,17 +271,17 @@ pub struct Build {
 
 /// Flags of `docker build` that scripts carry along: short forms, and some that change nothing here
 /// or cannot be done.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Docker {
-    #[arg(short = 'm', long, hide = true)]
+    #[arg(short = 'm', long, hide = true, allow_negative_numbers = true)]
     pub memory: Option<String>,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, allow_negative_numbers = true)]
     pub memory_swap: Option<String>,
-    #[arg(short = 'c', long, hide = true)]
+    #[arg(short = 'c', long, hide = true, allow_negative_numbers = true)]
     pub cpu_shares: Option<String>,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, allow_negative_numbers = true)]
     pub cpu_period: Option<String>,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, allow_negative_numbers = true)]
     pub cpu_quota: Option<String>,
     #[arg(long, hide = true)]
     pub cpuset_cpus: Option<String>,

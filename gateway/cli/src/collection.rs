@@ -124,9 +124,8 @@ impl Default for CollectionSettings {
 
 impl CollectionSettings {
     /// What the file says. Keys that are not about collection are the reference's own business.
-    pub fn parse(text: &str) -> Result<CollectionSettings, String> {
+    pub fn parse(document: &toml::Table) -> Result<CollectionSettings, String> {
         let mut settings = CollectionSettings::default();
-        let document: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
         let worker = document
             .get("worker")
             .and_then(|worker| worker.get("oci"))
@@ -264,7 +263,7 @@ mod tests {
     };
 
     fn policies(text: &str) -> Vec<PruneOptions> {
-        let settings = CollectionSettings::parse(text).unwrap();
+        let settings = CollectionSettings::parse(&text.parse().unwrap()).unwrap();
         settings.policies().unwrap()(DISK)
     }
 
@@ -299,7 +298,8 @@ mod tests {
             policies("[worker.oci]\nrootless = true\n"),
             default_policies(DISK)
         );
-        let off = CollectionSettings::parse("[worker.oci]\ngc = false\n").unwrap();
+        let off =
+            CollectionSettings::parse(&"[worker.oci]\ngc = false\n".parse().unwrap()).unwrap();
         assert!(off.policies().is_none());
     }
 
@@ -331,7 +331,10 @@ mod tests {
             "[[worker.oci.gcpolicy]]\nkeepduration = \"48h\"\n",
             "[[worker.oci.gcpolicy]]\nkeepDuration = \"long\"\n",
         ] {
-            assert!(CollectionSettings::parse(text).is_err(), "{text}");
+            assert!(
+                CollectionSettings::parse(&text.parse().unwrap()).is_err(),
+                "{text}"
+            );
         }
     }
 }

@@ -1,5 +1,10 @@
-//! Where things are: the store, the configuration file, the docker credentials. The only place that
+//! Where things are: the store, the configuration files, the docker credentials. The only place that
 //! reads the environment for them.
+
+mod fill;
+pub mod keys;
+pub mod layers;
+pub mod show;
 
 use std::path::{Path, PathBuf};
 
@@ -12,23 +17,27 @@ use crate::collection::CollectionSettings;
 use crate::error::CliError;
 use crate::registry::settings::{self, RegistryArgs};
 use crate::worker;
+pub use fill::{filled, number, registry_args, text};
+pub use layers::Layers;
 
-/// The store: `--root`, else `$GATEWAY_ROOT`, else the usual place for root or for a user.
+/// The store: `--root`, else what the environment or a file says, else the usual place for root or for a user.
 pub fn store_root(
     flag: Option<&Path>,
+    layers: &Layers,
     env: &Environment,
     is_root: bool,
 ) -> Result<PathBuf, CliError> {
-    let set = |name: &str| env.get(name).filter(|value| !value.is_empty());
-    if let Some(root) = flag
-        .map(Path::to_owned)
-        .or_else(|| set("GATEWAY_ROOT").map(PathBuf::from))
-    {
+    if let Some(root) = flag {
+        let root = root.to_owned();
         return std::path::absolute(&root).map_err(|source| CliError::Write { path: root, source });
+    }
+    if let Some(root) = fill::text(layers, env, "gateway.root")? {
+        return Ok(PathBuf::from(root));
     }
     if is_root {
         return Ok(PathBuf::from("/var/lib/gateway"));
     }
+    let set = |name: &str| env.get(name).filter(|value| !value.is_empty());
     let data = match (set("XDG_DATA_HOME"), set("HOME")) {
         (Some(data), _) => PathBuf::from(data),
         (None, Some(home)) => Path::new(home).join(".local/share"),
@@ -37,7 +46,7 @@ pub fn store_root(
     Ok(data.join("gateway"))
 }
 
-/// What `--config` and the environment say, put together.
+/// What flags, environment and files say, put together.
 pub struct Settings {
     pub registries: Registries,
     pub policy: FrontendPolicy,
@@ -50,37 +59,43 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
-pub fn settings(args: &RegistryArgs, env: &Environment) -> Result<Settings, CliError> {
-    let mut frontends = (FrontendPolicy::default(), FrontendLimits::default());
-    let mut collection = CollectionSettings::default();
-    let mut max_parallelism = 0;
-    let mut steps = StepOptions::default();
-    let file = match settings::config_file(args, env) {
-        None => None,
-        Some(path) => {
-            let text = std::fs::read_to_string(&path).map_err(|source| CliError::ConfigFile {
-                path: path.clone(),
-                source,
-            })?;
-            let wrong = |problem| CliError::Config {
-                path: path.clone(),
-                problem,
-            };
-            frontends = frontend_settings(&text).map_err(wrong)?;
-            collection = CollectionSettings::parse(&text).map_err(wrong)?;
-            max_parallelism = parallelism(&text).map_err(wrong)?;
-            steps = worker::parse(&text).map_err(wrong)?;
-            Some((path, text))
-        }
+/// # Errors
+/// When something in a file is not understood that guards something.
+pub fn settings(
+    args: &RegistryArgs,
+    layers: &Layers,
+    env: &Environment,
+) -> Result<Settings, CliError> {
+    // Each file by itself first, so that an error names the one that has it.
+    for file in &layers.files {
+        let wrong = |problem| CliError::Config {
+            path: file.path.clone(),
+            problem,
+        };
+        frontend_settings(&file.table).map_err(wrong)?;
+        CollectionSettings::parse(&file.table).map_err(wrong)?;
+        parallelism(&file.table).map_err(wrong)?;
+        worker::parse(&file.table).map_err(wrong)?;
+    }
+    let merged = layers.merged();
+    let wrong = |problem| CliError::Config {
+        path: layers
+            .files
+            .first()
+            .map(|f| f.path.clone())
+            .unwrap_or_default(),
+        problem,
     };
-    let file = file
-        .as_ref()
-        .map(|(path, text)| (path.as_path(), text.as_str()));
-    let (registries, warnings) = settings::registries(args, file, env)?;
+    let (policy, limits) = frontend_settings(&merged).map_err(wrong)?;
+    let collection = CollectionSettings::parse(&merged).map_err(wrong)?;
+    let max_parallelism = parallelism(&merged).map_err(wrong)?;
+    let steps = worker::parse(&merged).map_err(wrong)?;
+    let (registries, warnings) =
+        settings::registries(&registry_args(args, layers, env)?, layers, env)?;
     Ok(Settings {
         registries: Registries::new(registries),
-        policy: frontends.0,
-        limits: frontends.1,
+        policy,
+        limits,
         collection,
         max_parallelism,
         steps,
@@ -89,8 +104,7 @@ pub fn settings(args: &RegistryArgs, env: &Environment) -> Result<Settings, CliE
 }
 
 /// `max-parallelism` of `[worker.oci]`, as in a buildkitd.toml.
-fn parallelism(text: &str) -> Result<usize, String> {
-    let document: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
+fn parallelism(document: &toml::Table) -> Result<usize, String> {
     let worker = document.get("worker").and_then(|worker| worker.get("oci"));
     let Some(value) = worker.and_then(|worker| worker.get("max-parallelism")) else {
         return Ok(0);
@@ -133,10 +147,9 @@ fn size(value: &toml::Value, least: usize, most: usize) -> Option<usize> {
 }
 
 /// The `[frontend."..."]` tables. They guard what may run, so whatever is not understood is an error.
-fn frontend_settings(text: &str) -> Result<(FrontendPolicy, FrontendLimits), String> {
+fn frontend_settings(document: &toml::Table) -> Result<(FrontendPolicy, FrontendLimits), String> {
     let mut policy = FrontendPolicy::default();
     let mut limits = FrontendLimits::default();
-    let document: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
     let Some(frontends) = document.get("frontend") else {
         return Ok((policy, limits));
     };
@@ -246,13 +259,23 @@ mod tests {
             .collect()
     }
 
+    fn of_text(text: &str) -> Result<(FrontendPolicy, FrontendLimits), String> {
+        frontend_settings(&text.parse().unwrap())
+    }
+
     #[test]
     fn the_number_of_steps_at_once_is_read_or_refused() {
-        assert_eq!(parallelism("[worker.oci]\ngc = true\n"), Ok(0));
-        assert_eq!(parallelism("[worker.oci]\nmax-parallelism = 4\n"), Ok(4));
+        assert_eq!(
+            parallelism(&"[worker.oci]\ngc = true\n".parse().unwrap()),
+            Ok(0)
+        );
+        assert_eq!(
+            parallelism(&"[worker.oci]\nmax-parallelism = 4\n".parse().unwrap()),
+            Ok(4)
+        );
         for wrong in ["-1", "\"4\"", "99999999"] {
             let text = format!("[worker.oci]\nmax-parallelism = {wrong}\n");
-            let problem = parallelism(&text).unwrap_err();
+            let problem = parallelism(&text.parse().unwrap()).unwrap_err();
             assert!(problem.contains("max-parallelism"), "{problem}");
         }
     }
@@ -261,7 +284,7 @@ mod tests {
     fn the_flag_beats_the_environment_beats_the_usual_place() {
         let vars = env(&[("GATEWAY_ROOT", "/from/env"), ("HOME", "/home/me")]);
         let root = |flag: Option<&str>, env: &Environment, is_root| {
-            store_root(flag.map(Path::new), env, is_root).unwrap()
+            store_root(flag.map(Path::new), &Layers::default(), env, is_root).unwrap()
         };
         assert_eq!(root(Some("/flag"), &vars, true), Path::new("/flag"));
         assert_eq!(root(None, &vars, true), Path::new("/from/env"));
@@ -270,12 +293,12 @@ mod tests {
             root(None, &env(&[("HOME", "/home/me")]), false),
             Path::new("/home/me/.local/share/gateway")
         );
-        assert!(store_root(None, &env(&[]), false).is_err());
+        assert!(store_root(None, &Layers::default(), &env(&[]), false).is_err());
     }
 
     #[test]
     fn frontend_tables_set_policy_and_limits() {
-        let (policy, limits) = frontend_settings(
+        let (policy, limits) = of_text(
             "[frontend.\"gateway.v0\"]\nenabled = false\nallowedRepositories = [\"docker/dockerfile\"]\nstartTimeout = 2\ntimeout = 0\nmaxMemory = 16777216\nmaxProcesses = 9\nidleTimeout = 7\nmaxMessage = 65536\nmaxDefinitions = 5\nmaxBuffered = 1048576\nmaxRefs = 4\nmaxContainers = 0\n",
         )
         .unwrap();
@@ -306,7 +329,7 @@ mod tests {
             "[frontend.\"gateway.v0\"]\nmaxMessage = 1\n",
             "[frontend.\"gateway.v0\"]\nidleTimeout = \"never\"\n",
         ] {
-            assert!(frontend_settings(text).is_err(), "{text}");
+            assert!(of_text(text).is_err(), "{text}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod build;
 mod collection;
 mod config;
 mod docker_plugin;
+mod docker_words;
 mod error;
 mod excerpt;
 mod images;
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     // ordinary user everything below runs in a user namespace of its own.
     gateway_sandbox::maybe_run_zygote();
     let cli = match docker_plugin::start(std::env::args_os()) {
-        docker_plugin::Start::Words(words) => args::Cli::parse_from(words),
+        docker_plugin::Start::Words(words) => args::Cli::parse_from(docker_words::normal(words)),
         docker_plugin::Start::Answer(text) => {
             // Nobody reading stdout is no failure.
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -59,6 +60,7 @@ fn run(cli: &args::Cli) -> Result<(), error::CliError> {
         args::Command::Lock(args) => lock::lock(args),
         args::Command::Vendor(args) => lock::vendor(args),
         args::Command::Llb(args) => llb::run(args),
+        args::Command::Config(args) => config::show::run(args),
         args::Command::Completion(args) => {
             shell::completion(args);
             Ok(())

@@ -101,12 +101,13 @@ pub fn with_store<T>(
     let env: Environment = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let settings = config::settings(&args.registries, &env)?;
+    let layers = config::Layers::find(args.registries.config.as_deref(), &env)?;
+    let settings = config::settings(&args.registries, &layers, &env)?;
     for warning in &settings.warnings {
         eprintln!("warning: {warning}");
     }
     let is_root = rustix::process::geteuid().is_root() && !crate::is_rootless();
-    let root = config::store_root(args.root.as_deref(), &env, is_root)?;
+    let root = config::store_root(args.root.as_deref(), &layers, &env, is_root)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

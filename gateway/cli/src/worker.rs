@@ -24,9 +24,8 @@ const PROGRAM_DIRS: [&str; 6] = [
 const ENTITLEMENT: &str = "network.host";
 
 /// What the file says. Keys that are not about steps are somebody else's business.
-pub fn parse(text: &str) -> Result<StepOptions, String> {
+pub fn parse(document: &toml::Table) -> Result<StepOptions, String> {
     let mut options = StepOptions::default();
-    let document: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
     if let Some(dirs) = document.get("cdi").and_then(|cdi| cdi.get("specDirs")) {
         options.cdi_dirs = dirs
             .as_array()
@@ -176,9 +175,13 @@ fn container(name: &str) -> Result<PathBuf, String> {
 mod tests {
     use super::*;
 
+    fn of_text(text: &str) -> Result<StepOptions, String> {
+        parse(&text.parse().unwrap())
+    }
+
     #[test]
     fn the_runtime_network_and_limit_of_steps_are_read() {
-        let options = parse(
+        let options = of_text(
             "[worker.oci]\nbinary = \"/bin/sh\"\nnetworkMode = \"isolated\"\nmaxProcesses = 0\ngc = true\n[cdi]\nspecDirs = [\"/x\"]\n",
         )
         .unwrap();
@@ -186,7 +189,7 @@ mod tests {
         assert_eq!(options.network, Network::Isolated);
         assert_eq!(options.max_processes, None);
         assert_eq!(options.cdi_dirs, [PathBuf::from("/x")]);
-        let options = parse("[worker.oci]\nbinary = \"sh\"\n[cdi]\ndisabled = true\n").unwrap();
+        let options = of_text("[worker.oci]\nbinary = \"sh\"\n[cdi]\ndisabled = true\n").unwrap();
         assert!(options.runtime.is_some_and(|path| path.ends_with("sh")));
         assert!(options.max_processes.is_some() && options.cdi_dirs.is_empty());
     }
@@ -200,7 +203,7 @@ mod tests {
             ("networkMode = \"cni\"", "cni"),
             ("maxProcesses = -1", "maxProcesses"),
         ] {
-            let error = parse(&format!("[worker.oci]\n{text}\n")).unwrap_err();
+            let error = of_text(&format!("[worker.oci]\n{text}\n")).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -212,7 +212,9 @@ pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errn
         rlim_max: hard,
     };
     // SAFETY: `limit` is valid for reads, the old value is not asked for.
-    check(unsafe { libc::prlimit64(0, resource, &raw const limit, std::ptr::null_mut()) }.into())?;
+    check(
+        unsafe { libc::prlimit64(0, resource as _, &raw const limit, std::ptr::null_mut()) }.into(),
+    )?;
     Ok(())
 }
 
@@ -328,7 +330,8 @@ pub(crate) fn loopback_up() -> Result<(), Errno> {
         unsafe {
             libc::ioctl(
                 socket.as_fd().as_raw_fd(),
-                libc::SIOCSIFFLAGS,
+                // C libraries differ in the type of requests.
+                libc::SIOCSIFFLAGS as _,
                 &raw mut request,
             )
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use gateway_api::{Code, Detail, Error, error::SolveDetail};
+use gateway_api::{Cause, Code, Detail, Error, error::SolveDetail};
 use gateway_llb::graph::LoadError;
 use gateway_llb::{Graph, pb, vertex_name};
 
@@ -161,9 +161,13 @@ impl LiveGraph {
             broken: true,
         })?;
         for vertex in graph.vertices() {
-            allowed(vertex.op(), entitlements).map_err(|text| {
+            allowed(vertex.op(), entitlements).map_err(|(text, consent)| {
                 let digest = vertex.digest().to_owned();
-                let error = Error::unknown(format!("failed to load LLB: {text}"));
+                let error = Error::unknown(format!("failed to load LLB: {text}"))
+                    .caused_by(Cause::Policy)
+                    .with_help(format!(
+                        "The step needs more than builds may do. Let it, if you trust the build file: {consent}\n"
+                    ));
                 Refused {
                     error: error.with(Detail::Vertex { digest }),
                     broken: false,
@@ -229,12 +233,13 @@ impl LiveGraph {
     }
 }
 
-fn allowed(op: &pb::Op, entitlements: &BTreeSet<String>) -> Result<(), String> {
+/// What is missing, and the flag that grants it.
+fn allowed(op: &pb::Op, entitlements: &BTreeSet<String>) -> Result<(), (String, String)> {
     let Some(pb::op::Op::Exec(exec)) = &op.op else {
         return Ok(());
     };
     let need = |name: &str, wanted: bool| match wanted && !entitlements.contains(name) {
-        true => Err(format!("{name} is not allowed")),
+        true => Err((format!("{name} is not allowed"), format!("--allow {name}"))),
         false => Ok(()),
     };
     need("network.host", exec.network() == pb::NetMode::Host)?;
@@ -243,9 +248,12 @@ fn allowed(op: &pb::Op, entitlements: &BTreeSet<String>) -> Result<(), String> {
         exec.security() == pb::SecurityMode::Insecure,
     )?;
     match exec.cdi_devices.iter().find(|device| !device.optional) {
-        Some(device) if !entitlements.contains("device") => Err(format!(
-            "device {} is requested by the build but not allowed",
-            device.name
+        Some(device) if !entitlements.contains("device") => Err((
+            format!(
+                "device {} is requested by the build but not allowed",
+                device.name
+            ),
+            "--allow device".to_owned(),
         )),
         _ => Ok(()),
     }

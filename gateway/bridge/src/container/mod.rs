@@ -62,7 +62,8 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 fn need(job: &Job, entitlement: &str) -> Result<(), Error> {
     match job.entitlements().contains(entitlement) {
         true => Ok(()),
-        false => Err(Error::unknown(format!("{entitlement} is not allowed"))),
+        false => Err(Error::unknown(format!("{entitlement} is not allowed"))
+            .caused_by(gateway_api::Cause::Policy)),
     }
 }
 

@@ -287,7 +287,8 @@ impl Engine {
                 let name = &call.name;
                 return Err(Error::unknown(format!(
                     "invalid frontend: {name} (disabled by the configuration)"
-                )));
+                ))
+                .caused_by(gateway_api::Cause::Policy));
             }
             if call.name == GATEWAY {
                 return image::run(self, job, call).await;

@@ -47,9 +47,14 @@ impl FrontendPolicy {
         if wanted.is_some() && allowed.into_iter().any(|entry| entry == wanted) {
             return Ok(());
         }
-        Err(Error::unknown(format!(
-            "'{source}' is not an allowed gateway source"
-        )))
+        Err(
+            Error::unknown(format!("'{source}' is not an allowed gateway source"))
+                .caused_by(gateway_api::Cause::Policy)
+                .with_help(format!(
+                    "the configuration allows frontends of these repositories only: {}\n",
+                    self.allowed_repositories.join(", ")
+                )),
+        )
     }
 }
 

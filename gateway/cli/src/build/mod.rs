@@ -4,6 +4,9 @@ mod attest;
 mod cache;
 mod call;
 mod contexts;
+mod fetched;
+#[cfg(test)]
+mod flags;
 mod output;
 mod policy;
 mod proxies;
@@ -72,13 +75,15 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
     let env: Environment = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect();
+    let layers = config::Layers::find(args.registries.config.as_deref(), &env)?;
+    let args = &config::filled(args, &layers, &env)?;
     let mode = match args.quiet {
         true => Mode::Quiet,
         false => args.progress.resolve(&env)?,
     };
     args.docker.check()?;
     let call = call::call(args)?;
-    let (mut display, notes) = DisplayOptions::new(mode, args.debug, &env);
+    let (mut display, notes) = DisplayOptions::new(mode, args.debug, &layers, &env)?;
     // The answer holds the warnings then.
     display.summary = call.is_none();
     let mut exporters = match call {
@@ -89,6 +94,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         None => output::exporters(args, &env)?,
     };
     let cache_imports = cache::imports(&args.cache_from)?;
+    policy::check_rego(args)?;
     let source_policies = policy::read(&args.source_policies, &env)?;
     let cache_exports = match &call {
         Some(_) => Vec::new(),
@@ -98,11 +104,16 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         Some(pins) => Some(pins),
         None => crate::lock::pins(args)?,
     };
-    let mut inputs = request::inputs(args, &env, session_id())?;
     let mut registries = args.registries.clone();
+    // All that could ask somebody: registries, the web, and the steps.
+    registries.offline |= args.vendored.is_some();
+    let settings = config::settings(&registries, &layers, &env)?;
+    for warning in notes.iter().chain(&settings.warnings) {
+        eprintln!("warning: {warning}");
+    }
+    let file = fetched::build_file(args, &settings.registries).await?;
+    let mut inputs = request::inputs(args, &env, session_id(), file)?;
     if args.vendored.is_some() {
-        // All that could ask somebody: registries, the web, and the steps.
-        registries.offline = true;
         inputs
             .opts
             .entry("force-network-mode".into())
@@ -112,10 +123,6 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         call.options(&mut inputs.opts);
     }
     output::set_epoch(&mut exporters, &inputs.opts);
-    let settings = config::settings(&registries, &env)?;
-    for warning in notes.iter().chain(&settings.warnings) {
-        eprintln!("warning: {warning}");
-    }
     let mut steps = settings.steps;
     if let Some(mode) = args
         .network
@@ -126,6 +133,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
     }
     let root = config::store_root(
         args.root.as_deref(),
+        &layers,
         &env,
         rustix::process::geteuid().is_root() && !crate::is_rootless(),
     )?;
@@ -183,7 +191,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
             cancel: cancel.clone(),
         })
         .await;
-    drop((engine, inputs.stdin));
+    drop((engine, inputs.held));
     // Tasks that are still ending need the runtime to send their last events.
     let _ = tokio::task::spawn_blocking(move || display.finish()).await;
     let outcome = match result {
@@ -202,7 +210,13 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
             told.map(|()| Outcome { response })
         }
         Err(_) if cancel.is_cancelled() => return Err(CliError::Interrupted),
-        Err(error) => Err(CliError::Build(Box::new(error))),
+        Err(error) => {
+            let error = CliError::Build(Box::new(error));
+            Err(match args.debug {
+                true => CliError::Explained(Box::new(error)),
+                false => error,
+            })
+        }
     };
     // After the result is out: nobody waits for it, and a build that added nothing does not even look.
     if let Some(policies) = collection.policies()
@@ -253,8 +267,9 @@ fn session_id() -> String {
 
 fn report(args: &Build, response: &BuildResponse) -> Result<(), CliError> {
     let digest = |key: &str| response.exporter.get(key);
+    // An image is known by its configuration, several platforms by their index.
+    let id = digest(CONFIG_DIGEST).or_else(|| digest(IMAGE_DIGEST));
     if let Some(path) = &args.iidfile {
-        let id = digest(CONFIG_DIGEST).or_else(|| digest(IMAGE_DIGEST));
         write(path, id.map_or("", String::as_str).as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
@@ -262,9 +277,9 @@ fn report(args: &Build, response: &BuildResponse) -> Result<(), CliError> {
         json.push(b'\n');
         write(path, &json)?;
     }
-    if let (true, Some(digest)) = (args.quiet, digest(IMAGE_DIGEST)) {
+    if let (true, Some(id)) = (args.quiet, id) {
         // Nobody reading stdout is no failure of the build.
-        let _ = writeln!(std::io::stdout(), "{digest}");
+        let _ = writeln!(std::io::stdout(), "{id}");
     }
     Ok(())
 }

@@ -26,11 +26,28 @@ const LOADERS: [(&str, &[&str]); 4] = [
     ("ctr", &["images", "import", "-"]),
 ];
 
+/// Consent to outputs with `mode=delete` that are not below the current directory: a word of `--allow` that the
+/// engine never hears of.
+pub const LOCAL_DELETE: &str = "buildx.local.delete";
+
 /// One exporter for each `--output`, `--push` and `--load`; without any, the image store.
 pub fn exporters(args: &Build, env: &Environment) -> Result<Vec<Exporter>, UsageError> {
     let mut exporters = Vec::new();
     for output in &args.outputs {
-        exporters.extend(exporter(output, &args.tags)?);
+        let given = exporter(output, &args.tags)?;
+        if let Some(Exporter::Local { dest, attrs }) = &given
+            && attrs.get("mode").is_some_and(|mode| mode == "delete")
+            && !args.allow.iter().any(|word| word == LOCAL_DELETE)
+            && !is_below_current_dir(dest)
+        {
+            let problem = format!(
+                "mode=delete deletes whatever else is there, and {} is not below the current directory: \
+                 say --allow {LOCAL_DELETE} if that is meant",
+                dest.display()
+            );
+            return Err(UsageError::new("--output", output, problem));
+        }
+        exporters.extend(given);
     }
     if args.push {
         let mut pushes = false;
@@ -212,12 +229,6 @@ fn exporter(text: &str, tags: &[String]) -> Result<Option<Exporter>, UsageError>
         },
         "local" => {
             let dest = directory()?;
-            if attrs.get("mode").is_some_and(|mode| mode == "delete") && holds_current_dir(&dest) {
-                return Err(wrong(
-                    "mode=delete would delete what is in the current directory: name another one"
-                        .into(),
-                ));
-            }
             Exporter::Local { dest, attrs }
         }
         other => {
@@ -229,11 +240,25 @@ fn exporter(text: &str, tags: &[String]) -> Result<Option<Exporter>, UsageError>
     Ok(Some(exporter))
 }
 
-fn holds_current_dir(dir: &Path) -> bool {
-    match (std::fs::canonicalize(dir), std::env::current_dir()) {
-        (Ok(dir), Ok(current)) => current.starts_with(dir),
-        _ => false,
-    }
+/// Below, not the same; links are followed as far as there is something.
+fn is_below_current_dir(dir: &Path) -> bool {
+    let Ok(current) = std::env::current_dir().and_then(std::fs::canonicalize) else {
+        return false;
+    };
+    let dir = current.join(dir);
+    let existing = dir.ancestors().find_map(|ancestor| {
+        let rest = dir.strip_prefix(ancestor).ok()?;
+        Some((std::fs::canonicalize(ancestor).ok()?, rest))
+    });
+    let Some((existing, rest)) = existing else {
+        return false;
+    };
+    // What does not exist yet can still lead upwards.
+    let leads_up = rest
+        .components()
+        .any(|part| matches!(part, std::path::Component::ParentDir));
+    let whole = existing.join(rest);
+    !leads_up && whole.starts_with(&current) && whole != current
 }
 
 #[cfg(test)]
@@ -358,12 +383,16 @@ mod tests {
 
     #[test]
     fn the_current_directory_is_not_cleaned_up() {
-        for dest in [".", "/"] {
-            let error =
-                parsed(&["-o", &format!("type=local,mode=delete,dest={dest}")]).unwrap_err();
-            assert!(error.to_string().contains("current directory"), "{error}");
+        for dest in [".", "/", "..", "a/../..", "/tmp"] {
+            let output = format!("type=local,mode=delete,dest={dest}");
+            let error = parsed(&["-o", &output]).unwrap_err().to_string();
+            assert!(error.contains("--allow buildx.local.delete"), "{error}");
+            assert!(parsed(&["-o", &output, "--allow", "buildx.local.delete"]).is_ok());
         }
-        assert!(parsed(&["-o", "type=local,mode=delete,dest=no-such-dir"]).is_ok());
+        for dest in ["no-such-dir", "src", "no/such/dir"] {
+            let output = format!("type=local,mode=delete,dest={dest}");
+            assert!(parsed(&["-o", &output]).is_ok(), "{dest}");
+        }
     }
 
     #[test]

@@ -19,37 +19,48 @@ const STDIN: &str = "-";
 /// Address of what the client hands in itself.
 const UPLOADS: &str = "http://buildkit-session/";
 /// Entitlements that a build may be given.
-const ENTITLEMENTS: [&str; 3] = ["network.host", "security.insecure", "device"];
+const ENTITLEMENTS: [&str; 4] = [
+    "network.host",
+    "security.insecure",
+    "device",
+    super::output::LOCAL_DELETE,
+];
 
 /// What the engine needs beside exporters and progress.
 pub struct Inputs {
     pub opts: BTreeMap<String, String>,
     pub session: LocalSession,
     pub entitlements: BTreeSet<String>,
-    /// What stdin held; must live as long as the build.
-    pub stdin: Option<Stdin>,
+    /// What stdin held and what was fetched; must live as long as the build.
+    pub held: Vec<Stdin>,
 }
 
-pub fn inputs(args: &Build, env: &Environment, session_id: String) -> Result<Inputs, CliError> {
+/// `fetched` is the build file, where `--file` is an address.
+pub fn inputs(
+    args: &Build,
+    env: &Environment,
+    session_id: String,
+    fetched: Option<Stdin>,
+) -> Result<Inputs, CliError> {
     let mut opts = BTreeMap::new();
     let session = LocalSession::new(session_id);
     let stdin = stdin(args)?;
+    let is_stdin = args.context == Path::new(STDIN);
+    // The build file, where it is no file of the context or beside it.
+    let file = match is_stdin {
+        true => fetched.as_ref(),
+        false => fetched.as_ref().or(stdin.as_ref()),
+    };
     let mut session = match contexts::remote(&args.context) {
-        _ if args.context == Path::new(STDIN) => {
-            from_stdin(args, stdin.as_ref(), session, &mut opts)?
-        }
+        _ if is_stdin => from_stdin(args, stdin.as_ref(), file, session, &mut opts)?,
         Some(address) => {
-            // The build file is a part of what is fetched.
-            if let Some(file) = &args.file {
-                opts.insert("filename".to_owned(), file.to_string_lossy().into_owned());
-            }
             opts.insert("context".to_owned(), address);
-            session
+            beside_fetched(args, file, session, &mut opts)
         }
         None => {
             let context = context_dir(&args.context)?;
-            let (dockerfile_dir, filename) = match &stdin {
-                Some(stdin) => (stdin.dir.path().to_owned(), DEFAULT_FILE.to_owned()),
+            let (dockerfile_dir, filename) = match file {
+                Some(file) => (file.dir.path().to_owned(), DEFAULT_FILE.to_owned()),
                 None => build_file(args, &context)?,
             };
             if filename != DEFAULT_FILE {
@@ -85,8 +96,25 @@ pub fn inputs(args: &Build, env: &Environment, session_id: String) -> Result<Inp
         opts,
         session,
         entitlements: entitlements(args)?,
-        stdin,
+        held: stdin.into_iter().chain(fetched).collect(),
     })
+}
+
+/// The build file of a context that the build fetches: a part of it, unless there is one from elsewhere.
+fn beside_fetched(
+    args: &Build,
+    file: Option<&Stdin>,
+    session: LocalSession,
+    opts: &mut BTreeMap<String, String>,
+) -> LocalSession {
+    if let Some(file) = file {
+        opts.insert("dockerfilekey".to_owned(), "dockerfile".to_owned());
+        return session.with_dir("dockerfile", file.dir.path());
+    }
+    if let Some(file) = &args.file {
+        opts.insert("filename".to_owned(), file.to_string_lossy().into_owned());
+    }
+    session
 }
 
 /// Reads stdin where the flags name it: as the context or as the build file.
@@ -110,6 +138,7 @@ fn stdin(args: &Build) -> Result<Option<Stdin>, CliError> {
 fn from_stdin(
     args: &Build,
     stdin: Option<&Stdin>,
+    file: Option<&Stdin>,
     session: LocalSession,
     opts: &mut BTreeMap<String, String>,
 ) -> Result<LocalSession, CliError> {
@@ -128,11 +157,9 @@ fn from_stdin(
                 .with_dir("dockerfile", stdin.dir.path()))
         }
         stdin::Content::Archive(path) => {
-            if let Some(file) = &args.file {
-                opts.insert("filename".to_owned(), file.to_string_lossy().into_owned());
-            }
             let id = session.id().to_owned();
             opts.insert("context".to_owned(), format!("{UPLOADS}{id}"));
+            let session = beside_fetched(args, file, session, opts);
             Ok(session.with_upload(id, path))
         }
     }
@@ -271,7 +298,7 @@ fn simple_opts(
         opts.insert("no-cache".into(), args.no_cache_filter.join(","));
     }
     resources::options(args, opts)?;
-    if args.pull {
+    if args.pull == Some(true) {
         opts.insert("image-resolve-mode".into(), "pull".into());
     }
     match args.network.as_deref() {
@@ -316,6 +343,7 @@ fn simple_opts(
 fn entitlements(args: &Build) -> Result<BTreeSet<String>, UsageError> {
     args.allow
         .iter()
+        .filter(|text| *text != super::output::LOCAL_DELETE)
         .map(|text| match ENTITLEMENTS.contains(&text.as_str()) {
             true => Ok(text.clone()),
             false => Err(UsageError::new(
@@ -342,7 +370,7 @@ mod tests {
 
     fn given(line: &[&str]) -> Result<Inputs, CliError> {
         let env = Environment::from([("FROM_ENV".to_owned(), "e".to_owned())]);
-        inputs(&parse(line), &env, "session".into())
+        inputs(&parse(line), &env, "session".into(), None)
     }
 
     #[test]

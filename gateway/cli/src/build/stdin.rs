@@ -17,7 +17,7 @@ const MAGIC: [&[u8]; 4] = [
     &[0x28, 0xb5, 0x2f, 0xfd],
 ];
 /// Larger than any build file: the limit of the built-in frontend's parser is far below.
-const MAX_BUILD_FILE: u64 = 64 << 20;
+pub const MAX_BUILD_FILE: u64 = 64 << 20;
 
 /// What stdin held, kept in a temporary folder for the build's time.
 #[derive(Debug)]

@@ -24,18 +24,16 @@ use time::OffsetDateTime;
 use self::colors::Colors;
 use self::plain::{Plain, Style};
 use self::trace::{Keep, Trace};
+pub use self::tty::clean;
 use self::tty::{Look, Size, Tty};
 use crate::build::secrets::Environment;
-use crate::error::UsageError;
+use crate::config::Layers;
+use crate::error::{CliError, UsageError};
 
 /// Pause between two prints: short enough to feel live, long enough to group events.
 const TICK: Duration = Duration::from_millis(100);
 /// How long the events of tasks that are still ending are waited for.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Variables that choose the mode when the flag does not, the first that is set.
-const MODE_VARIABLES: [&str; 2] = ["GATEWAY_PROGRESS", "BUILDKIT_PROGRESS"];
-/// Lines of live output of a step; the reference's variable.
-const LOG_LINES_VARIABLE: &str = "BUILDKIT_TTY_LOG_LINES";
 /// More would leave no room for steps on any terminal.
 const MOST_LOG_LINES: u16 = 200;
 
@@ -58,26 +56,14 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// The mode to use: the flag, else the environment, else what stderr is.
+    /// The mode to use: one that was asked for, else what fits stderr.
     ///
     /// # Errors
-    /// When a terminal is needed and there is none, or a variable holds no mode.
+    /// When a terminal is needed and there is none.
     pub fn resolve(self, env: &Environment) -> Result<Mode, UsageError> {
         let terminal = std::io::stderr().is_terminal();
-        let mut mode = self;
-        if mode == Mode::Auto {
-            let set = MODE_VARIABLES
-                .iter()
-                .find_map(|name| Some((name, env.get(*name).filter(|value| !value.is_empty())?)));
-            if let Some((name, value)) = set {
-                mode = Mode::from_str(value, true).map_err(|_| {
-                    let problem = "auto, tty, plain, plain=2018, rawjson and quiet are known";
-                    UsageError::new(*name, value, problem.to_owned())
-                })?;
-            }
-        }
         let dumb = env.get("TERM").is_some_and(|term| term == "dumb");
-        match mode {
+        match self {
             Mode::Auto if terminal && !dumb => Ok(Mode::Tty),
             Mode::Auto => Ok(Mode::Plain),
             Mode::Tty if !terminal => Err(UsageError::new(
@@ -102,11 +88,20 @@ pub struct Options {
 
 impl Options {
     /// The second value is what of the environment was not understood.
-    pub fn new(mode: Mode, debug: bool, env: &Environment) -> (Self, Vec<String>) {
-        let var = |name: &str| env.get(name).map(String::as_str);
-        let (colors, notes) = Colors::from_variables(var("NO_COLOR"), var("BUILDKIT_COLORS"));
-        let log_lines = var(LOG_LINES_VARIABLE)
-            .and_then(|text| text.parse().ok())
+    ///
+    /// # Errors
+    /// When a variable holds what it cannot.
+    pub fn new(
+        mode: Mode,
+        debug: bool,
+        layers: &Layers,
+        env: &Environment,
+    ) -> Result<(Self, Vec<String>), CliError> {
+        let none = env.get("NO_COLOR").map(String::as_str);
+        let rules = crate::config::text(layers, env, "progress.colors")?;
+        let (colors, notes) = Colors::from_variables(none, rules.as_deref());
+        let log_lines = crate::config::number(layers, env, "progress.log-lines")?
+            .and_then(|number| u16::try_from(number).ok())
             .unwrap_or(tty::LOG_LINES)
             .min(MOST_LOG_LINES);
         let look = Look {
@@ -120,7 +115,7 @@ impl Options {
             summary: true,
             debug,
         };
-        (options, notes)
+        Ok((options, notes))
     }
 }
 

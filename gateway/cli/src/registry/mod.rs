@@ -46,7 +46,9 @@ fn with_registries<T, F>(
 where
     F: Future<Output = Result<T, CliError>>,
 {
-    let settings = config::settings(args, &environment())?;
+    let env = environment();
+    let layers = config::Layers::find(args.config.as_deref(), &env)?;
+    let settings = config::settings(args, &layers, &env)?;
     for warning in &settings.warnings {
         eprintln!("warning: {warning}");
     }

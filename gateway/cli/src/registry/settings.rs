@@ -11,12 +11,14 @@ use gateway_images::registry::{
 };
 
 use crate::build::secrets::Environment;
+use crate::config::Layers;
+use crate::config::layers::user_config;
 use crate::error::{CliError, UsageError};
 
 /// How registries are reached.
 #[derive(Debug, Clone, Default, Args)]
 pub struct RegistryArgs {
-    /// Configuration with the [registry."HOST"] tables of buildkitd.toml [default: buildkit's own, if there is one]
+    /// The configuration file [default: gateway.toml of the user and the system, and BuildKit's]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
@@ -33,18 +35,10 @@ pub struct RegistryArgs {
 const DOCKER_CERTS: &str = "docker/certs.d";
 const CONTAINERS_CERTS: &str = "containers/certs.d";
 const CONTAINERD_HOSTS: &str = "containerd/certs.d";
-const BUILDKITD_TOML: &str = "buildkit/buildkitd.toml";
 const ETC: &str = "/etc";
 
 fn var(env: &Environment, name: &str) -> Option<String> {
     env.get(name).filter(|value| !value.is_empty()).cloned()
-}
-
-/// `$XDG_CONFIG_HOME`, else `~/.config`.
-fn user_config(env: &Environment) -> Option<PathBuf> {
-    var(env, "XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .or_else(|| var(env, "HOME").map(|home| Path::new(&home).join(".config")))
 }
 
 /// A user's own files come before the system's.
@@ -56,19 +50,10 @@ fn places(env: &Environment, name: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The configuration file: what `--config` says, else the first of BuildKit's that is there.
-pub fn config_file(args: &RegistryArgs, env: &Environment) -> Option<PathBuf> {
-    let given = args.config.clone();
-    given.or_else(|| {
-        let mut places = places(env, BUILDKITD_TOML).into_iter();
-        places.find(|path| path.is_file())
-    })
-}
-
-/// Puts together what is known of registries. `text` is that of the configuration file. Gives warnings besides.
+/// Puts together what is known of registries. Gives warnings besides.
 pub fn registries(
     args: &RegistryArgs,
-    file: Option<(&Path, &str)>,
+    layers: &Layers,
     env: &Environment,
 ) -> Result<(RegistriesConfig, Vec<String>), CliError> {
     let mut warnings = Vec::new();
@@ -76,13 +61,36 @@ pub fn registries(
         offline: args.offline,
         ..RegistriesConfig::default()
     };
-    if let Some((path, text)) = file {
-        let (hosts, notes) = parse_buildkitd_toml(text).map_err(|error| CliError::Config {
-            path: path.to_owned(),
+    for file in &layers.files {
+        let (_, notes) = parse_buildkitd_toml(&file.text).map_err(|error| CliError::Config {
+            path: file.path.clone(),
             problem: error.to_string(),
         })?;
-        let notes = notes.into_iter().chain(unused_tables(&hosts));
-        warnings.extend(notes.map(|note| format!("{}: {note}", path.display())));
+        warnings.extend(
+            notes
+                .into_iter()
+                .map(|note| format!("{}: {note}", file.path.display())),
+        );
+    }
+    if let Some(strongest) = layers.files.first() {
+        let wrong = |problem: String| CliError::Config {
+            path: strongest.path.clone(),
+            problem,
+        };
+        let hosts = match layers.files.as_slice() {
+            [one] => parse_buildkitd_toml(&one.text),
+            _ => {
+                let merged = toml::to_string(&layers.merged()).map_err(|e| wrong(e.to_string()))?;
+                parse_buildkitd_toml(&merged)
+            }
+        };
+        let (hosts, _) = hosts.map_err(|error| wrong(error.to_string()))?;
+        let notes = unused_tables(&hosts);
+        warnings.extend(
+            notes
+                .into_iter()
+                .map(|note| format!("{}: {note}", strongest.path.display())),
+        );
         config.hosts = hosts;
     }
     for from in &args.registries_from {
@@ -256,9 +264,8 @@ mod tests {
         }
         let env = env(&[("XDG_CONFIG_HOME", dir.path())]);
         let args = RegistryArgs::default();
-        let file = config_file(&args, &env).unwrap();
-        let text = std::fs::read_to_string(&file).unwrap();
-        let (config, _) = registries(&args, Some((&file, &text)), &env).unwrap();
+        let layers = Layers::find(None, &env).unwrap();
+        let (config, _) = registries(&args, &layers, &env).unwrap();
         assert_eq!(config.hosts["a.example"].mirrors[0].host, "m.example");
         assert_eq!(config.hosts["b.example"].mirrors[0].host, "n.example");
         assert_eq!(config.hosts["c.example:5000"].ca.len(), 1);
@@ -271,12 +278,12 @@ mod tests {
             registries_from: vec!["docker".into()],
             ..RegistryArgs::default()
         };
-        let (config, _) = registries(&args, None, &env).unwrap();
+        let (config, _) = registries(&args, &Layers::default(), &env).unwrap();
         assert_eq!(config.hosts["docker.io"].mirrors[0].host, "d.example");
         let unknown = RegistryArgs {
             registries_from: vec!["rkt".into()],
             ..RegistryArgs::default()
         };
-        assert!(registries(&unknown, None, &env).is_err());
+        assert!(registries(&unknown, &Layers::default(), &env).is_err());
     }
 }

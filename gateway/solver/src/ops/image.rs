@@ -97,7 +97,7 @@ pub fn registry_error(error: &RegistryError) -> Error {
         RegistryError::NoMatch { source, .. } => source.to_string(),
         _ => error.to_string(),
     };
-    let failure = Error::new(code, text);
+    let failure = Error::new(code, text).caused_by(gateway_api::Cause::Registry);
     match page.split_once('\n') {
         Some((_, help)) if !help.is_empty() => failure.with_help(help),
         _ => failure,

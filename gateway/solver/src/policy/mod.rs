@@ -14,7 +14,7 @@ mod pattern;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gateway_api::{Code, Error};
+use gateway_api::{Cause, Code, Error};
 use gateway_llb::pb;
 
 pub(crate) use apply::apply;
@@ -211,6 +211,7 @@ impl Policy {
         Err(Error::unknown(format!(
             "source \"{shown}\" denied by policy: source denied by policy"
         ))
+        .caused_by(Cause::Policy)
         .with_help(format!(
             "rule {} of {} denies it: DENY {}\n",
             index + 1,
