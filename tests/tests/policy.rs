@@ -54,10 +54,15 @@ impl Trial {
         String::from_utf8_lossy(&image.files[path].data).into_owned()
     }
 
+    /// Refused by the policy.
     fn fails(&self, home: &Home, wanted: &[&str]) {
+        self.fails_with(4, home, wanted);
+    }
+
+    fn fails_with(&self, code: i32, home: &Home, wanted: &[&str]) {
         let output = self.build(home);
         let text = stderr(&output);
-        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert_eq!(output.status.code(), Some(code), "{text}");
         for wanted in wanted {
             assert!(text.contains(wanted), "{wanted:?} is not in:\n{text}");
         }
@@ -172,7 +177,7 @@ fn a_file_of_the_web_is_held_to_the_checksum_of_the_policy() {
             0
         ),
     );
-    trial.fails(&home, &["digest mismatch"]);
+    trial.fails_with(1, &home, &["digest mismatch"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod request;
 mod resources;
 pub mod secrets;
 mod stdin;
+mod vcs;
 mod watch;
 
 use std::collections::BTreeMap;

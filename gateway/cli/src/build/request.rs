@@ -81,6 +81,15 @@ pub fn inputs(
     session = build_contexts(args, session, &mut opts)?;
     simple_opts(args, env, &mut opts)?;
     opts.extend(super::attest::options(args)?);
+    let mut dirs = Vec::new();
+    for name in ["context", "dockerfile"] {
+        dirs.extend(session.local_dir(name).map(|dir| (name, dir)));
+    }
+    if dirs.len() == 2 {
+        let name = opts.get("filename").map_or(DEFAULT_FILE, String::as_str);
+        let file = dirs.last().map(|(_, dir)| dir.join(name));
+        super::vcs::options(env, &dirs, &file.unwrap_or_default(), &mut opts);
+    }
     for text in &args.opts {
         let (key, value) = pair("--opt", text)?;
         opts.insert(key, value);

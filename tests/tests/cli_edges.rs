@@ -1,0 +1,345 @@
+//! The command line where it meets the rest of the machine: exit codes, configuration files, pipes that
+//! close, signals, narrow terminals.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use gateway_tests::program::{Home, binary, run, stderr, tool};
+use gateway_tests::registry::Registry;
+use gateway_tests::remains::nothing_left_behind;
+use gateway_tests::web::{Page, Web};
+
+fn prepared() -> (Registry, Home) {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    (registry, home)
+}
+
+fn context(dockerfile: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(dir.path().join("Dockerfile"), dockerfile).expect("writing the build file");
+    dir
+}
+
+#[test]
+fn exit_codes_tell_who_is_at_fault() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&format!(
+        "{}[frontend.\"gateway.v0\"]\nallowedRepositories = [\"docker/dockerfile\"]\n",
+        registry.as_docker_hub()
+    ));
+    let policy = home.dir.path().join("policy.json");
+    std::fs::write(
+        &policy,
+        r#"{"rules":[{"action":"DENY","selector":{"identifier":"docker-image://*"}}]}"#,
+    )
+    .unwrap();
+    let policy = format!("--source-policy={}", policy.display());
+    for (file, flags, code, told) in [
+        ("FROM scratch\nCOPY Dockerfile /\n", &[][..], 0, ""),
+        ("FROM busybox\nRUN exit 7\n", &[], 1, "exit code: 7"),
+        ("FROM busybox\nRUM x\n", &[], 1, "unknown instruction: RUM"),
+        ("FROM busybox\n", &["--no-such-flag"], 2, "--no-such-flag"),
+        (
+            "FROM busybox\n",
+            &["--secret=id=a,src=/no/such"],
+            2,
+            "/no/such",
+        ),
+        ("FROM busybox:no-such-tag\n", &[], 3, "no-such-tag"),
+        ("# syntax = you/frontend\n", &[], 4, "docker/dockerfile"),
+        ("FROM busybox\n", &[policy.as_str()], 4, "denied by policy"),
+        (
+            "FROM busybox\nRUN --network=host true\n",
+            &[],
+            4,
+            "--allow network.host",
+        ),
+    ] {
+        let dir = context(file);
+        let output = run(home.build().args(flags).arg(dir.path()));
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{file}: {text}");
+        assert!(text.contains(told), "{file}: {text}");
+    }
+    let pull = run(home.command(&["pull"]).arg("busybox:no-such-tag"));
+    assert_eq!(pull.status.code(), Some(3), "{}", stderr(&pull));
+}
+
+#[test]
+fn debug_tells_the_way_of_an_error_and_is_not_asked_for_by_itself() {
+    let (_registry, home) = prepared();
+    let dir = context("FROM busybox\nRUN exit 7\n");
+    let plain = stderr(&run(home.build().arg(dir.path())));
+    assert!(!plain.contains("debug:"), "{plain}");
+    let text = stderr(&run(home.build().arg("--debug").arg(dir.path())));
+    for part in [
+        "debug: of the step sha256:",
+        "debug: the process ended with 7",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn a_build_file_is_fetched_from_its_address() {
+    let (_registry, home) = prepared();
+    let web = Web::start();
+    let body = b"FROM scratch\nCOPY kept /got\n".to_vec();
+    web.put(
+        "/files/app.Dockerfile",
+        Page {
+            body,
+            ..Page::default()
+        },
+    );
+    let dir = context("FROM no-such-image-anywhere\n");
+    std::fs::write(dir.path().join("kept"), "from the context\n").unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let fetched = |file: &str| {
+        let mut build = home.build();
+        build.args(["-f", &web.url(file), "-o"]).arg(out.path());
+        build
+    };
+    let output = run(fetched("/files/app.Dockerfile").arg(dir.path()));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let got = out.path().join("got");
+    assert_eq!(std::fs::read_to_string(&got).unwrap(), "from the context\n");
+
+    // Beside an archive on stdin just the same.
+    std::fs::remove_file(&got).unwrap();
+    let archive = dir.path().with_extension("tar");
+    let (from, to) = (dir.path().to_str().unwrap(), archive.to_str().unwrap());
+    tool("tar", &["-cf", to, "-C", from, "."]);
+    let stdin = std::fs::File::open(&archive).unwrap();
+    std::fs::remove_file(&archive).unwrap();
+    let output = run(fetched("/files/app.Dockerfile").arg("-").stdin(stdin));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(std::fs::read_to_string(&got).unwrap(), "from the context\n");
+
+    let missing = run(fetched("/files/none").arg(dir.path()));
+    let text = stderr(&missing);
+    assert_eq!(missing.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("/files/none: the server answered 404"),
+        "{text}"
+    );
+}
+
+#[test]
+fn files_of_the_user_are_configuration_and_are_shown_with_their_values() {
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let gateway = |words: &[&str]| {
+        run(Command::new(binary())
+            .args(words)
+            .env("XDG_CONFIG_HOME", home.path())
+            .env("DOCKER_CONFIG", home.path().join("docker"))
+            .stdin(Stdio::null()))
+    };
+    at(
+        "gateway/gateway.toml",
+        "[gateway]\nroot = \"../store\"\n[build]\nprogress = \"plain=2018\"\n",
+    );
+    at(
+        "buildkit/buildkitd.toml",
+        "[registry.\"docker.io\"]\nmirrors = [\"mirror.example\"]\n",
+    );
+    let shown = gateway(&["config", "--format", "json", "--offline"]);
+    assert!(shown.status.success(), "{}", stderr(&shown));
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    let origin = |key: &[&str]| {
+        let values = shown["values"].as_array().expect("values");
+        let entry = values.iter().find(|entry| {
+            let place = entry["key"].as_array().expect("a key");
+            place
+                .iter()
+                .map(|part| part.as_str())
+                .eq(key.iter().copied().map(Some))
+        });
+        let entry = entry.unwrap_or_else(|| panic!("{key:?} in {shown}"));
+        format!("{} {}", entry["from"], entry["name"])
+    };
+    assert!(origin(&["gateway", "root"]).contains("gateway.toml"));
+    assert!(origin(&["gateway", "offline"]).contains("flag"));
+    assert!(origin(&["build", "pull"]).contains("default"));
+    assert!(origin(&["registry", "docker.io", "mirrors"]).contains("buildkitd.toml"));
+
+    // A build follows it: the store, and the form of its progress.
+    let dir = context("FROM scratch\nCOPY Dockerfile /\n");
+    let built = gateway(&["build", dir.path().to_str().unwrap()]);
+    assert!(built.status.success(), "{}", stderr(&built));
+    assert!(stderr(&built).contains("#1       digest: sha256:"));
+    assert!(home.path().join("store/blobs").exists());
+
+    at("gateway/gateway.toml", "[build]\nprogres = \"plain\"\n");
+    for words in [&["config"][..], &["build", "."], &["images"]] {
+        let wrong = gateway(words);
+        let text = stderr(&wrong);
+        assert_eq!(wrong.status.code(), Some(2), "{text}");
+        assert!(
+            text.contains("gateway.toml") && text.contains("progres"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn pipes_that_nobody_reads_hold_no_build_up() {
+    let (_registry, home) = prepared();
+    let dir = context("FROM busybox\nRUN seq 1 5000\n");
+    for mode in ["plain", "rawjson", "quiet"] {
+        let out = dir.path().join(format!("{mode}.tar"));
+        let mut child = home
+            .build()
+            .args(["--no-cache", "--progress", mode, "-o"])
+            .arg(format!("type=oci,dest={}", out.display()))
+            .arg(dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        assert!(child.wait().unwrap().success(), "{mode}");
+        assert!(out.exists(), "{mode}");
+    }
+    // An answer that nobody reads is no failure either.
+    let mut asked = home
+        .build()
+        .arg("--call=targets")
+        .arg(dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(asked.stdout.take());
+    assert!(asked.wait().unwrap().success());
+}
+
+#[test]
+fn closed_standard_streams_change_nothing() {
+    let (_registry, home) = prepared();
+    let dir =
+        context("FROM busybox AS b\nRUN echo made > /made\nFROM scratch\nCOPY --from=b /made /\n");
+    let out = dir.path().join("out");
+    let script = format!(
+        "exec {} build --root {} --config {} -o {} {} 0<&- 1>&- 2>&-",
+        binary().display(),
+        home.store().display(),
+        home.dir.path().join("config.toml").display(),
+        out.display(),
+        dir.path().display()
+    );
+    let status = Command::new("sh").args(["-c", &script]).status().unwrap();
+    assert!(status.success(), "{status}");
+    // What the descriptors' numbers were used for later got no progress into it.
+    assert_eq!(std::fs::read_to_string(out.join("made")).unwrap(), "made\n");
+}
+
+fn signal(child: &Child) {
+    tool("kill", &["-INT", &child.id().to_string()]);
+}
+
+#[test]
+fn a_second_interrupt_ends_a_build_at_once_and_leaves_nothing() {
+    let (_registry, home) = prepared();
+    let dir = context("FROM busybox\nRUN trap '' INT TERM; echo started; sleep 4747\n");
+    let mut child = home
+        .build()
+        .args(["--progress=plain", "-o", "type=cacheonly"])
+        .arg(dir.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.ends_with(" started"))));
+    signal(&child);
+    signal(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    nothing_left_behind(&home.store());
+}
+
+/// What a terminal of this many columns shows of a build; `keys` are pressed once this text is there.
+fn on_a_terminal(
+    home: &Home,
+    dir: &Path,
+    columns: u16,
+    keys: &[u8],
+    after: &str,
+) -> (Option<i32>, String) {
+    let command = format!(
+        "stty cols {columns} rows 20; {} build --root {} --config {} {}",
+        binary().display(),
+        home.store().display(),
+        home.dir.path().join("config.toml").display(),
+        dir.display()
+    );
+    let mut child = Command::new("script")
+        .args(["-q", "-e", "-c", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let (mut text, mut pressed) = (Vec::new(), keys.is_empty());
+    let mut piece = [0; 4096];
+    while let Ok(count @ 1..) = stdout.read(&mut piece) {
+        text.extend_from_slice(&piece[..count]);
+        if !pressed && String::from_utf8_lossy(&text).contains(after) {
+            stdin.write_all(keys).unwrap();
+            pressed = true;
+        }
+    }
+    drop(stdin);
+    let text = String::from_utf8_lossy(&text).into_owned();
+    (child.wait().unwrap().code(), text)
+}
+
+/// Text without the sequences that steer a terminal.
+fn printed(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\x1b' => {
+                rest.find(|c| c.is_ascii_alphabetic());
+            }
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
+#[test]
+fn interrupted_on_a_terminal_a_build_gives_the_cursor_back() {
+    let (_registry, home) = prepared();
+    let dir = context("FROM busybox\nRUN echo started; sleep 4848\n");
+    let (code, text) = on_a_terminal(&home, dir.path(), 100, b"\x03", "# started");
+    assert_eq!(code, Some(130), "{text}");
+    let last = text.rfind("\x1b[?25").map(|at| &text[at..at + 6]);
+    assert_eq!(last, Some("\x1b[?25h"), "{text}");
+    assert!(printed(&text).contains("error: interrupted"), "{text}");
+    nothing_left_behind(&home.store());
+}
+
+#[test]
+fn forty_columns_are_never_exceeded_while_steps_run() {
+    let (_registry, home) = prepared();
+    let dir = context(
+        "FROM busybox\nRUN echo a line of output that is much wider than any narrow terminal ever is; sleep 0.3\n",
+    );
+    let (code, text) = on_a_terminal(&home, dir.path(), 40, b"", "");
+    assert_eq!(code, Some(0), "{text}");
+    let text = printed(&text);
+    assert!(text.contains("[+] Building"), "{text}");
+    for line in text.split(['\r', '\n']) {
+        assert!(line.chars().count() <= 40, "{line:?}");
+    }
+}
