@@ -1,0 +1,62 @@
+//! What a build needs of memory does not grow with what it builds.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use gateway_tests::measure::{Cost, timed};
+use gateway_tests::program::Home;
+use gateway_tests::registry::Registry;
+
+/// MiB that the program itself may take, whatever it builds.
+const MOST: f64 = 150.0;
+
+fn build(home: &Home, context: &Path, more: &[&str]) -> Cost {
+    let mut command: Command = home.build();
+    timed(command.arg("--quiet").args(more).arg(context))
+}
+
+#[test]
+fn a_thousand_vertices_fit_into_little_memory() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    let mut text = String::new();
+    for stage in 0..20 {
+        text += &format!("FROM busybox AS s{stage}\n");
+        for step in 0..50 {
+            text += &format!("COPY a /f{stage}-{step}\n");
+        }
+    }
+    text += "FROM scratch\n";
+    for stage in 0..20 {
+        text += &format!("COPY --from=s{stage} /f{stage}-49 /\n");
+    }
+    std::fs::write(context.path().join("Dockerfile"), text).expect("writing the build file");
+    std::fs::write(context.path().join("a"), "a").expect("writing a file");
+    for what in ["first", "unchanged"] {
+        let cost = build(&home, context.path(), &[]);
+        assert!(cost.memory > 1.0, "not measured");
+        assert!(cost.memory < MOST, "{what}: {} MiB", cost.memory);
+    }
+}
+
+#[test]
+fn a_file_larger_than_the_memory_that_is_allowed_goes_through() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    let file = "FROM scratch\nCOPY large /\n";
+    std::fs::write(context.path().join("Dockerfile"), file).expect("writing the build file");
+    let mut large = std::fs::File::create(context.path().join("large")).expect("a file");
+    let megabyte: Vec<u8> = (0..1 << 20).map(|i: u32| (i % 251) as u8).collect();
+    for _ in 0..200 {
+        large.write_all(&megabyte).expect("writing a file");
+    }
+    drop(large);
+    let archive = home.dir.path().join("large.tar");
+    let output = format!("--output=type=oci,dest={}", archive.display());
+    let cost = build(&home, context.path(), &[&output]);
+    let _ = std::fs::remove_file(archive);
+    assert!(cost.memory < MOST, "{} MiB", cost.memory);
+}
