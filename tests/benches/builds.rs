@@ -10,10 +10,9 @@
 //!
 //! `RUNS=9` sets the counted runs of each workload, `ONLY=no-op` chooses one.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use gateway_tests::measure::{BuildKit, Cost, count_descendants, median_cost, timed};
+use gateway_tests::measure::{BuildKit, Cost, Ours, count_descendants, median_cost};
 use gateway_tests::registry::Registry;
 
 /// One kind of build.
@@ -27,7 +26,7 @@ struct Workload {
     touch: Option<fn(&Path, usize)>,
 }
 
-const WORKLOADS: [Workload; 6] = [
+const WORKLOADS: [Workload; 8] = [
     Workload {
         name: "no-op: small build, unchanged",
         prepare: |dir| {
@@ -75,10 +74,53 @@ const WORKLOADS: [Workload; 6] = [
         touch: None,
     },
     Workload {
+        name: "context: 10,000 files, first",
+        prepare: many_files,
+        no_cache: false,
+        // Every file is another one each time.
+        touch: Some(|dir, run| {
+            for d in 0..100 {
+                for f in 0..100 {
+                    write(
+                        dir,
+                        &format!("d{d}/f{f}"),
+                        &format!("{run} {d} {f}\n").repeat(100),
+                    );
+                }
+            }
+        }),
+    },
+    Workload {
         name: "context: 10,000 files, one edited",
         prepare: many_files,
         no_cache: false,
         touch: Some(|dir, run| write(dir, "d3/f7", &format!("edit {run}"))),
+    },
+    Workload {
+        name: "context: a file of 1 GB beside one edited",
+        prepare: |dir| {
+            // Nothing that compresses or has holes.
+            let mut state = 1_u64;
+            let block: Vec<u8> = std::iter::repeat_with(|| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (state >> 56) as u8
+            })
+            .take(1 << 20)
+            .collect();
+            let mut large = std::fs::File::create(dir.join("large")).expect("a file");
+            for _ in 0..1000 {
+                std::io::Write::write_all(&mut large, &block).expect("writing a file");
+            }
+            write(
+                dir,
+                "Dockerfile",
+                "FROM busybox\nCOPY large /\nCOPY small /\n",
+            );
+        },
+        no_cache: false,
+        touch: Some(|dir, run| write(dir, "small", &format!("edit {run}"))),
     },
     Workload {
         name: "warm: 1,000 instructions in 300 stages",
@@ -117,26 +159,6 @@ fn write(dir: &Path, name: &str, text: &str) {
     std::fs::write(path, text).expect("writing a file");
 }
 
-struct Ours {
-    binary: PathBuf,
-    dir: tempfile::TempDir,
-}
-
-impl Ours {
-    fn build(&self, context: &Path, no_cache: bool) -> Cost {
-        let mut command = Command::new(&self.binary);
-        command
-            .args(["build", "--quiet", "--root"])
-            .arg(self.dir.path().join("store"))
-            .arg("--config")
-            .arg(self.dir.path().join("config.toml"));
-        if no_cache {
-            command.arg("--no-cache");
-        }
-        timed(command.arg(context))
-    }
-}
-
 fn main() {
     count_descendants();
     let runs: usize = std::env::var("RUNS")
@@ -144,18 +166,11 @@ fn main() {
         .and_then(|runs| runs.parse().ok())
         .unwrap_or(5);
     let only = std::env::var("ONLY").ok();
-    let binary = std::env::var_os("GATEWAY")
-        .map(PathBuf::from)
-        .map(|path| path.canonicalize().expect("the binary named by GATEWAY"));
-    let Some(binary) = binary else {
+    let registry = Registry::with_base_images();
+    let Some(ours) = Ours::of(&registry) else {
         println!("GATEWAY is not set: name the release binary (see the head of this file)");
         return;
     };
-    let registry = Registry::with_base_images();
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    std::fs::write(dir.path().join("config.toml"), registry.as_docker_hub())
-        .expect("writing configuration");
-    let ours = Ours { binary, dir };
     let peer = BuildKit::start(&registry);
     println!(
         "{:<44} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7}",
@@ -181,12 +196,13 @@ fn main() {
                     costs[which].push(cost);
                 }
             };
-            record(0, ours.build(context.path(), workload.no_cache));
+            let no_cache: &[&str] = match workload.no_cache {
+                true => &["--no-cache"],
+                false => &[],
+            };
+            record(0, ours.build(context.path(), no_cache));
             if let Some(peer) = &peer {
-                let mut more = vec!["--output", "type=image,name=bench"];
-                if workload.no_cache {
-                    more.push("--no-cache");
-                }
+                let more = [&["--output", "type=image,name=bench"], no_cache].concat();
                 record(1, peer.build(context.path(), &more));
             }
         }

@@ -74,7 +74,7 @@ fn peak_memory(pid: u32) -> Option<f64> {
 }
 
 /// CPU seconds of all children that ended and were waited for: utime and stime of /proc/self/stat.
-fn children_cpu() -> f64 {
+pub fn children_cpu() -> f64 {
     let fields = stat("/proc/self/stat");
     ticks(&fields[13..15])
 }
@@ -115,6 +115,41 @@ pub fn median_cost(costs: &[Cost]) -> Option<Cost> {
         wall: of(|c| c.wall),
         memory: of(|c| c.memory),
     })
+}
+
+/// The binary that is measured, with a store and a configuration of its own.
+pub struct Ours {
+    binary: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Ours {
+    /// `None` where `GATEWAY` does not name it. Images of docker.io come from `registry`.
+    pub fn of(registry: &Registry) -> Option<Ours> {
+        let binary = PathBuf::from(std::env::var_os("GATEWAY")?);
+        let binary = binary.canonicalize().expect("the binary named by GATEWAY");
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(dir.path().join("config.toml"), registry.as_docker_hub())
+            .expect("writing configuration");
+        Some(Ours { binary, dir })
+    }
+
+    /// `gateway build` of a context, with more arguments.
+    pub fn command(&self, context: &Path, more: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["build", "--quiet", "--root"])
+            .arg(self.dir.path().join("store"))
+            .arg("--config")
+            .arg(self.dir.path().join("config.toml"))
+            .args(more)
+            .arg(context);
+        command
+    }
+
+    pub fn build(&self, context: &Path, more: &[&str]) -> Cost {
+        timed(&mut self.command(context, more))
+    }
 }
 
 /// A BuildKit daemon with a store of its own, named by `BUILDKITD` and `BUILDCTL`; ended when dropped.
@@ -171,8 +206,13 @@ impl BuildKit {
         command
     }
 
+    /// CPU seconds of the daemon and its children that ended.
+    pub fn cpu(&self) -> f64 {
+        process_cpu(self.daemon.id())
+    }
+
     /// A build of the Dockerfile in `context`, with more arguments.
-    pub fn build(&self, context: &Path, more: &[&str]) -> Cost {
+    pub fn command(&self, context: &Path, more: &[&str]) -> Command {
         let mut command = self.ctl();
         command.args(["build", "--progress=plain", "--frontend", "dockerfile.v0"]);
         for name in ["context", "dockerfile"] {
@@ -181,9 +221,14 @@ impl BuildKit {
                 .arg(format!("{name}={}", context.display()));
         }
         command.args(more);
-        let before = process_cpu(self.daemon.id());
-        let mut cost = timed(&mut command);
-        cost.cpu += process_cpu(self.daemon.id()) - before;
+        command
+    }
+
+    /// Runs it.
+    pub fn build(&self, context: &Path, more: &[&str]) -> Cost {
+        let before = self.cpu();
+        let mut cost = timed(&mut self.command(context, more));
+        cost.cpu += self.cpu() - before;
         cost.memory = peak_memory(self.daemon.id()).unwrap_or_default();
         cost
     }
