@@ -220,6 +220,8 @@ fn push_toolchain(registry: &Registry) -> bool {
         "libc.so",
         "libc_nonshared.a",
         "libm.so.6",
+        "libc.so.6",
+        "libgcc_s.so.1",
     ] {
         files.extend(asked(&format!("file-name={name}")));
     }
@@ -234,13 +236,21 @@ fn push_toolchain(registry: &Registry) -> bool {
     files.extend(programs);
     let mut tar = Tar::default();
     let owner = |mode| (mode, 0, 0);
+    for name in ["bin", "lib", "lib64"] {
+        tar = tar.symlink(name, &format!("usr/{name}"));
+    }
     // Each under the name by which it is asked for; links are followed.
     for path in files {
         let Ok(bytes) = std::fs::read(&path) else {
             continue;
         };
         let name = path.display().to_string();
-        tar = tar.file(name.trim_start_matches('/'), &bytes, owner(0o755));
+        let name = name.trim_start_matches('/');
+        let name = match name.starts_with("usr/") {
+            true => name.to_owned(),
+            false => format!("usr/{name}"),
+        };
+        tar = tar.file(&name, &bytes, owner(0o755));
     }
     tar = tar.dir("tmp/", owner(0o1777));
     let dir = tempfile::tempdir().expect("a temporary folder");
