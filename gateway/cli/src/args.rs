@@ -26,6 +26,7 @@ pub enum Command {
     Du(crate::usage::Du),
     Prune(crate::usage::Prune),
     Store(crate::store::StoreCommand),
+    Frontend(Box<crate::frontend::Frontend>),
     Lock(Box<crate::lock::Lock>),
     Vendor(Box<crate::lock::Vendor>),
     Llb(crate::llb::Llb),

@@ -125,6 +125,9 @@ pub enum CliError {
         "lock file {path}: {problem}\nNothing was built. If it was edited by hand or merged, `gateway lock --update` writes it anew and shows the difference."
     )]
     Lock { path: PathBuf, problem: String },
+    /// A frontend image, or what makes it.
+    #[error("{0}")]
+    Frontend(String),
     #[error("there is no lock file {path}: `gateway lock` with the flags of this build writes it")]
     NoLock { path: PathBuf },
     /// `drift` is a report of several lines.

@@ -10,6 +10,7 @@ mod docker_plugin;
 mod docker_words;
 mod error;
 mod excerpt;
+mod frontend;
 mod images;
 mod llb;
 mod lock;
@@ -57,6 +58,7 @@ fn run(cli: &args::Cli) -> Result<(), error::CliError> {
         args::Command::Du(args) => usage::du(args),
         args::Command::Prune(args) => usage::prune(args),
         args::Command::Store(args) => store::run(args),
+        args::Command::Frontend(args) => frontend::run(args),
         args::Command::Lock(args) => lock::lock(args),
         args::Command::Vendor(args) => lock::vendor(args),
         args::Command::Llb(args) => llb::run(args),

@@ -83,7 +83,7 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
         env: environment(&image.config.env, gateway.invocation())?,
         cwd: &image.config.working_dir,
         // What was saved for a build without network is all that its frontends get.
-        network_none: none || job.is_vendored(),
+        network_none: none || job.is_vendored() || !engine.0.limits.network,
         definition: &image.definition,
     };
     let limits = &engine.0.limits;

@@ -87,6 +87,8 @@ pub struct BuildRequest {
 /// What is done with the sources of a build that is not built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Collect {
+    /// Nothing: only the frontend runs.
+    Nothing,
     /// Each is asked for, so that the pins know it.
     Resolve,
     /// They are saved in the OCI layout at `dir`.
@@ -357,6 +359,7 @@ async fn collected(
     let attested = attested.filter_map(|(_, result)| result.clone());
     let results: Vec<_> = results.chain(attested).collect();
     match collect {
+        Collect::Nothing => Ok(None),
         Collect::Resolve => job.resolve_sources(&results).await.map(|()| None),
         Collect::Vendor { dir, all_platforms } => {
             job.vendor(&results, dir, *all_platforms).await.map(Some)

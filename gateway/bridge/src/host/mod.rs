@@ -28,6 +28,8 @@ pub struct FrontendLimits {
     /// Processes and threads. Enforced by a control group; where none can be made, for an ordinary
     /// user's.
     pub processes: u64,
+    /// Images without the label against it get this machine's network.
+    pub network: bool,
     /// Refs of one call; each is kept until the call ends.
     pub refs: usize,
     /// Definitions of one call's Solve requests, in bytes: the refs keep them.
@@ -59,6 +61,7 @@ impl Default for FrontendLimits {
             memory_bytes: 2 << 30,
             // Go takes tens of threads, others a hundred.
             processes: 1024,
+            network: true,
             // The largest builds seen solve a few hundred times.
             refs: 10_000,
             // Definitions of a thousand steps take below 1 MB.

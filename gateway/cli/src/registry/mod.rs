@@ -39,7 +39,7 @@ pub fn environment() -> Environment {
 }
 
 /// Does something with registries alone, until done or interrupted.
-fn with_registries<T, F>(
+pub fn with_registries<T, F>(
     args: &RegistryArgs,
     work: impl FnOnce(Registries) -> F,
 ) -> Result<T, CliError>
@@ -83,6 +83,6 @@ pub fn platform(text: Option<&str>) -> Result<Platform, CliError> {
         .map_err(|e| UsageError::new("--platform", text, format!("{e}")).into())
 }
 
-fn failed(error: &RegistryError) -> CliError {
+pub fn failed(error: &RegistryError) -> CliError {
     CliError::Registry(error_page(error))
 }

@@ -1,0 +1,347 @@
+//! `gateway frontend test`: a frontend image in the sandbox of builds, under hosts that are of other years, broken or
+//! gone, and what it makes of them.
+
+mod checks;
+mod probe;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use gateway_api::progress::Progress;
+use gateway_bridge::{
+    BuildRequest, Collect, Engine, EngineOptions, FrontendLimits, FrontendPolicy,
+};
+use gateway_images::archive::write_index;
+use gateway_images::platform::Platform;
+use gateway_images::registry::Registries;
+use gateway_images::store::BlobStore;
+use gateway_session::LocalSession;
+use gateway_solver::policy::SourcePolicies;
+use gateway_solver::{Solver, SolverOptions};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use self::checks::{CHECKS, Check, Order, Ran, Verdict};
+use self::probe::{Probe, Watching};
+use super::inspect::profile;
+use super::subject::{Place, Subject};
+use crate::error::{CliError, UsageError};
+use crate::registry::settings::RegistryArgs;
+use crate::registry::with_registries;
+use crate::store::print;
+
+/// What the image goes by in its tests.
+const NAME: &str = "frontend.test/image:1";
+const LAYOUT_ID: &str = "frontend";
+/// The same in every run: it is a part of graphs.
+const SESSION: &str = "0123456789012345678901234";
+/// For one run; real frontends take below a second.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// A build file that those of the Dockerfile family understand, for images of which no sample is known.
+const SAMPLE: &str = "FROM scratch\nCOPY hello.txt /\n";
+
+/// Test whether a frontend image keeps to the protocol.
+///
+/// It runs in the sandbox of builds, without network, on hosts that know little, answer wrongly or refuse, and must
+/// return a result or an error of its own each time.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  gateway frontend test . --sample example          the crate here, after `gateway frontend build`
+  gateway frontend test docker/dockerfile:1         one of a registry, with a small Dockerfile as its sample
+  gateway frontend test --json oci:out > report.json")]
+pub struct Test {
+    /// Reference, oci:DIR[:NAME], or the folder of a crate that was built
+    #[arg(value_name = "REF|LAYOUT")]
+    image: String,
+
+    /// Folder with a build file in the frontend's language, and what it copies
+    #[arg(long, value_name = "DIR")]
+    sample: Option<PathBuf>,
+
+    /// Build argument for all runs
+    #[arg(long = "build-arg", value_name = "KEY=VALUE")]
+    build_args: Vec<String>,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    registries: RegistryArgs,
+}
+
+/// How one check ended.
+struct Line {
+    check: &'static Check,
+    verdict: Verdict,
+    took: Duration,
+}
+
+pub fn run(args: &Test) -> Result<(), CliError> {
+    let place = Place::parse(&args.image)?;
+    if let Some(sample) = &args.sample
+        && !sample.is_dir()
+    {
+        let problem = "is no folder".to_owned();
+        return Err(UsageError::new("--sample", sample.to_string_lossy(), problem).into());
+    }
+    let (subject, platform, lines) = with_registries(&args.registries, |registries| async move {
+        test(args, &registries, &place).await
+    })?;
+    print(&match args.json {
+        true => format!("{:#}\n", json_of(&subject, &platform, &lines)),
+        false => text_of(&subject, &platform, &lines),
+    });
+    let failed = lines
+        .iter()
+        .any(|line| matches!(line.verdict, Verdict::Failed(_)));
+    match failed {
+        true => Err(CliError::Told),
+        false => Ok(()),
+    }
+}
+
+async fn test(
+    args: &Test,
+    registries: &Registries,
+    place: &Place,
+) -> Result<(Subject, Platform, Vec<Line>), CliError> {
+    let dir = tempfile::tempdir().map_err(CliError::Runtime)?;
+    let failed = |problem: &dyn std::fmt::Display| CliError::Frontend(problem.to_string());
+    let layout = dir.path().join("layout");
+    let blobs = BlobStore::open(&layout).map_err(|e| failed(&e))?;
+    let subject = Subject::fetch(registries, place, &blobs).await?;
+    write_index(&layout, vec![subject.root.descriptor.clone()]).map_err(|e| failed(&e))?;
+    let faults = subject.faults(&blobs);
+    if !faults.is_empty() {
+        return Err(CliError::Frontend(format!(
+            "{}: hosts could not run it:\n  {}",
+            subject.shown,
+            faults.join("\n  ")
+        )));
+    }
+    let host = crate::registry::platform(None)?;
+    let own = subject.images.iter().find(|image| {
+        image.platform.architecture == host.architecture && image.platform.os == host.os
+    });
+    let Some(own) = own else {
+        let has: Vec<String> = subject
+            .images
+            .iter()
+            .map(|image| image.platform.to_string())
+            .collect();
+        return Err(failed(&format!(
+            "{}: it has no image for this machine ({host}), only for {}: test it on one of these, or build it for {host}",
+            subject.shown,
+            has.join(", ")
+        )));
+    };
+    let sample = match &args.sample {
+        Some(sample) => std::path::absolute(sample).map_err(CliError::Runtime)?,
+        None => {
+            let sample = dir.path().join("sample");
+            std::fs::create_dir_all(&sample).map_err(CliError::Runtime)?;
+            for (name, text) in [("Dockerfile", SAMPLE), ("hello.txt", "hello\n")] {
+                std::fs::write(sample.join(name), text).map_err(CliError::Runtime)?;
+            }
+            sample
+        }
+    };
+    let bench = Bench {
+        registries,
+        layout: &layout,
+        digest: subject.root.descriptor.digest.to_string(),
+        sample: &sample,
+        build_args: &args.build_args,
+        stores: dir.path(),
+    };
+    let mut lines: Vec<Line> = Vec::new();
+    for check in CHECKS {
+        let started = Instant::now();
+        let builds = lines
+            .first()
+            .is_none_or(|first| first.verdict == Verdict::Passed);
+        let verdict = match (check.applies)(own) {
+            Err(reason) => Verdict::Skipped(reason),
+            Ok(()) if !builds => Verdict::Skipped(
+                "it does not build the sample: give one in its language with --sample".to_owned(),
+            ),
+            Ok(()) => {
+                let mut runs = Vec::new();
+                for order in (check.orders)() {
+                    runs.push(bench.run(order).await?);
+                }
+                (check.judge)(&runs)
+            }
+        };
+        lines.push(Line {
+            check,
+            verdict,
+            took: started.elapsed(),
+        });
+    }
+    let platform = own.platform.clone();
+    Ok((subject, platform, lines))
+}
+
+/// Where runs are made. Each has a store of its own: nothing that one left helps the next.
+struct Bench<'a> {
+    registries: &'a Registries,
+    layout: &'a Path,
+    digest: String,
+    sample: &'a Path,
+    build_args: &'a [String],
+    stores: &'a Path,
+}
+
+impl Bench<'_> {
+    async fn run(&self, order: Order) -> Result<Ran, CliError> {
+        let store = tempfile::tempdir_in(self.stores).map_err(CliError::Runtime)?;
+        let solver = Solver::open(SolverOptions {
+            root: store.path().to_owned(),
+            registries: self.registries.clone(),
+            launcher: gateway_sandbox::LauncherOptions::default(),
+            max_parallelism: 0,
+            default_platform: gateway_llb::platform::host(),
+        })
+        .await?;
+        let probe = Probe::new(order.twist);
+        let engine = Engine::new(EngineOptions {
+            solver,
+            builtins: BTreeMap::new(),
+            policy: FrontendPolicy::default(),
+            limits: FrontendLimits {
+                start_timeout: TIMEOUT,
+                timeout: Some(TIMEOUT),
+                network: false,
+                ..FrontendLimits::default()
+            },
+        })
+        .observed_by(Arc::new(Watching(probe.clone())));
+        let cancel = CancellationToken::new();
+        if let Some(after) = order.cancel_after {
+            let cancel = cancel.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                cancel.cancel();
+            });
+        }
+        let started = Instant::now();
+        let built = engine.build(self.request(&order, cancel)).await.map(drop);
+        Ok(Ran {
+            seen: probe.seen(),
+            built,
+            took: started.elapsed(),
+            name: NAME.to_owned(),
+        })
+    }
+
+    fn request(&self, order: &Order, cancel: CancellationToken) -> BuildRequest {
+        let mut opts = BTreeMap::from(
+            [
+                ("source", NAME.to_owned()),
+                // As behind a `# syntax` line: nobody looks for another frontend.
+                ("cmdline", NAME.to_owned()),
+            ]
+            .map(|(key, value)| (key.to_owned(), value)),
+        );
+        opts.insert(
+            format!("context:{NAME}"),
+            format!("oci-layout://{LAYOUT_ID}@{}", self.digest),
+        );
+        for text in self.build_args {
+            let (key, value) = text.split_once('=').unwrap_or((text, ""));
+            opts.insert(format!("build-arg:{key}"), value.to_owned());
+        }
+        opts.extend(order.opts.clone());
+        let session = LocalSession::new(SESSION.to_owned())
+            .with_dir("context", self.sample)
+            .with_dir("dockerfile", self.sample)
+            .with_oci_store(LAYOUT_ID, self.layout);
+        BuildRequest {
+            frontend: "gateway.v0".to_owned(),
+            opts,
+            inputs: BTreeMap::new(),
+            session: Arc::new(session),
+            progress: Progress::discard(),
+            entitlements: BTreeSet::new(),
+            source_policies: SourcePolicies::default(),
+            pins: None,
+            collect: (!order.whole).then_some(Collect::Nothing),
+            exporters: Vec::new(),
+            cache_imports: Vec::new(),
+            cache_exports: Vec::new(),
+            verify_replay: false,
+            cancel,
+        }
+    }
+}
+
+fn counts(lines: &[Line]) -> (usize, usize, usize) {
+    let count =
+        |wanted: fn(&Verdict) -> bool| lines.iter().filter(|line| wanted(&line.verdict)).count();
+    (
+        count(|verdict| *verdict == Verdict::Passed),
+        count(|verdict| matches!(verdict, Verdict::Failed(_))),
+        count(|verdict| matches!(verdict, Verdict::Skipped(_))),
+    )
+}
+
+fn text_of(subject: &Subject, platform: &Platform, lines: &[Line]) -> String {
+    let own = subject
+        .images
+        .iter()
+        .find(|image| image.platform == *platform);
+    let profile = own.map_or("", |image| profile(image).0);
+    let mut out = format!(
+        "{}\n{}  {platform}, profile {profile}, without network\n\n",
+        subject.shown, subject.root.descriptor.digest
+    );
+    for line in lines {
+        let (word, reason) = match &line.verdict {
+            Verdict::Passed => ("ok  ", None),
+            Verdict::Failed(reason) => ("FAIL", Some(reason)),
+            Verdict::Skipped(reason) => ("n/a ", Some(reason)),
+        };
+        out += &format!("{word}  {:3}  {}\n", line.check.id, line.check.name);
+        for text in reason.into_iter().flat_map(|reason| reason.lines()) {
+            out += &format!("           {text}\n");
+        }
+    }
+    let (passed, failed, skipped) = counts(lines);
+    out + &format!("\n{passed} passed, {failed} failed, {skipped} do not apply\n")
+}
+
+fn json_of(subject: &Subject, platform: &Platform, lines: &[Line]) -> Value {
+    let checks: Vec<Value> = lines
+        .iter()
+        .map(|line| {
+            let (outcome, reason) = match &line.verdict {
+                Verdict::Passed => ("passed", None),
+                Verdict::Failed(reason) => ("failed", Some(reason)),
+                Verdict::Skipped(reason) => ("skipped", Some(reason)),
+            };
+            json!({
+                "id": line.check.id,
+                "name": line.check.name,
+                "outcome": outcome,
+                "reason": reason,
+                "seconds": line.took.as_secs_f64(),
+            })
+        })
+        .collect();
+    let (passed, failed, skipped) = counts(lines);
+    json!({
+        "name": subject.shown,
+        "digest": subject.root.descriptor.digest,
+        "platform": platform.to_string(),
+        "passed": passed,
+        "failed": failed,
+        "skipped": skipped,
+        "checks": checks,
+    })
+}
