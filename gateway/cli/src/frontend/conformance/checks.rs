@@ -18,6 +18,9 @@ const SUBREQUESTS: &str = "moby.buildkit.frontend.subrequests";
 /// After a cancellation everything must be over; many times what it takes.
 const END: Duration = Duration::from_secs(6);
 
+/// What is shown of a dead frontend's last words.
+const SHOWN_LINES: usize = 4;
+
 /// How a check ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -51,6 +54,8 @@ pub struct Ran {
 pub struct Check {
     pub id: &'static str,
     pub name: &'static str,
+    /// More than the protocol asks: a host that answers like this is broken.
+    pub beyond: bool,
     pub applies: fn(&PlatformImage) -> Result<(), String>,
     pub orders: fn() -> Vec<Order>,
     pub judge: fn(&[Ran]) -> Verdict,
@@ -95,7 +100,8 @@ fn with(opts: &[(&str, &str)]) -> Vec<Order> {
 pub const CHECKS: &[Check] = &[
     Check {
         id: "f01",
-        name: "builds the sample",
+        name: "builds the sample, and needs no network for it",
+        beyond: false,
         applies: always,
         orders: || {
             vec![Order {
@@ -108,6 +114,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "f04",
         name: "takes options with = and line ends in them",
+        beyond: false,
         applies: always,
         orders: || {
             with(&[
@@ -120,6 +127,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "f08",
         name: "returns its own error when nothing can be solved, and ends",
+        beyond: false,
         applies: always,
         orders: || twisted(Twist::Refuses),
         judge: |runs| all(runs, Ran::own_error),
@@ -127,6 +135,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "f09",
         name: "passes on the words and the code of an error",
+        beyond: false,
         applies: always,
         orders: || twisted(Twist::Refuses),
         judge: |runs| all(runs, Ran::kept_error),
@@ -134,6 +143,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "f11",
         name: "returns one result for each platform, and lists them",
+        beyond: false,
         applies: always,
         orders: || with(&[("platform", "linux/amd64,linux/arm64")]),
         judge: |runs| runs.first().map_or(Verdict::Passed, platforms),
@@ -141,6 +151,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "f12",
         name: "describes the questions that it answers",
+        beyond: false,
         applies: answers,
         orders: || {
             with(&[
@@ -153,6 +164,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "f13",
         name: "refuses a question that it does not know by name",
+        beyond: false,
         applies: answers,
         orders: || {
             with(&[
@@ -165,6 +177,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "f15",
         name: "falls back where a host does not know ResolveSourceMeta",
+        beyond: false,
         applies: always,
         orders: || twisted(Twist::NoSourceMeta),
         judge: |runs| all(runs, Ran::succeeded),
@@ -172,6 +185,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "f16",
         name: "pins the images that it resolved",
+        beyond: false,
         applies: always,
         orders: plain,
         judge: |runs| runs.first().map_or(Verdict::Passed, pinned),
@@ -179,6 +193,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "f17",
         name: "takes any error for a missing file as that",
+        beyond: false,
         applies: always,
         orders: || twisted(Twist::OtherWords),
         judge: |runs| all(runs, Ran::succeeded),
@@ -186,6 +201,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "f20",
         name: "says whose directories it means",
+        beyond: false,
         applies: always,
         orders: plain,
         judge: |runs| all(runs, sessions),
@@ -193,13 +209,23 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "f27",
         name: "builds on a host of 2018, or says what that lacks",
+        beyond: false,
         applies: always,
         orders: || twisted(Twist::Of2018),
         judge: |runs| all(runs, Ran::old_host),
     },
     Check {
+        id: "f29",
+        name: "passes over capabilities that it does not know",
+        beyond: false,
+        applies: always,
+        orders: || twisted(Twist::Future),
+        judge: |runs| all(runs, Ran::succeeded),
+    },
+    Check {
         id: "f30",
         name: "makes the same graph of the same input",
+        beyond: false,
         applies: always,
         orders: || vec![Order::default(), Order::default(), Order::default()],
         judge: same,
@@ -207,6 +233,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "m1",
         name: "survives image configs that are no JSON",
+        beyond: true,
         applies: always,
         orders: || twisted(Twist::BrokenConfigs),
         judge: |runs| all(runs, Ran::in_control),
@@ -214,6 +241,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "m2",
         name: "survives a build file that is noise",
+        beyond: true,
         applies: always,
         orders: || twisted(Twist::Noise),
         judge: |runs| all(runs, Ran::in_control),
@@ -221,6 +249,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "m3",
         name: "survives results that are empty",
+        beyond: true,
         applies: always,
         orders: || twisted(Twist::Empty),
         judge: |runs| all(runs, Ran::in_control),
@@ -228,6 +257,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "c1",
         name: "is gone when its build is cancelled",
+        beyond: false,
         applies: always,
         orders: || {
             let cancel_after = Some(Duration::from_millis(300));
@@ -276,7 +306,14 @@ impl Ran {
     /// It ended by a Return, whatever that said.
     fn in_control(&self) -> Result<(), String> {
         match self.died() {
-            Some(text) => Err(format!("it returned nothing: {text}")),
+            Some(text) => {
+                let text: String = text
+                    .chars()
+                    .filter(|c| *c == '\n' || !c.is_control())
+                    .collect();
+                let shown: Vec<&str> = text.lines().take(SHOWN_LINES).collect();
+                Err(format!("it returned nothing: {}", shown.join("\n")))
+            }
             None => Ok(()),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use gateway_api::caps::CapSet;
+use gateway_api::caps::{Cap, CapSet};
 use gateway_api::{
     BuildResult, Code, Container, ContainerRequest, Error, FileRange, Gateway, ImageConfig,
     Invocation, Ref, ResolveImageConfigRequest, ResolveSourceMetaRequest, SolveRequest, SourceMeta,
@@ -21,6 +21,8 @@ pub enum Twist {
     None,
     /// That of docker 18.09: few capabilities, and calls that came later are unknown.
     Of2018,
+    /// With capabilities that nobody knows yet.
+    Future,
     /// Without the call that came in 2024.
     NoSourceMeta,
     /// Errors of missing files have other words and another code.
@@ -116,6 +118,15 @@ impl Observer for Watching {
             Twist::Of2018 => {
                 invocation.frontend_caps = CapSet::enabled(CAPS_OF_2018);
                 invocation.llb_caps = CapSet::enabled(LLB_OF_2018);
+            }
+            Twist::Future => {
+                let cap = Cap {
+                    enabled: true,
+                    ..Cap::default()
+                };
+                for caps in [&mut invocation.frontend_caps, &mut invocation.llb_caps] {
+                    caps.insert("zz.of.another.time", cap.clone());
+                }
             }
             Twist::NoSourceMeta => {
                 let kept = invocation.frontend_caps.iter().map(|(id, _)| id);
