@@ -10,6 +10,7 @@ pub mod case;
 pub mod dockerd;
 pub mod expect;
 pub mod git;
+pub mod hub;
 pub mod image;
 pub mod measure;
 pub mod nginx;

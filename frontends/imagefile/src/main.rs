@@ -1,6 +1,5 @@
 //! Image files: what an image is, one word and its values a line; package managers, their caches and their pitfalls
 //! are taken care of. `example/Dockerfile` is one.
-
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -103,6 +102,7 @@ async fn image(
                 let context = client.main_context(vec![(*from).to_owned()]).await?;
                 let options = Copy {
                     create_dest_path: true,
+                    dir_contents_only: true,
                     ..Copy::default()
                 };
                 let copied = FileActions::new().copy(&context, &format!("/{from}"), to, options);

@@ -125,7 +125,6 @@ pub fn make(args: &Make, default: &[&str]) -> Result<(Subject, PathBuf), CliErro
         .clone()
         .unwrap_or_else(|| args.dir.join(LAYOUT_DIR));
     let mut labels = BTreeMap::from([(LABEL_NETWORK.to_owned(), "true".to_owned())]);
-    let mut version = None;
     let mut programs: Vec<(Platform, PathBuf)> = Vec::new();
     for text in &args.binaries {
         let pair = text.split_once('=').filter(|(_, file)| !file.is_empty());
@@ -146,7 +145,6 @@ pub fn make(args: &Make, default: &[&str]) -> Result<(Subject, PathBuf), CliErro
             labels.insert(key.into(), package.description.clone());
         }
         labels.insert(VERSION.into(), package.version.clone());
-        version = Some(package.version.clone());
         let mut wanted: Vec<String> = args.platforms.clone();
         if wanted.is_empty() {
             wanted.extend(default.iter().map(|text| (*text).to_owned()));
@@ -164,6 +162,7 @@ pub fn make(args: &Make, default: &[&str]) -> Result<(Subject, PathBuf), CliErro
         let (key, value) = text.split_once('=').unwrap_or((text, ""));
         labels.insert(key.to_owned(), value.to_owned());
     }
+    let version = labels.get(VERSION).cloned();
     assemble(&programs, &labels, version.as_deref(), &output).map(|subject| (subject, output))
 }
 
