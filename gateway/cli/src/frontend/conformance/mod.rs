@@ -20,7 +20,7 @@ use gateway_images::registry::Registries;
 use gateway_images::store::BlobStore;
 use gateway_session::LocalSession;
 use gateway_solver::policy::SourcePolicies;
-use gateway_solver::{Solver, SolverOptions};
+use gateway_solver::{Solver, SolverOptions, StepOptions};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -210,6 +210,7 @@ impl Bench<'_> {
             registries: self.registries.clone(),
             launcher: gateway_sandbox::LauncherOptions::default(),
             max_parallelism: 0,
+            steps: StepOptions::default(),
             default_platform: gateway_llb::platform::host(),
         })
         .await?;
