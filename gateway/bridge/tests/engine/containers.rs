@@ -435,6 +435,84 @@ pub async fn p41_defaults_secrets_hosts_and_host_name() {
     .await;
 }
 
+pub async fn p41_an_agents_socket_reaches_a_container_and_only_the_one_that_asks() {
+    both(|gateway| {
+        Box::pin(async move {
+            let reference = solve(&gateway, &root()).await;
+            let agent = |id: &str, optional: bool| pb::Mount {
+                mount_type: pb::MountType::Ssh as i32,
+                ssh_opt: Some(pb::SshOpt {
+                    id: id.to_owned(),
+                    uid: 7,
+                    gid: 8,
+                    mode: 0o640,
+                    optional,
+                }),
+                ..mount(&format!("/run/agent-{id}"), "")
+            };
+            let request = |mounts: Vec<pb::Mount>| ContainerRequest {
+                mounts: [vec![mount("/", &reference.id)], mounts].concat(),
+                ..ContainerRequest::default()
+            };
+            let mounts = vec![agent("", false), agent("missing", true)];
+            let with = gateway.new_container(request(mounts)).await?;
+            let script = "ls /run; busybox stat -c '%a %u %g %F' /run/agent-";
+            let ran = output(&*with, sh(script)).await;
+            assert_eq!(ran.out, "agent-\n640 7 8 socket\n", "{ran:?}");
+            // A further process of the container has it too, another container does not.
+            let without = gateway.new_container(request(Vec::new())).await?;
+            let ran = output(&*without, sh("ls /run 2>/dev/null || echo none")).await;
+            assert_eq!(ran.out, "none\n", "{ran:?}");
+            with.release().await?;
+            let Err(error) = gateway
+                .new_container(request(vec![agent("missing", false)]))
+                .await
+            else {
+                panic!("there is no such agent");
+            };
+            assert!(error.to_string().contains("no SSH key"), "{error}");
+            Ok(())
+        })
+    })
+    .await;
+}
+
+/// Runs other tests of this file as an ordinary user, with a copy of this program.
+pub async fn p41_containers_run_for_an_ordinary_user() {
+    use std::os::unix::fs::PermissionsExt;
+    const USER: &str = "gateway-test";
+    const TESTS: [&str; 6] = [
+        "p40_a_container_on_a_mount_id_shows_the_failed_steps_files",
+        "p40_mounts_are_private_copies_and_readable_from_outside",
+        "p41_a_terminal_tells_its_size_and_its_changes",
+        "p41_an_agents_socket_reaches_a_container_and_only_the_one_that_asks",
+        "p41_defaults_secrets_hosts_and_host_name",
+        "p41_further_processes_join_the_first_and_end_with_it",
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("engine");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let raw = dir.path().join("raw");
+    std::fs::copy(crate::support::raw_frontend(), &raw).unwrap();
+    let output = tokio::process::Command::new("runuser")
+        .args(["-u", USER, "--"])
+        .arg(&program)
+        .args(TESTS)
+        .env("GATEWAY_TEST_RAW_FRONTEND", raw)
+        .env_remove("TMPDIR")
+        .current_dir("/")
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}\n{errors}");
+    for test in TESTS {
+        assert!(text.contains(&format!("test {test} ... ok")), "{text}");
+    }
+}
+
 pub async fn p41_what_the_build_may_not_do_is_refused() {
     both(|gateway| {
         Box::pin(async move {

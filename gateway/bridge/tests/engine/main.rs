@@ -53,6 +53,8 @@ const TESTS: &[(&str, Test)] = tests![
     containers::p41_a_killed_process_is_137_and_a_missing_program_1,
     containers::p41_a_terminal_tells_its_size_and_its_changes,
     containers::p41_defaults_secrets_hosts_and_host_name,
+    containers::p41_an_agents_socket_reaches_a_container_and_only_the_one_that_asks,
+    containers::p41_containers_run_for_an_ordinary_user,
     containers::p41_what_the_build_may_not_do_is_refused,
     containers::p41_messages_out_of_order_end_the_stream_at_once,
     containers::p42_what_a_frontend_leaves_running_ends_with_it,
@@ -79,6 +81,16 @@ const TESTS: &[(&str, Test)] = tests![
 
 fn main() {
     gateway_sandbox::maybe_run_zygote();
+    // For an ordinary user all that follows runs in a user namespace, as the program itself does.
+    match gateway_sandbox::rootless::enter_user_namespace(&Default::default()) {
+        Ok(None) => {}
+        Ok(Some(code)) => std::process::exit(if code == std::process::ExitCode::SUCCESS {
+            0
+        } else {
+            1
+        }),
+        Err(error) => panic!("{error}"),
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let listing = args.iter().any(|arg| arg == "--list");
     if listing {

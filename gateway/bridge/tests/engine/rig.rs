@@ -11,6 +11,7 @@ use gateway_bridge::{
 };
 use gateway_images::registry::{Registries, RegistriesConfig};
 use gateway_sandbox::LauncherOptions;
+use gateway_session::ssh::{Agent, AgentSource};
 use gateway_session::{LocalSession, Secret, SecretSource};
 use gateway_solver::policy::SourcePolicies;
 use gateway_solver::{CacheImport, Exporter, Solver, SolverOptions, StepOptions};
@@ -27,6 +28,8 @@ pub struct Rig {
     pub cache_imports: Vec<CacheImport>,
     pub source_policies: SourcePolicies,
     pub statuses: Arc<Mutex<Vec<Status>>>,
+    /// What the session forwards as its agent; nobody answers there.
+    _agent: std::os::unix::net::UnixListener,
 }
 
 impl Rig {
@@ -35,7 +38,9 @@ impl Rig {
         for name in ["store", "context", "raw", "image", "files"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
+        let agent = std::os::unix::net::UnixListener::bind(dir.path().join("agent")).unwrap();
         let rig = Rig {
+            _agent: agent,
             dir,
             builtins: BTreeMap::new(),
             policy: FrontendPolicy::default(),
@@ -120,6 +125,10 @@ impl Rig {
             .with_dir("image", self.path("image"))
             .with_dir("root", self.path("root"))
             .with_dir("files", self.path("files"))
+            .with_agent(Agent {
+                id: "default".to_owned(),
+                source: AgentSource::Raw(self.path("agent")),
+            })
             .with_secret(
                 "token",
                 SecretSource::Value(Secret::new(b"hidden".to_vec())),

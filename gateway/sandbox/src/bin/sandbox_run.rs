@@ -48,12 +48,13 @@ async fn run(file: &Path) -> Result<i32, Box<dyn Error>> {
         stdout: Some(duplicate(io::stdout())?),
         stderr: Some(duplicate(io::stderr())?),
     };
+    // Ends everything in the sandbox, as a cancelled build does; heard before
+    // the payload can run.
+    let mut cancel = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1())?;
     let mut running = launcher.spawn(spec, stdio).await?;
     if running.proc_is_hosts() {
         eprintln!("warning: /proc is partly hidden here, so the sandbox sees other processes");
     }
-    // As a cancelled build does; everything in the sandbox ends.
-    let mut cancel = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1())?;
     let status = loop {
         tokio::select! {
             status = running.wait() => break status?,
