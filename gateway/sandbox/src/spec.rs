@@ -188,6 +188,9 @@ pub enum MountKind {
         lowers: Vec<PathBuf>,
         selector: String,
     },
+    /// A device node of the host; the one thing besides the usual ones of `/dev`
+    /// that can be opened as a device.
+    Device { source: PathBuf },
     /// An empty file system in memory; 0 means no size limit of its own.
     Tmpfs { size_bytes: u64 },
     /// A read-only file that exists only in memory and only in this sandbox.

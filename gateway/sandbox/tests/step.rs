@@ -231,6 +231,15 @@ async fn a_program_that_cannot_be_executed_is_explained() {
     );
     let error = exec_error(&rig, &["/junk"]).await;
     assert!(error.contains("exec format error"), "{error}");
+    // A program of another machine; its first bytes are enough.
+    let head = "printf '\\177ELF\\002\\001\\001\\0\\0\\0\\0\\0\\0\\0\\0\\0\\002\\0\\026\\0' > /foreign; \
+                head -c 100 /dev/zero >> /foreign; chmod 755 /foreign";
+    rig.output(head).await;
+    let error = exec_error(&rig, &["/foreign"]).await;
+    assert!(
+        error.contains("machine") && error.contains("binfmt_misc") && error.contains("s390x"),
+        "{error}"
+    );
     let error = exec_error(&rig, &["/etc"]).await;
     assert!(error.ends_with("is a directory"), "{error}");
     let error = exec_error(&rig, &["/etc/passwd"]).await;

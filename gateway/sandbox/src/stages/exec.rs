@@ -106,6 +106,12 @@ impl Program {
         let name = &self.name;
         let path = self.path.to_string_lossy();
         let detail = match errno {
+            Errno::NOENT if foreign_architecture(Path::new(&*path)).is_some() => format!(
+                "exec {path}: no such file or directory (it is built for {}, and the emulator \
+                 that binfmt_misc names is not in the image: register it with the flag F, as the \
+                 package qemu-user-static does)",
+                foreign_architecture(Path::new(&*path)).unwrap_or_default()
+            ),
             Errno::NOENT => match interpreter(Path::new(&*path)) {
                 None => format!("exec: {name:?}: stat {path}: no such file or directory"),
                 Some(Interpreter::Script(interpreter)) => format!(
@@ -121,11 +127,19 @@ impl Program {
                 format!("exec: {name:?}: is a directory")
             }
             Errno::ACCESS => format!("exec: {name:?}: permission denied"),
-            Errno::NOEXEC => format!(
-                "exec {path}: exec format error (built for another architecture than {}, \
-                 or a script without a #! line)",
-                std::env::consts::ARCH
-            ),
+            Errno::NOEXEC => match foreign_architecture(Path::new(&*path)) {
+                Some(name) => format!(
+                    "exec {path}: exec format error (it is built for {name}, and this machine is \
+                     {}: an emulator must be registered with binfmt_misc, as the packages \
+                     qemu-user-static and binfmt-support do)",
+                    std::env::consts::ARCH
+                ),
+                None => format!(
+                    "exec {path}: exec format error (neither a program for {} nor a script \
+                     with a #! line)",
+                    std::env::consts::ARCH
+                ),
+            },
             Errno::TOOBIG => {
                 format!("exec {path}: argument list too long (arguments and environment together)")
             }
@@ -187,6 +201,43 @@ fn search(name: &str, path: &str) -> Result<String, SetupError> {
     ))
 }
 
+/// The architecture that a program is for, if it is another one.
+fn foreign_architecture(path: &Path) -> Option<String> {
+    let mut head = [0; 20];
+    std::fs::File::open(path)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .ok()?;
+    let native = |name: &str| {
+        // 32 bit programs are at home on 64 bit machines.
+        name == std::env::consts::ARCH || (cfg!(target_arch = "x86_64") && name == "x86")
+    };
+    architecture(&head).filter(|name| !native(name))
+}
+
+/// What the start of an ELF file says; a name as the compiler's.
+fn architecture(head: &[u8; 20]) -> Option<String> {
+    let [0x7f, b'E', b'L', b'F', class, order, ..] = head else {
+        return None;
+    };
+    let machine = [head[18], head[19]];
+    let machine = match order {
+        2 => u16::from_be_bytes(machine),
+        _ => u16::from_le_bytes(machine),
+    };
+    Some(match (machine, class) {
+        (0x03, _) => "x86".into(),
+        (0x3e, _) => "x86_64".into(),
+        (0xb7, _) => "aarch64".into(),
+        (0x28, _) => "arm".into(),
+        (0xf3, 2) => "riscv64".into(),
+        (0x15, _) => "powerpc64".into(),
+        (0x16, _) => "s390x".into(),
+        (0x08, 2) => "mips64".into(),
+        (0x102, _) => "loongarch64".into(),
+        (other, _) => format!("machine {other}"),
+    })
+}
+
 enum Interpreter {
     Script(String),
     Loader,
@@ -233,6 +284,20 @@ mod tests {
     #[test]
     fn a_given_path_and_home_stay() {
         assert_eq!(env(&["PATH=/x", "HOME=/y"]), ["PATH=/x", "HOME=/y"]);
+    }
+
+    #[test]
+    fn the_architecture_of_a_program_is_read_from_its_head() {
+        let mut head = [0; 20];
+        assert_eq!(architecture(&head), None);
+        head[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        head[18] = 0xb7;
+        assert_eq!(architecture(&head).as_deref(), Some("aarch64"));
+        head[5] = 2;
+        (head[18], head[19]) = (0, 0x16);
+        assert_eq!(architecture(&head).as_deref(), Some("s390x"));
+        head[19] = 0x77;
+        assert_eq!(architecture(&head).as_deref(), Some("machine 119"));
     }
 
     #[test]

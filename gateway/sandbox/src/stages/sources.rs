@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 
 use super::detached::{self, Upper};
@@ -104,6 +104,7 @@ fn one(
             let mount = rootfs::throwaway(lowers, 0, host, parking, stage)?;
             (select_in_detached(mount, selector, dest, parking)?, false)
         }
+        MountKind::Device { source } => return device(source, dest),
         MountKind::Tmpfs { size_bytes } => {
             let size = size_bytes.to_string();
             let options = [("size", size.as_str())];
@@ -127,6 +128,22 @@ fn one(
         format!("setting attributes of the mount for {dest}")
     })?;
     Ok(mount)
+}
+
+/// A detached copy of a device node alone.
+fn device(source: &Path, dest: &str) -> Result<OwnedFd, SetupError> {
+    let stage = Stage::MountSource;
+    let what = || format!("the device {} for {dest}", source.display());
+    let node = detached::clone_tree(rustix::fs::CWD, source, false).at(stage, what)?;
+    let stat = rustix::fs::fstat(&node).at(stage, what)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
+        let detail = format!("{} is no device", what());
+        return Err(SetupError::new(stage, 0, detail));
+    }
+    let attributes = sys::ATTR_NOSUID | sys::ATTR_NOEXEC;
+    sys::mount_setattr(node.as_fd(), c"", false, attributes, 0).at(stage, what)?;
+    Ok(node)
 }
 
 /// A detached copy of what `selector` names inside `root`.

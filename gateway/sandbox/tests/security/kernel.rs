@@ -92,6 +92,25 @@ fn s43_a_device_node_cannot_be_opened_wherever_it_is_made() {
 }
 
 #[test]
+fn a_device_that_was_given_can_be_opened_and_no_other() {
+    attempts_in(
+        &[
+            ("read:/dev/given", "8|4096"),
+            ("char:/tmp/own=1.5", "made EACCES|EPERM"),
+        ],
+        |_, spec| {
+            let source = "/dev/zero".into();
+            spec.mounts = vec![mount("/dev/given", MountKind::Device { source })];
+        },
+    );
+    let bench = Bench::new(Place::Root);
+    let mut spec = bench.shell("true");
+    let source = "/etc/passwd".into();
+    spec.mounts = vec![mount("/dev/given", MountKind::Device { source })];
+    assert!(bench.refusal(&spec).contains("is no device"));
+}
+
+#[test]
 fn s44_mounts_cannot_be_made_taken_away_or_made_writable() {
     attempts(&[
         ("mount_tmpfs", "EPERM"),

@@ -1,5 +1,6 @@
 //! Exec ops: a command over the file systems of its inputs.
 
+mod devices;
 mod logs;
 pub mod mounts;
 mod ssh;
@@ -121,12 +122,8 @@ async fn spec(
     if let Some(limits) = &vertex.metadata.linux_resources {
         spec.resources = resources(limits);
     }
-    if let Some(device) = op.cdi_devices.iter().find(|device| !device.optional) {
-        return Err(Error::new(
-            Code::Unimplemented,
-            format!("device {} is not supported yet", device.name),
-        ));
-    }
+    let allowed = job.options.entitlements.contains("device");
+    devices::add(&steps.cdi_dirs, &op.cdi_devices, allowed, &mut spec)?;
     Ok(spec)
 }
 

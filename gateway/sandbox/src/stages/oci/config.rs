@@ -72,6 +72,8 @@ pub(super) struct Surroundings<'a> {
     pub cgroup: &'a str,
     /// Devices for an unconfined payload: `(name, major, minor, mode)`.
     pub devices: &'a [(String, u32, u32)],
+    /// Devices among the binds: `b` or `c`, major, minor.
+    pub lent: &'a [(char, u32, u32)],
 }
 
 /// The whole file.
@@ -83,7 +85,7 @@ pub(super) fn render(spec: &SandboxSpec, around: &Surroundings<'_>) -> Value {
             {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
         ],
         "cgroupsPath": format!("/{}", around.cgroup),
-        "resources": resources(spec, default_pids, insecure),
+        "resources": resources(spec, default_pids, around.lent, insecure),
         "rootfsPropagation": "rprivate",
     });
     if let Some(linux) = linux.as_object_mut() {
@@ -225,11 +227,21 @@ fn devices(devices: &[(String, u32, u32)]) -> Value {
 }
 
 /// Only what was asked for: a runtime fails on what its hierarchy lacks.
-fn resources(spec: &SandboxSpec, default_pids: Option<u64>, insecure: bool) -> Value {
+fn resources(
+    spec: &SandboxSpec,
+    default_pids: Option<u64>,
+    lent: &[(char, u32, u32)],
+    insecure: bool,
+) -> Value {
     let asked = &spec.resources;
     let mut all = Map::new();
-    let device = json!([{"allow": insecure, "access": "rwm"}]);
-    all.insert("devices".into(), device);
+    let mut devices = vec![json!({"allow": insecure, "access": "rwm"})];
+    devices.extend(lent.iter().map(|(kind, major, minor)| {
+        json!({
+            "allow": true, "access": "rw", "type": kind.to_string(), "major": major, "minor": minor,
+        })
+    }));
+    all.insert("devices".into(), Value::Array(devices));
     let mut put = |group: &str, key: &str, value: Option<Value>| {
         if let Some(value) = value
             && let Some(group) = all
@@ -293,6 +305,7 @@ mod tests {
             binds: &[("/etc/hosts".into(), "/staged/1".into())],
             cgroup: "gateway/x",
             devices: &[],
+            lent: &[('c', 10, 229)],
         };
         render(&spec, &around)
     }
@@ -327,7 +340,10 @@ mod tests {
         let config = rendered(|_| {});
         assert_eq!(
             config["linux"]["resources"],
-            json!({"devices": [{"allow": false, "access": "rwm"}]})
+            json!({"devices": [
+                {"allow": false, "access": "rwm"},
+                {"allow": true, "access": "rw", "type": "c", "major": 10, "minor": 229},
+            ]})
         );
         let config = rendered(|spec| {
             spec.resources = Resources {

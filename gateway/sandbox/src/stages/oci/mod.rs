@@ -93,6 +93,7 @@ pub(super) fn start(
     if !below_mount(&spec.cwd) {
         working_directory(&root, &spec.cwd, &user)?;
     }
+    let lent = lent(&sources)?;
     let binds = stage(&staging, sources)?;
     let env = exec::environment(&spec.env, &user.home);
     let around = Surroundings {
@@ -104,6 +105,7 @@ pub(super) fn start(
         binds: &binds,
         cgroup,
         devices: &devices(spec),
+        lent: &lent,
     };
     write_json("/tmp/bundle/config.json", &config::render(spec, &around))?;
     if spec.network == Network::None {
@@ -152,6 +154,7 @@ pub(super) fn join(
         binds: &[],
         cgroup: "",
         devices: &[],
+        lent: &[],
     };
     let file = format!("{PROCESS}.{}", std::process::id());
     write_json(&file, &config::process(spec, &around))?;
@@ -263,6 +266,22 @@ fn stage(staging: &OwnedFd, sources: Vec<Source>) -> Result<Vec<(String, String)
         binds.push((source.dest, path));
     }
     Ok(binds)
+}
+
+/// The devices among the mounts, which a runtime must be told to let pass.
+fn lent(sources: &[Source]) -> Result<Vec<(char, u32, u32)>, SetupError> {
+    let mut lent = Vec::new();
+    for source in sources {
+        let stat = rustix::fs::fstat(&source.mount).at(STAGE, || source.dest.clone())?;
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::CharacterDevice => 'c',
+            FileType::BlockDevice => 'b',
+            _ => continue,
+        };
+        let number = stat.st_rdev;
+        lent.push((kind, rustix::fs::major(number), rustix::fs::minor(number)));
+    }
+    Ok(lent)
 }
 
 /// What an unconfined payload gets on top, as far as the host has it.
