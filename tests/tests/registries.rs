@@ -6,6 +6,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use gateway_tests::base_images::{Layout, Tar};
+use gateway_tests::measure::timed;
 use gateway_tests::nginx::Nginx;
 use gateway_tests::program::{Home, run, stderr, tool};
 use gateway_tests::registry::{Registry, free_port};
@@ -476,23 +478,23 @@ struct Openssl {
 impl Openssl {
     /// With a certificate of its own making: `request` are arguments of `openssl req -x509`.
     fn start(request: &[&str], server: &[&str]) -> Openssl {
+        Self::with(server, |dir| {
+            let path = |name: &str| dir.join(name).display().to_string();
+            let mut made = Command::new("openssl");
+            made.args(["req", "-x509", "-nodes", "-days", "30"])
+                .args(["-subj", "/CN=localhost"])
+                .args(["-keyout", &path("key.pem"), "-out", &path("cert.pem")])
+                .args(request)
+                .env("OPENSSL_CONF", "/dev/null");
+            assert!(run(&mut made).status.success());
+        })
+    }
+
+    /// With what `make` puts into its folder: `cert.pem` and `key.pem`.
+    fn with(server: &[&str], make: impl FnOnce(&Path)) -> Openssl {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| dir.path().join(name).display().to_string();
-        let mut made = Command::new("openssl");
-        made.args([
-            "req",
-            "-x509",
-            "-nodes",
-            "-days",
-            "30",
-            "-subj",
-            "/CN=localhost",
-        ])
-        .args(["-keyout", &path("key.pem"), "-out", &path("cert.pem")])
-        .args(request)
-        .env("OPENSSL_CONF", "/dev/null")
-        .stderr(Stdio::null());
-        assert!(made.status().expect("openssl").success());
+        make(dir.path());
         let address = free_port();
         let process = Command::new("openssl")
             .args([
@@ -546,7 +548,7 @@ fn check_82_servers_that_only_openssl_can_play_have_their_kinds() {
         "basicConstraints=critical,CA:FALSE",
     ];
     let low = "DEFAULT@SECLEVEL=0";
-    let rows: [(&[&str], &[&str], &str, &str); 5] = [
+    let rows: [(&[&str], &[&str], &str, &str); 7] = [
         (
             &weak,
             &["-cipher", low],
@@ -564,6 +566,18 @@ fn check_82_servers_that_only_openssl_can_play_have_their_kinds() {
             &["-tls1_2", "-cipher", "ECDHE-RSA-AES256-SHA"],
             "no_shared_cipher",
             "ciphers with CBC",
+        ),
+        (
+            &rsa,
+            &["-tls1_2", "-cipher", "AES256-GCM-SHA384"],
+            "no_shared_cipher",
+            "key exchange by RSA alone",
+        ),
+        (
+            &rsa,
+            &["-tls1_2", "-cipher", "DHE-RSA-AES128-GCM-SHA256"],
+            "no_shared_cipher",
+            "remote error: tls: handshake failure",
         ),
         (
             &rsa,
@@ -603,6 +617,112 @@ fn check_82_servers_that_only_openssl_can_play_have_their_kinds() {
         let text = failed(&run(home.command(&["pull"]).arg(&name)));
         assert!(text.contains(words), "{kind}: {text}");
     }
+}
+
+/// A certificate that openssl issues from `ca.pem` beside it: without extensions it has version 1.
+fn issued(dir: &Path, extensions: Option<&str>, digest: &str) {
+    let path = |name: &str| dir.join(name).display().to_string();
+    let quiet = |args: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(args).env("OPENSSL_CONF", "/dev/null");
+        assert!(run(&mut command).status.success(), "{args:?}");
+    };
+    let new = [
+        "req",
+        "-nodes",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+    ];
+    let (ca_key, ca, key, csr, cert) = (
+        path("ca-key.pem"),
+        path("ca.pem"),
+        path("key.pem"),
+        path("csr.pem"),
+        path("cert.pem"),
+    );
+    let ca_args = [
+        "-x509",
+        "-days",
+        "30",
+        "-subj",
+        "/CN=Old CA",
+        "-keyout",
+        &ca_key,
+        "-out",
+        &ca,
+    ];
+    let is_ca = ["-addext", "basicConstraints=critical,CA:TRUE"];
+    quiet(&[&new[..], &ca_args, &is_ca].concat());
+    quiet(
+        &[
+            &new[..],
+            &["-subj", "/CN=localhost", "-keyout", &key, "-out", &csr],
+        ]
+        .concat(),
+    );
+    let mut sign = vec![
+        "x509",
+        "-req",
+        "-days",
+        "30",
+        "-in",
+        &csr,
+        "-CA",
+        &ca,
+        "-CAkey",
+        &ca_key,
+        "-out",
+        &cert,
+        digest,
+        "-set_serial",
+        "7",
+    ];
+    let file = path("extensions");
+    if let Some(extensions) = extensions {
+        std::fs::write(&file, extensions).expect("writing extensions");
+        sign.extend(["-extfile", &file]);
+    }
+    quiet(&sign);
+}
+
+#[test]
+fn check_82_certificates_of_old_times_have_their_kinds_and_large_curves_are_spoken() {
+    let names = "subjectAltName=IP:127.0.0.1\n";
+    for (extensions, digest, kinds) in [
+        // Version 1 has no names at all, and names are looked at first.
+        (None, "-sha256", ["no_san", "cert_version"]),
+        (Some(names), "-sha1", ["weak_signature", "weak_signature"]),
+    ] {
+        let server = Openssl::with(&["-cipher", "DEFAULT@SECLEVEL=0"], |dir| {
+            issued(dir, extensions, digest)
+        });
+        let home = Home::new(&format!(
+            "[registry.\"{}\"]\nca = [\"{}\"]\n",
+            server.address,
+            server.dir.path().join("ca.pem").display()
+        ));
+        let name = format!("{}/x:1", server.address);
+        let output = run(home.command(&["registry", "check"]).args(["--json", &name]));
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let kind = report["error"]["attempts"][0]["kind"].as_str();
+        assert!(kind.is_some_and(|kind| kinds.contains(&kind)), "{report:#}");
+    }
+    let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-521"];
+    let name = ["-addext", "subjectAltName=IP:127.0.0.1"];
+    let server = Openssl::start(&[&curve[..], &name].concat(), &[]);
+    let home = Home::new(&format!(
+        "[registry.\"{}\"]\nca = [\"{}\"]\n",
+        server.address,
+        server.dir.path().join("cert.pem").display()
+    ));
+    let name = format!("{}/x:1", server.address);
+    let output = run(home.command(&["registry", "check"]).args(["--json", &name]));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let steps = report["steps"].as_array().expect("steps");
+    let tls = steps.iter().find(|step| step["step"] == "tls");
+    assert_eq!(tls.expect("the step")["verdict"], "ok", "{report:#}");
 }
 
 #[test]
@@ -783,4 +903,194 @@ fn sentence_9_the_commands_of_the_documentation_work() {
         }
     }
     assert!(commands >= 8, "{commands} commands");
+}
+
+#[test]
+fn check_13_a_pinned_image_that_is_here_costs_no_request() {
+    let registry = Registry::with_base_images();
+    let front = Nginx::start(&format!(
+        "location / {{ proxy_pass https://{}; }}",
+        registry.address
+    ));
+    let home = Home::new(&format!("{}{}", registry.table(), front.table()));
+    let at = format!("{}/{BUSYBOX}", registry.address);
+    let digest = skopeo_digest(&registry.certificate_dir(), &at, false);
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        format!(
+            "FROM {}/library/busybox@{digest}\nRUN echo 1 > /1\n",
+            front.address
+        ),
+    )
+    .expect("a build file");
+    succeeded(&run(home.build().arg(context.path())));
+    let before = front.asked().len();
+    assert!(before > 0);
+    succeeded(&run(home.build().arg(context.path())));
+    assert_eq!(front.asked().split_off(before), [""; 0]);
+}
+
+#[test]
+fn check_47_the_variables_of_the_environment_name_the_proxy() {
+    let closed = free_port();
+    let home = Home::new("");
+    let pull = |set: &[(&str, &str)]| {
+        let mut command = home.command(&["pull"]);
+        for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
+            command.env_remove(name);
+        }
+        command.envs(set.iter().copied()).arg("r.invalid/x:1");
+        failed(&run(&mut command))
+    };
+    let proxy = format!("http://user:{PASSWORD}@{closed}");
+    for name in ["HTTPS_PROXY", "https_proxy"] {
+        let text = pull(&[(name, &proxy)]);
+        let words = format!("proxyconnect tcp: dial tcp {closed}: connect: connection refused");
+        assert!(text.contains(&words), "{text}");
+        assert!(
+            text.contains(&format!("through the proxy {closed}")),
+            "{text}"
+        );
+        let text = pull(&[(name, &proxy), ("NO_PROXY", ".invalid")]);
+        assert!(text.contains("lookup r.invalid: no such host"), "{text}");
+    }
+}
+
+#[test]
+fn check_68_logins_come_from_the_places_of_docker_and_podman_in_their_order() {
+    let more = "auth: {htpasswd: {realm: tests, path: DIR/htpasswd}}";
+    let registry = Registry::start_with(more, None);
+    let host = registry.address.to_string();
+    let home = Home::new(&registry.table());
+    let name = format!("{host}/none:1");
+    // Of `alice:s3cret-pw` and of a wrong password.
+    let auth = |good: bool| {
+        let secret = match good {
+            true => "YWxpY2U6czNjcmV0LXB3",
+            false => "YWxpY2U6d3Jvbmc=",
+        };
+        format!(r#"{{"auths":{{"{host}":{{"auth":"{secret}"}}}}}}"#)
+    };
+    let inspect = |set: &[(&str, String)]| {
+        let mut command = home.command(&["inspect"]);
+        for variable in ["DOCKER_AUTH_CONFIG", "REGISTRY_AUTH_FILE"] {
+            command.env_remove(variable);
+        }
+        command.env("HOME", home.dir.path().join("nobody"));
+        command.env("XDG_RUNTIME_DIR", home.dir.path().join("run"));
+        command.envs(set.iter().map(|(name, value)| (*name, value.as_str())));
+        failed(&run(command.arg(&name)))
+    };
+    let logged_in = |text: &str| text.contains("not found");
+    let text = inspect(&[]);
+    assert!(text.contains("credentials: none"), "{text}");
+    let write = |path: &str, text: &str| {
+        let path = home.dir.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(&path, text).expect("a file of logins");
+        path.display().to_string()
+    };
+    let podman = write("podman.json", &auth(true));
+    assert!(logged_in(&inspect(&[(
+        "REGISTRY_AUTH_FILE",
+        podman.clone()
+    )])));
+    write("run/containers/auth.json", &auth(true));
+    assert!(logged_in(&inspect(&[])));
+    // Docker's file comes before podman's, and the variable before both.
+    write("docker/config.json", &auth(false));
+    let text = inspect(&[("REGISTRY_AUTH_FILE", podman)]);
+    assert!(
+        text.contains("access denied") && text.contains("config.json"),
+        "{text}"
+    );
+    assert!(logged_in(&inspect(&[("DOCKER_AUTH_CONFIG", auth(true))])));
+    write("docker/config.json", &auth(true));
+    assert!(logged_in(&inspect(&[])));
+    let text = inspect(&[("DOCKER_AUTH_CONFIG", auth(false))]);
+    assert!(text.contains("DOCKER_AUTH_CONFIG"), "{text}");
+}
+
+#[test]
+fn check_160_layers_unpacked_at_once_give_what_one_after_the_other_gives() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.table());
+    let name = format!("{}/test/layers:latest", registry.address);
+    let dir = |name: &str| home.dir.path().join(name).display().to_string();
+    succeeded(&run(home
+        .command(&["copy"])
+        .args([&name, &format!("oci:{}:1", dir("layout"))])));
+    let image = format!("{}:1", dir("layout"));
+    tool(
+        "umoci",
+        &["raw", "unpack", "--image", &image, &dir("umoci")],
+    );
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        // The copy makes the layers be unpacked: an unchanged image would be taken as it is.
+        format!("FROM {name} AS base\nFROM scratch\nCOPY --from=base / /\n"),
+    )
+    .expect("a build file");
+    let output = format!("type=local,dest={}", dir("ours"));
+    succeeded(&run(home.build().args(["-o", &output]).arg(context.path())));
+    let listed = |root: &str| {
+        let format = "%P %y %m %U %G %l\n";
+        let names = tool("find", &[root, "-mindepth", "1", "-printf", format]);
+        let mut lines: Vec<String> = names.lines().map(str::to_owned).collect();
+        lines.sort();
+        let files = tool("find", &[root, "-type", "f"]);
+        let mut sums: Vec<String> = files
+            .lines()
+            .map(|file| {
+                let sum = tool("sha256sum", &[file]);
+                let path = file.strip_prefix(root).unwrap_or(file);
+                format!("{path} {}", sum.split(' ').next().unwrap_or_default())
+            })
+            .collect();
+        sums.sort();
+        (lines, sums)
+    };
+    assert_eq!(listed(&dir("ours")), listed(&dir("umoci")));
+}
+
+#[test]
+fn check_162_the_memory_of_a_pull_does_not_grow_with_the_image() {
+    // Nothing in it repeats, so its layer is as large as its file.
+    let mut state = 1_u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33) as u8
+    })
+    .take(120 << 20)
+    .collect();
+    let tar = Tar::default().file("noise", &noise, (0o644, 0, 0)).bytes();
+    drop(noise);
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut layout = Layout::create(dir.path()).expect("a layout");
+    let config = serde_json::json!({"Env": ["PATH=/bin"]});
+    let image = layout.image(&[tar], config, "amd64").expect("an image");
+    layout.name(image, "test/noise:1");
+    layout.close().expect("closing the layout");
+    let registry = Registry::with_base_images();
+    registry.push_layout(dir.path(), "test/noise:1", "test/noise:1");
+    let home = Home::new(&registry.table());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    let built = |image: &str| {
+        std::fs::write(
+            context.path().join("Dockerfile"),
+            // The file is read, so the layer is unpacked; it is as large in the store, not in memory.
+            format!("FROM {}/{image}\nCOPY Dockerfile /\n", registry.address),
+        )
+        .expect("a build file");
+        let output = home.dir.path().join("o.tar");
+        let output = format!("type=oci,dest={}", output.display());
+        timed(home.build().args(["-o", &output]).arg(context.path())).memory
+    };
+    let idle = built(BUSYBOX);
+    let most = built("test/noise:1");
+    assert!(most <= idle + 64.0, "{idle} MiB, then {most} MiB");
 }

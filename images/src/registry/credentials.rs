@@ -476,6 +476,76 @@ mod tests {
         );
     }
 
+    /// A folder with `docker-credential-NAME` programs.
+    fn helpers(programs: &[(&str, &str)]) -> tempfile::TempDir {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        for (name, script) in programs {
+            let program = folder.path().join(format!("docker-credential-{name}"));
+            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(&program, mode).unwrap();
+        }
+        folder
+    }
+
+    #[tokio::test]
+    async fn check_68_the_helper_of_a_host_comes_before_the_store_and_both_before_the_file() {
+        let answer = |who: &str| {
+            let json = format!(r#"{{"Username":"{who}","Secret":"x"}}"#);
+            format!("cat > /dev/null; echo '{json}'")
+        };
+        let nothing = "cat > /dev/null; echo credentials not found in native keychain; exit 1";
+        let folder = helpers(&[
+            ("own", &answer("own")),
+            ("store", &answer("store")),
+            ("empty", nothing),
+            ("broken", "exit 3"),
+        ]);
+        let with = |json: &str| config(json).with_helper_path(folder.path());
+        let auths = r#""auths":{"a.example":{"auth":"dTpw"},"b.example":{}}"#;
+        let all = with(&format!(
+            r#"{{{auths},"credsStore":"store","credHelpers":{{"a.example":"own"}}}}"#
+        ));
+        assert_eq!(login(&all, "a.example").await, basic("own", "x"));
+        // What `docker login` leaves beside a store.
+        assert_eq!(login(&all, "b.example").await, basic("store", "x"));
+        // A helper that has nothing, or fails, leaves the file.
+        for store in ["empty", "broken", "absent"] {
+            let config = with(&format!(r#"{{{auths},"credsStore":"{store}"}}"#));
+            assert_eq!(
+                login(&config, "a.example").await,
+                basic("u", "p"),
+                "{store}"
+            );
+        }
+        let none = with(r#"{"credsStore":"empty"}"#);
+        assert_eq!(login(&none, "c.example").await, None);
+    }
+
+    #[tokio::test]
+    async fn check_68_every_form_of_an_entry_is_read_and_empty_means_absent() {
+        let config = config(
+            r#"{"HttpHeaders":{"x":"y"},"auths":{
+                "token.example":{"registrytoken":"r","auth":"dTpw"},
+                "both.example":{"auth":"dTpw","identitytoken":""},
+                "zeros.example":{"auth":"dTpwAAA="},
+                "plain.example":{"username":"u","password":"p","email":"e"},
+                "half.example":{"username":"u"},
+                "broken.example":{"auth":"%%%"},
+                "no-colon.example":{"auth":"dXA="}
+            }}"#,
+        );
+        let token = Credential::RegistryToken("r".into());
+        assert_eq!(login(&config, "token.example").await, Some(token));
+        for host in ["both.example", "zeros.example", "plain.example"] {
+            assert_eq!(login(&config, host).await, basic("u", "p"), "{host}");
+        }
+        for host in ["half.example", "broken.example", "no-colon.example"] {
+            assert_eq!(login(&config, host).await, None, "{host}");
+        }
+    }
+
     #[tokio::test]
     async fn a_missing_helper_is_an_error_that_names_it() {
         let config = config(r#"{"credsStore":"absent"}"#).with_helper_path("/nonexistent");

@@ -45,7 +45,7 @@ async fn check_10_a_registry_on_this_machine_is_plain_unless_the_settings_say_ot
 }
 
 #[tokio::test]
-async fn check_31_and_159_indexes_inside_indexes_are_followed_to_a_limit() {
+async fn check_31_and_158_indexes_inside_indexes_are_followed_to_a_limit() {
     // Each index holds the next; the innermost holds the image.
     let mut documents = vec![sample().index];
     for _ in 0..6 {
@@ -79,7 +79,7 @@ async fn check_31_and_159_indexes_inside_indexes_are_followed_to_a_limit() {
 }
 
 #[tokio::test]
-async fn check_159_an_index_of_more_entries_than_anybody_needs_is_refused() {
+async fn check_158_an_index_of_more_entries_than_anybody_needs_is_refused() {
     let entry = Descriptor::of(OCI_MANIFEST, &sample().manifest);
     let many = index_of(vec![entry; crate::media::MAX_MANIFEST_ENTRIES + 1]);
     assert!((many.len() as u64) < MAX_MANIFEST_BYTES);

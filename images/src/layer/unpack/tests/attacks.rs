@@ -596,3 +596,33 @@ fn u16_who_may_not_make_devices_gets_the_rest_and_a_note() {
         assert_eq!(mode.mode() & 0o7777, 0o660);
     }
 }
+
+#[test]
+fn u36_flags_of_other_systems_and_verity_records_change_nothing() {
+    let records: [(&str, &[u8]); 3] = [
+        ("SCHILY.fflags", b"uchg,nodump"),
+        ("LIBARCHIVE.xattr.x", b"eA"),
+        ("COM.APPLE.fsverity", b"1"),
+    ];
+    let layer = Layer::default().raw(&pax(b'x', &records)).file("f", "text");
+    let done = unpacked(layer);
+    assert_eq!(done.text("f"), "text");
+    fs::write(done.path("f"), "it can be written").unwrap();
+    fs::remove_file(done.path("f")).unwrap();
+}
+
+#[test]
+fn u37_the_bytes_tell_how_a_layer_is_packed() {
+    let tar = Layer::default().file("f", "text").end();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&tar).unwrap();
+    for packed in [
+        tar.clone(),
+        gzip.finish().unwrap(),
+        zstd::bulk::compress(&tar, 1).unwrap(),
+    ] {
+        let done = try_unpack(&packed, Some(&[])).unwrap();
+        assert_eq!(done.text("f"), "text");
+        assert_eq!(done.report.diff_id, Digest::of(&tar));
+    }
+}
