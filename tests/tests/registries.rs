@@ -2,7 +2,7 @@
 //! pull-through mirror; nginx in front of it; openssl's server for what rustls cannot serve; skopeo as the second
 //! opinion on what was stored and pushed.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -717,12 +717,27 @@ fn check_82_certificates_of_old_times_have_their_kinds_and_large_curves_are_spok
         server.address,
         server.dir.path().join("cert.pem").display()
     ));
-    let name = format!("{}/x:1", server.address);
-    let output = run(home.command(&["registry", "check"]).args(["--json", &name]));
-    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let steps = report["steps"].as_array().expect("steps");
-    let tls = steps.iter().find(|step| step["step"] == "tls");
-    assert_eq!(tls.expect("the step")["verdict"], "ok", "{report:#}");
+    // What openssl answers to requests is no matter: the step before them is.
+    let mut child = home
+        .command(&["registry", "check"])
+        .arg(format!("{}/x:1", server.address))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program");
+    let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let steps = lines.map(|line| line.expect("a line"));
+    let step = steps
+        .map(|line| {
+            line.split_whitespace()
+                .take(2)
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .find(|step| step.ends_with(" tls"));
+    child.kill().expect("ending it");
+    child.wait().expect("its end");
+    assert_eq!(step.as_deref(), Some("ok tls"));
 }
 
 #[test]
@@ -1027,28 +1042,30 @@ fn check_160_layers_unpacked_at_once_give_what_one_after_the_other_gives() {
         &["raw", "unpack", "--image", &image, &dir("umoci")],
     );
     let context = tempfile::tempdir().expect("a temporary folder");
-    std::fs::write(
-        context.path().join("Dockerfile"),
-        // The copy makes the layers be unpacked: an unchanged image would be taken as it is.
-        format!("FROM {name} AS base\nFROM scratch\nCOPY --from=base / /\n"),
-    )
-    .expect("a build file");
-    let output = format!("type=local,dest={}", dir("ours"));
+    std::fs::write(context.path().join("Dockerfile"), format!("FROM {name}\n"))
+        .expect("a build file");
+    // The files are asked for, so all layers are unpacked.
+    let output = format!("type=tar,dest={}", dir("ours.tar"));
     succeeded(&run(home.build().args(["-o", &output]).arg(context.path())));
+    std::fs::create_dir(dir("ours")).expect("a folder");
+    let (archive, root) = (dir("ours.tar"), dir("ours"));
+    let extract = [
+        "--numeric-owner",
+        "--same-owner",
+        "-xpf",
+        &archive,
+        "-C",
+        &root,
+    ];
+    tool("tar", &extract);
     let listed = |root: &str| {
         let format = "%P %y %m %U %G %l\n";
         let names = tool("find", &[root, "-mindepth", "1", "-printf", format]);
         let mut lines: Vec<String> = names.lines().map(str::to_owned).collect();
         lines.sort();
-        let files = tool("find", &[root, "-type", "f"]);
-        let mut sums: Vec<String> = files
-            .lines()
-            .map(|file| {
-                let sum = tool("sha256sum", &[file]);
-                let path = file.strip_prefix(root).unwrap_or(file);
-                format!("{path} {}", sum.split(' ').next().unwrap_or_default())
-            })
-            .collect();
+        let sums = ["-type", "f", "-exec", "sha256sum", "{}", "+"];
+        let sums = tool("find", &[&[root], &sums[..]].concat());
+        let mut sums: Vec<String> = sums.lines().map(|line| line.replace(root, "")).collect();
         sums.sort();
         (lines, sums)
     };

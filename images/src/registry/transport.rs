@@ -127,7 +127,10 @@ impl Inner {
                         let _ = request.url.set_scheme("http");
                         continue;
                     }
-                    if error.kind.is_passing() && repeats < MAX_REPEATS {
+                    // A HEAD that nobody answers has been waited for long enough: its GET is the repeat.
+                    let waited =
+                        request.method == Method::HEAD && error.kind == Kind::ResponseTimeout;
+                    if error.kind.is_passing() && !waited && repeats < MAX_REPEATS {
                         self.pause(repeats).await;
                         repeats += 1;
                         continue;

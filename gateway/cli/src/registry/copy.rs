@@ -229,10 +229,12 @@ async fn bring(
         }
         Place::Store(name) => return Err(no_such(Path::new(&name), None)),
         Place::Layout(dir, tag) => {
-            let layout = Layout::open(&dir).map_err(|e| problem(&e))?;
-            let top = layout.find(tag.as_deref()).map_err(|e| problem(&e))?;
+            let layout = Layout::open(&dir).map_err(|e| problem_of(&dir, &e))?;
+            let top = layout.find(tag.as_deref());
+            let top = top.map_err(|e| problem_of(&dir, &e))?;
             let top = top.ok_or_else(|| no_such(&dir, tag.as_deref()))?;
-            layout.copy_all(blobs, &top).map_err(|e| problem(&e))?;
+            let copied = layout.copy_all(blobs, &top);
+            copied.map_err(|e| problem_of(&dir, &e))?;
             top
         }
         Place::OciArchive(file, tag) | Place::DockerArchive(file, tag) => {
@@ -242,7 +244,7 @@ async fn bring(
             })?;
             let reader = std::io::BufReader::new(opened);
             let loaded = read_archive(blobs, reader, &ArchiveLimits::default());
-            let mut loaded = loaded.map_err(|e| problem(&e))?;
+            let mut loaded = loaded.map_err(|e| problem_of(&file, &e))?;
             if let Some(tag) = &tag {
                 let full = Reference::parse(tag)
                     .map(|r| r.to_string())
@@ -356,6 +358,11 @@ fn no_such(path: &Path, name: Option<&str>) -> CliError {
 
 fn problem(error: &dyn std::error::Error) -> CliError {
     CliError::Copy(error.to_string())
+}
+
+/// The same of a folder or file that the user named.
+fn problem_of(path: &Path, error: &dyn std::error::Error) -> CliError {
+    CliError::Copy(format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

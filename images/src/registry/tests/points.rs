@@ -210,6 +210,31 @@ async fn check_44_a_body_that_stands_still_is_given_up() {
     assert!(error.to_string().contains("the body broke off"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn check_14_a_head_that_nobody_answers_is_waited_for_once() {
+    let server = Server::plain(|seen| {
+        if seen.method == "HEAD" {
+            std::thread::sleep(Duration::from_millis(900));
+        }
+        good(seen)
+    })
+    .await;
+    let registries = Registries::new(RegistriesConfig {
+        limits: Limits {
+            stall: Duration::from_millis(300),
+            ..config().limits
+        },
+        ..config()
+    });
+    let stale = Digest::of(b"stale");
+    let found = registries
+        .resolve_changed(&image(&server.host()), &stale)
+        .await
+        .unwrap();
+    assert_eq!(found.unwrap().root.bytes, sample().index);
+    assert_eq!(server.count("HEAD", "/v2/r/manifests/latest"), 1);
+}
+
 #[tokio::test]
 async fn check_45_a_date_in_retry_after_is_waited_for() {
     let times = AtomicUsize::new(0);
