@@ -84,6 +84,7 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
         cwd: &image.config.working_dir,
         // What was saved for a build without network is all that its frontends get.
         network_none: none || job.is_vendored() || !engine.0.limits.network,
+        network: job.steps().network(pb::NetMode::Unset),
         definition: &image.definition,
     };
     let limits = &engine.0.limits;

@@ -34,6 +34,8 @@ pub struct FrontendProcess<'a> {
     pub cwd: &'a str,
     /// The image asks for no network: then it needs none of the other privileges either.
     pub network_none: bool,
+    /// What it gets otherwise: the same as a step that asks for none.
+    pub network: Network,
     /// The image's own definition.
     pub definition: &'a pb::Definition,
 }
@@ -116,7 +118,7 @@ fn specification(process: &FrontendProcess<'_>, limits: &FrontendLimits) -> Sand
         cwd: process.cwd.to_owned(),
         network: match process.network_none {
             true => Network::None,
-            false => Network::Host,
+            false => process.network.clone(),
         },
         profile: match process.network_none {
             true => Profile::FrontendStrict,
