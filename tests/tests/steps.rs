@@ -276,30 +276,6 @@ fn a_network_of_somebody_else_needs_to_be_allowed() {
 }
 
 #[test]
-fn a_described_device_reaches_the_step_that_asks_for_it_if_it_is_allowed() {
-    for who in ALL {
-        let rig = Rig::new(who, "");
-        let config = std::fs::read_to_string(rig.path("config.toml")).expect("reading");
-        let dirs = format!("[cdi]\nspecDirs = [{:?}]\n", rig.path("cdi"));
-        std::fs::write(rig.path("config.toml"), config + &dirs).expect("writing");
-        std::fs::create_dir(rig.path("cdi")).expect("making a folder");
-        let description = r#"{"cdiVersion": "0.6.0", "kind": "example.com/zero", "devices": [
-            {"name": "first", "containerEdits": {"env": ["ZERO=/dev/of-zeros"],
-             "deviceNodes": [{"path": "/dev/of-zeros", "hostPath": "/dev/zero"}]}}]}"#;
-        std::fs::write(rig.path("cdi/zero.json"), description).expect("writing");
-        let step = "RUN --device=example.com/zero=first head -c 3 $ZERO | wc -c\nRUN ls /dev | grep -c of-zeros || true";
-        let text = rig.fails(step, &[]);
-        assert!(text.contains("not allowed"), "{who:?}: {text}");
-        assert_eq!(rig.said(step, &["--allow=device"]), ["3", "0"], "{who:?}");
-        let text = rig.fails(
-            "RUN --device=example.com/none,required true",
-            &["--allow=device"],
-        );
-        assert!(text.contains("is not registered"), "{who:?}: {text}");
-    }
-}
-
-#[test]
 fn a_runtime_that_is_not_there_is_named_before_anything_is_built() {
     let rig = Rig::new(Who::Root, "binary = \"no-such-runtime\"");
     let text = rig.fails("RUN true", &[]);

@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Bench {
     pub dir: tempfile::TempDir,
     pub seen: Arc<Mutex<Vec<Status>>>,
+    /// What builds may do beyond the usual.
+    pub entitlements: BTreeSet<String>,
 }
 
 impl Bench {
@@ -39,6 +41,7 @@ impl Bench {
         std::fs::create_dir(dir.path().join("context")).unwrap();
         Bench {
             dir,
+            entitlements: BTreeSet::new(),
             seen: Arc::default(),
         }
     }
@@ -70,7 +73,10 @@ impl Bench {
                 program: env!("CARGO_BIN_EXE_solver-zygote").into(),
             },
             max_parallelism,
-            steps: StepOptions::default(),
+            steps: StepOptions {
+                cdi_dirs: vec![self.dir.path().join("cdi")],
+                ..StepOptions::default()
+            },
             default_platform: platform::host(),
         })
         .await
@@ -111,7 +117,7 @@ impl Bench {
         solver.job(JobOptions {
             session: Arc::new(session),
             progress: Progress::new(move |status| seen.lock().unwrap().push(status)),
-            entitlements: BTreeSet::new(),
+            entitlements: self.entitlements.clone(),
             policies: SourcePolicies::default(),
             pins: None,
             cancel,

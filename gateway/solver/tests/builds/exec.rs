@@ -48,6 +48,36 @@ async fn a_missing_program_fails_the_step() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_described_device_reaches_the_step_that_asks_for_it_if_it_is_allowed() {
+    let mut bench = Bench::new();
+    let dir = bench.dir.path().join("cdi");
+    std::fs::create_dir(&dir).unwrap();
+    let description = r#"{"cdiVersion": "0.6.0", "kind": "example.com/zero", "devices": [
+        {"name": "first", "containerEdits": {"env": ["ZERO=/dev/of-zeros"],
+         "deviceNodes": [{"path": "/dev/of-zeros", "hostPath": "/dev/zero"}]}}]}"#;
+    std::fs::write(dir.join("zero.json"), description).unwrap();
+    let with = |name: &str, optional: bool| {
+        let script = "echo ${ZERO:-none} > /out; : < ${ZERO:-/out} && echo opened >> /out";
+        base()
+            .run(["/bin/sh", "-c", script])
+            .device(name, optional)
+            .root()
+    };
+    let first = with("example.com/zero=first", false);
+    let error = bench.build(&first).await.unwrap_err().to_string();
+    assert!(error.contains("not allowed"), "{error}");
+    // An optional one is left away where it is not allowed.
+    let optional = with("example.com/zero", true);
+    assert_eq!(bench.file(&optional, "/out").await, "none\nopened\n");
+    bench.entitlements.insert("device".to_owned());
+    let seen = bench.file(&first, "/out").await;
+    assert_eq!(seen, "/dev/of-zeros\nopened\n");
+    let missing = with("example.com/none", false);
+    let error = bench.build(&missing).await.unwrap_err().to_string();
+    assert!(error.contains("is not registered"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn listed_exit_codes_are_success_and_zero_is_not_implied() {
     let bench = Bench::new();
     let run = |code: &str| {
