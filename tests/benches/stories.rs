@@ -17,7 +17,10 @@ use std::time::Instant;
 
 use gateway_tests::base_images::{Layout, Tar};
 use gateway_tests::dockerd::ClassicBuilder;
-use gateway_tests::measure::{BuildKit, Cost, Ours, count_descendants, median_cost, timed};
+use gateway_tests::measure::{
+    BuildKit, Cost, Ours, children_cpu, count_descendants, median_cost, own_children,
+    reap_descendants,
+};
 use gateway_tests::registry::Registry;
 
 type Story = fn(&Bench);
@@ -329,9 +332,9 @@ fn twenty(bench: &Bench) {
 /// Twenty of a command, as one cost.
 fn at_once(command: impl Fn() -> Command) -> Cost {
     let null = std::process::Stdio::null;
-    // The cost of a command that waits for the twenty: they are this process's own children.
+    let others = own_children();
     let started = Instant::now();
-    let before = gateway_tests::measure::children_cpu();
+    let before = children_cpu();
     let children: Vec<Child> = (0..20)
         .map(|_| {
             command()
@@ -346,10 +349,9 @@ fn at_once(command: impl Fn() -> Command) -> Cost {
         assert!(child.wait().expect("waiting for a build").success());
     }
     let wall = started.elapsed().as_secs_f64();
-    // What they left behind is ours, and ends soon.
-    timed(Command::new("sleep").arg("0.2"));
+    reap_descendants(&others);
     Cost {
-        cpu: gateway_tests::measure::children_cpu() - before,
+        cpu: children_cpu() - before,
         wall,
         memory: 0.0,
     }

@@ -1,6 +1,7 @@
 //! What benchmarks measure: CPU seconds of everything that was started, wall seconds, peak memory, and the peer daemon
 //! that the figures are compared with.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,6 +22,9 @@ pub struct Cost {
 /// How often the memory of a running command is looked at; the kernel keeps the peak, so only the last moment is lost.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long processes that a command left behind are waited for: launchers end with it, within moments.
+const LINGERING: Duration = Duration::from_secs(10);
+
 /// To be called once before anything is timed: processes that a command leaves behind are counted too.
 pub fn count_descendants() {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
@@ -30,6 +34,7 @@ pub fn count_descendants() {
 /// Runs a command and everything it leaves behind to the end.
 pub fn timed(command: &mut Command) -> Cost {
     let errors = tempfile::NamedTempFile::new().expect("a file for errors");
+    let others = own_children();
     let before = children_cpu();
     let start = Instant::now();
     let mut child = command
@@ -56,13 +61,41 @@ pub fn timed(command: &mut Command) -> Cost {
         "{command:?}\n{}",
         std::fs::read_to_string(errors.path()).unwrap_or_default()
     );
-    // What the command did not wait for was handed to us.
-    while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+    reap_descendants(&others);
     Cost {
         cpu: children_cpu() - before,
         wall,
         memory,
     }
+}
+
+/// What commands did not wait for was handed to us; it is waited for, so that its CPU counts here and not
+/// with the next one. `others` were there before.
+pub fn reap_descendants(others: &BTreeSet<u32>) {
+    let given_up = Instant::now() + LINGERING;
+    loop {
+        while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+        if own_children().is_subset(others) || Instant::now() > given_up {
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Processes whose parent is this one.
+pub fn own_children() -> BTreeSet<u32> {
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &u32| {
+        // One that has ended meanwhile is nobody's child.
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = text
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        parent == Some(own.as_str())
+    })
+    .collect()
 }
 
 /// Peak resident MiB of a running process.
