@@ -135,11 +135,15 @@ async fn build_parsed(
                 return Err(Error::unknown(text));
             }
             let reference = solve(client, &converted).await?;
-            let platform = export_platform(platform.as_ref(), &converted);
-            let mut result = PlatformResult::new(platform, reference, converted.image.clone());
+            let asked = platform.as_ref().unwrap_or(&converted.platform);
+            let mut result = PlatformResult::new(
+                platform::normalize(asked),
+                reference,
+                converted.image.clone(),
+            );
+            with_windows_version(&mut result);
             if let Some(scanner) = scanner {
-                let id = platform::format_all(&result.platform);
-                let scan = scanner.scan(client, &id, &converted).await?;
+                let scan = scanner.scan(client, &result.id, &converted).await?;
                 result.attestations.push(scan);
             }
             result.base_image = converted.base_image;
@@ -196,10 +200,9 @@ async fn solve(client: &BuildClient, converted: &Converted) -> Result<Ref, Error
         .await
 }
 
-/// The platform that a result is listed under.
-fn export_platform(wanted: Option<&pb::Platform>, converted: &Converted) -> pb::Platform {
-    let mut platform = platform::normalize(wanted.unwrap_or(&converted.platform));
-    let image = &converted.image;
+/// Results for Windows are for the version of their base, where none was asked for.
+fn with_windows_version(result: &mut PlatformResult) {
+    let (platform, image) = (&mut result.platform, &result.image);
     if platform.os == "windows" && image.os == platform.os {
         if platform.os_version.is_empty() {
             platform.os_version.clone_from(&image.os_version);
@@ -208,5 +211,4 @@ fn export_platform(wanted: Option<&pb::Platform>, converted: &Converted) -> pb::
             platform.os_features.clone_from(&image.os_features);
         }
     }
-    platform
 }

@@ -1,7 +1,7 @@
 //! Odd Dockerfiles, made by a generator, with what the reference frontend made of them: digests of
 //! all ops, configs, errors with their lines, warnings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use gateway_api::{GitMeta, HttpMeta};
 use gateway_dockerfile::build;
@@ -29,11 +29,14 @@ struct Want {
     #[serde(default)]
     line: i32,
     warnings: Vec<String>,
-    /// The first half of the digests of all ops.
+    /// All ops, by the first quarter of their digests: name, flags and lines.
     #[serde(default)]
-    ops: BTreeSet<String>,
+    ops: BTreeMap<String, String>,
     #[serde(default)]
     config: Map<String, Value>,
+    /// The result's metadata but configs: platforms, epoch, answers of subrequests.
+    #[serde(default)]
+    metadata: Map<String, Value>,
 }
 
 const COMMIT: &[u8] = b"tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nauthor A <a@b> 1600000001 +0000\ncommitter A <a@b> 1600000002 +0000\n\nx\n";
@@ -95,6 +98,47 @@ fn without_nothing(value: &mut Value) {
     }
 }
 
+/// The ops of a definition, by the start of their digests, as users see them.
+fn steps(definition: &pb::Definition) -> Vec<(String, String)> {
+    let describe = |raw: &Vec<u8>| {
+        let digest = digest_of(raw);
+        let metadata = definition.metadata.get(&digest).cloned();
+        let metadata = metadata.unwrap_or_default();
+        let name = metadata.description.get("llb.customname").cloned();
+        let mut text = name.unwrap_or_default();
+        if metadata.ignore_cache {
+            text.push_str(" (no cache)");
+        }
+        if let Some(group) = &metadata.progress_group {
+            text.push_str(&format!(" ({} {})", group.name, group.weak));
+        }
+        let places = definition.source.as_ref();
+        let places = places.and_then(|source| source.locations.get(&digest));
+        let lines: Vec<String> = places
+            .into_iter()
+            .flat_map(|places| &places.locations)
+            .map(|place| place.ranges.iter().map(range).collect::<Vec<_>>().join(","))
+            .filter(|lines| !lines.is_empty())
+            .collect();
+        if !lines.is_empty() {
+            text.push_str(&format!(" @ {}", lines.join("; ")));
+        }
+        (digest["sha256:".len()..][..16].to_owned(), text)
+    };
+    definition.def.iter().map(describe).collect()
+}
+
+fn range(range: &pb::Range) -> String {
+    let (start, end) = (
+        range.start.unwrap_or_default(),
+        range.end.unwrap_or_default(),
+    );
+    format!(
+        "{}.{}-{}.{}",
+        start.line, start.character, end.line, end.character
+    )
+}
+
 async fn differences(case: &Case, images: &Map<String, Value>) -> Vec<String> {
     let mut out = Vec::new();
     let gateway = gateway(case, images).shared();
@@ -123,15 +167,29 @@ async fn differences(case: &Case, images: &Map<String, Value>) -> Vec<String> {
         (Ok(_), Some(text)) => out.push(format!("built, wanted {text:?}")),
         (Ok(result), None) => {
             let definitions = gateway.definitions();
-            let ops: BTreeSet<String> = definitions
-                .iter()
-                .flat_map(|definition: &pb::Definition| &definition.def)
-                .map(|raw| digest_of(raw)["sha256:".len()..][..16].to_owned())
-                .collect();
-            let missing = want.ops.difference(&ops).count();
-            let more = ops.difference(&want.ops).count();
-            if missing + more > 0 {
-                out.push(format!("{missing} ops are missing, {more} too many"));
+            let ops: BTreeMap<String, String> = definitions.iter().flat_map(steps).collect();
+            for (digest, text) in &want.ops {
+                if ops.get(digest) != Some(text) {
+                    let have = ops.get(digest);
+                    out.push(format!("op {digest} {have:?}, wanted {text:?}"));
+                }
+            }
+            for (digest, text) in &ops {
+                if !want.ops.contains_key(digest) {
+                    out.push(format!("op {digest} is too many: {text:?}"));
+                }
+            }
+            for (key, want) in &want.metadata {
+                let have = result.metadata.get(key).map(|bytes| {
+                    serde_json::from_slice(bytes)
+                        .unwrap_or_else(|_| String::from_utf8_lossy(bytes).into())
+                });
+                let (mut have, mut want) = (have.unwrap_or(Value::Null), want.clone());
+                without_nothing(&mut have);
+                without_nothing(&mut want);
+                if have != want {
+                    out.push(format!("{key} {have}, wanted {want}"));
+                }
             }
             for (key, want) in &want.config {
                 let mut want = want.clone();

@@ -273,7 +273,7 @@ fn normalize_arch(arch: &str, variant: &str) -> (String, String) {
                 other => other,
             },
         ),
-        "armhf" => ("arm", "v6"),
+        "armhf" => ("arm", "v7"),
         "armel" => ("arm", "v6"),
         "arm" => (
             "arm",

@@ -12,7 +12,9 @@ use crate::image_config::Image;
 /// The result for one platform.
 #[derive(Clone, Debug)]
 pub struct PlatformResult {
-    /// What it is for.
+    /// What it is listed under: the platform as it was asked for.
+    pub id: String,
+    /// What it is for; that of Windows has the version of its base.
     pub platform: pb::Platform,
     /// Its files.
     pub reference: Ref,
@@ -30,6 +32,7 @@ impl PlatformResult {
     /// Files and how they are run, and nothing else.
     pub fn new(platform: pb::Platform, reference: Ref, image: Image) -> Self {
         Self {
+            id: platform::format_all(&platform),
             platform,
             reference,
             image,
@@ -47,7 +50,7 @@ pub fn assemble(results: Vec<PlatformResult>, multi: bool) -> BuildResult {
     let mut listed = Vec::with_capacity(results.len());
     let mut refs = BTreeMap::new();
     for result in results {
-        let id = platform::format_all(&result.platform);
+        let id = result.id;
         listed.push(serde_json::json!({
             "ID": id,
             "Platform": platform_json(&result.platform),

@@ -1,7 +1,7 @@
 //! SOURCE_DATE_EPOCH: the time that a reproducible result gets.
 
 use gateway_api::{Error, ResolveSourceMetaRequest};
-use gateway_llb::{Constraints, Graph, HttpSource, State, pb};
+use gateway_llb::{Constraints, Graph, HttpSource, State, pb, platform};
 
 use super::stage::{SCRATCH, no_paths};
 use super::{Converter, copy_words};
@@ -53,7 +53,9 @@ impl Converter<'_> {
             let name = "[internal] resolve main build context metadata";
             return self.source_time(&context, name).await;
         }
-        if let Ok(Some(named)) = self.client.named_context(value, &self.target_platform) {
+        // One time for all platforms: that of the context for the builder's own.
+        let own = platform::normalize(&platform::host());
+        if let Some(named) = self.client.named_context(value, &own)? {
             let loaded = self.client.load_named(&named, &no_paths()).await?;
             if let Some(local) = loaded.pending {
                 local.fill();

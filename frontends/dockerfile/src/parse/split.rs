@@ -137,7 +137,9 @@ pub(super) fn json(text: &str) -> Result<Option<Vec<String>>, String> {
     if !text.starts_with('[') {
         return Ok(None);
     }
-    let Ok(array) = serde_json::from_str::<Vec<serde_json::Value>>(text) else {
+    let array = serde_json::from_str::<Vec<serde_json::Value>>(text)
+        .or_else(|_| serde_json::from_str(&without_lone_surrogates(text)));
+    let Ok(array) = array else {
         return Ok(None);
     };
     let string = |value| match value {
@@ -153,9 +155,51 @@ pub(super) fn json(text: &str) -> Result<Option<Vec<String>>, String> {
     }
 }
 
+/// JSON with the replacement character for every half of a surrogate pair that stands alone: the
+/// reference reads them so, our reader refuses them.
+fn without_lone_surrogates(text: &str) -> String {
+    let unit = |at: &str| -> Option<u16> {
+        let digits = at.strip_prefix("\\u")?.get(..4)?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        out.push_str(before);
+        let (taken, kept) = match unit(escape) {
+            Some(0xd800..=0xdbff) => match escape.get(6..).and_then(unit) {
+                Some(0xdc00..=0xdfff) => (12, true),
+                _ => (6, false),
+            },
+            Some(0xdc00..=0xdfff) => (6, false),
+            Some(_) => (6, true),
+            None => (1 + escape.chars().nth(1).map_or(0, char::len_utf8), true),
+        };
+        let (escape, after) = escape.split_at(taken);
+        out.push_str(if kept { escape } else { "\\ufffd" });
+        rest = after;
+    }
+    out + rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn halves_of_surrogate_pairs_are_replaced_and_whole_ones_kept() {
+        for (text, want) in [
+            (r#"["\ud800"]"#, "\u{fffd}"),
+            (r#"["\ud83d\ude00"]"#, "\u{1f600}"),
+            (r#"["\ude00\ud83dx"]"#, "\u{fffd}\u{fffd}x"),
+            (r#"["\\ud800\ud800\ud83d\ude00"]"#, "\\ud800\u{fffd}\u{1f600}"),
+        ] {
+            assert_eq!(json(text), Ok(Some(vec![want.to_owned()])), "{text}");
+        }
+        assert_eq!(json(r#"["\u12"]"#), Ok(None));
+        assert_eq!(json("[\"\\"), Ok(None));
+    }
 
     #[test]
     fn flags_end_at_the_first_other_word() {

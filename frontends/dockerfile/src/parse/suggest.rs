@@ -17,7 +17,8 @@ pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Op
             best_distance = distance;
         }
     }
-    best
+    // A variable without a name may be nearest, but is nothing to suggest.
+    best.filter(|option| !option.is_empty())
 }
 
 /// [`nearest`] without regard to case; the answer in the case of `word` when that is all upper or all lower.

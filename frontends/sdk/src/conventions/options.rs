@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::IntErrorKind;
 
 use gateway_api::{CacheImport, Error, Invocation};
 use gateway_llb::{ResolveMode, pb, platform};
@@ -87,6 +88,30 @@ impl Config {
             target_platforms.push(platform::normalize(&parsed));
         }
 
+        // In the reference's order, so that of several bad options the same one is told.
+        let resolve_mode = match opts.get("image-resolve-mode").map(String::as_str) {
+            None | Some("" | "default") => ResolveMode::Default,
+            Some("pull") => ResolveMode::ForcePull,
+            Some("local") => ResolveMode::PreferLocal,
+            Some(other) => {
+                return Err(Error::unknown(format!("invalid image-resolve-mode: {other}")));
+            }
+        };
+        let extra_hosts = extra_hosts(get("add-hosts"))
+            .map_err(|e| Error::unknown(format!("failed to parse additional hosts: {e}")))?;
+        let shm_size = get("shm-size")
+            .map_or(Ok(0), go_int)
+            .map_err(|e| Error::unknown(format!("failed to parse shm size: {e}")))?;
+        let ulimits = ulimits(get("ulimit"))
+            .map_err(|e| Error::unknown(format!("failed to parse ulimit: {e}")))?;
+        let linux_resources = linux_resources(opts)
+            .map_err(|e| Error::unknown(format!("failed to parse resource limits: {e}")))?;
+        let network = match get("force-network-mode") {
+            None | Some("sandbox") => pb::NetMode::Unset,
+            Some("none") => pb::NetMode::None,
+            Some("host") => pb::NetMode::Host,
+            Some(other) => return Err(Error::unknown(format!("invalid netmode {other}"))),
+        };
         let mut multi_platform = target_platforms.len() > 1;
         if let Some(text) =
             get("build-arg:BUILDKIT_MULTI_PLATFORM").or_else(|| get("multi-platform"))
@@ -110,39 +135,17 @@ impl Config {
                 .unwrap_or_default()
                 .to_owned(),
             cgroup_parent: get("cgroup-parent").unwrap_or_default().to_owned(),
-            extra_hosts: extra_hosts(get("add-hosts"))
-                .map_err(|e| Error::unknown(format!("failed to parse additional hosts: {e}")))?,
+            extra_hosts,
             hostname: get("build-arg:BUILDKIT_SANDBOX_HOSTNAME")
                 .or_else(|| get("hostname"))
                 .unwrap_or_default()
                 .to_owned(),
-            resolve_mode: match opts.get("image-resolve-mode").map(String::as_str) {
-                None | Some("" | "default") => ResolveMode::Default,
-                Some("pull") => ResolveMode::ForcePull,
-                Some("local") => ResolveMode::PreferLocal,
-                Some(other) => {
-                    return Err(Error::unknown(format!("invalid image-resolve-mode: {other}")));
-                }
-            },
-            network: match get("force-network-mode") {
-                None | Some("sandbox") => pb::NetMode::Unset,
-                Some("none") => pb::NetMode::None,
-                Some("host") => pb::NetMode::Host,
-                Some(other) => return Err(Error::unknown(format!("invalid netmode {other}"))),
-            },
-            shm_size: match get("shm-size") {
-                None => 0,
-                Some(text) => text.parse().map_err(|_| {
-                    Error::unknown(format!(
-                        "failed to parse shm size: strconv.ParseInt: parsing \"{text}\": invalid syntax"
-                    ))
-                })?,
-            },
+            resolve_mode,
+            network,
+            shm_size,
             target: get("target").unwrap_or_default().to_owned(),
-            ulimits: ulimits(get("ulimit"))
-                .map_err(|e| Error::unknown(format!("failed to parse ulimit: {e}")))?,
-            linux_resources: linux_resources(opts)
-                .map_err(|e| Error::unknown(format!("failed to parse resource limits: {e}")))?,
+            ulimits,
+            linux_resources,
             cache_imports: cache_imports(get("cache-imports"), get("cache-from"))?,
             target_platforms,
             build_platforms: vec![own],
@@ -177,6 +180,30 @@ fn with_prefix(opts: &BTreeMap<String, String>, prefix: &str) -> BTreeMap<String
     opts.iter()
         .filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value.clone())))
         .collect()
+}
+
+/// A number, or why it is none, in the words that users know from the reference.
+fn go_int(text: &str) -> Result<i64, String> {
+    text.parse()
+        .map_err(|e: std::num::ParseIntError| go_error("ParseInt", text, e.kind()))
+}
+
+/// The same for numbers that take no sign.
+fn go_uint(text: &str) -> Result<u64, String> {
+    match text.starts_with('+') {
+        true => Err(go_error("ParseUint", text, &IntErrorKind::InvalidDigit)),
+        false => text
+            .parse()
+            .map_err(|e: std::num::ParseIntError| go_error("ParseUint", text, e.kind())),
+    }
+}
+
+fn go_error(call: &str, text: &str, kind: &IntErrorKind) -> String {
+    let why = match kind {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    };
+    format!("strconv.{call}: parsing {text:?}: {why}")
 }
 
 fn extra_hosts(text: Option<&str>) -> Result<Vec<pb::HostIp>, String> {
@@ -230,12 +257,18 @@ fn ulimits(text: Option<&str>) -> Result<Vec<pb::Ulimit>, String> {
                 return Err(format!("invalid ulimit type: {name}"));
             }
             let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-            let number = |text: &str| text.parse::<i64>().map_err(|_| invalid());
-            let (soft, hard) = (number(soft)?, number(hard)?);
-            if hard != -1 && (soft == -1 || soft > hard) {
+            if hard.contains(':') {
                 return Err(format!(
-                    "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+                    "too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`"
                 ));
+            }
+            let (hard, soft) = (go_int(hard)?, go_int(soft)?);
+            const ORDER: &str = "ulimit soft limit must be less than or equal to hard limit";
+            if hard != -1 && soft == -1 {
+                return Err(format!("{ORDER}: soft: -1 (unlimited), hard: {hard}"));
+            }
+            if hard != -1 && soft > hard {
+                return Err(format!("{ORDER}: {soft} > {hard}"));
             }
             Ok(pb::Ulimit {
                 name: name.to_owned(),
@@ -252,16 +285,11 @@ fn linux_resources(opts: &BTreeMap<String, String>) -> Result<Option<pb::LinuxRe
         let Some(text) = opts.get(key).filter(|v| !v.is_empty()) else {
             return Ok(0);
         };
-        let value: i64 = text.parse().map_err(|_| {
-            let call = if matches!(key, "cpushares" | "cpuperiod") {
-                "ParseUint"
-            } else {
-                "ParseInt"
-            };
-            format!(
-                "invalid {key} value: {text}: strconv.{call}: parsing \"{text}\": invalid syntax"
-            )
-        })?;
+        let number = match key {
+            "cpushares" | "cpuperiod" => go_uint(text).map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
+            _ => go_int(text),
+        };
+        let value = number.map_err(|e| format!("invalid {key} value: {text}: {e}"))?;
         if value == 0 || value < least {
             let rule = if least < 0 {
                 "must be -1 (unlimited) or > 0"
@@ -274,16 +302,9 @@ fn linux_resources(opts: &BTreeMap<String, String>) -> Result<Option<pb::LinuxRe
     };
     let set = |key: &str| -> Result<String, String> {
         let text = opts.get(key).cloned().unwrap_or_default();
-        let good = |part: &&str| {
-            let (from, to) = part.split_once('-').unwrap_or((part, part));
-            from.parse::<u32>()
-                .is_ok_and(|from| to.parse::<u32>().is_ok_and(|to| from <= to))
-        };
-        match text.split(',').find(|part| !good(part)) {
-            Some(part) if !text.is_empty() => Err(format!(
-                "invalid {key} value: {text}: invalid cpuset element \"{part}\""
-            )),
-            _ => Ok(text),
+        match cpu_set(&text) {
+            Ok(()) => Ok(text),
+            Err(why) => Err(format!("invalid {key} value: {text}: {why}")),
         }
     };
     resources.memory = number("memory", 1)?;
@@ -294,6 +315,30 @@ fn linux_resources(opts: &BTreeMap<String, String>) -> Result<Option<pb::LinuxRe
     resources.cpuset_cpus = set("cpusetcpus")?;
     resources.cpuset_mems = set("cpusetmems")?;
     Ok((resources != pb::LinuxResources::default()).then_some(resources))
+}
+
+/// Whether a text is a list of processor numbers and ranges, or why it is none.
+fn cpu_set(text: &str) -> Result<(), String> {
+    /// The largest number that the reference takes.
+    const LAST: u32 = 8192;
+    let number = |text: &str| text.trim().parse::<u32>().ok();
+    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let (kind, last) = match part.split_once('-') {
+            None => ("element", number(part)),
+            Some((from, to)) => {
+                let ends = number(from).zip(number(to));
+                ("range", ends.filter(|(from, to)| from <= to).map(|(_, to)| to))
+            }
+        };
+        match last {
+            None => return Err(format!("invalid cpuset {kind} {part:?}")),
+            Some(last) if last > LAST => {
+                return Err(format!("cpuset {kind} {part:?} exceeds maximum {LAST}"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// The request for a bill of materials among the attestations; others are not the frontend's.
@@ -338,19 +383,21 @@ fn sbom(opts: &BTreeMap<String, String>) -> Result<Option<Sbom>, Error> {
 fn cache_imports(new: Option<&str>, old: Option<&str>) -> Result<Vec<CacheImport>, Error> {
     #[derive(serde::Deserialize)]
     struct Entry {
-        #[serde(rename = "Type", default)]
-        kind: String,
-        #[serde(rename = "Attrs", default)]
-        attrs: BTreeMap<String, String>,
+        #[serde(rename = "Type", alias = "type", default)]
+        kind: Option<String>,
+        #[serde(rename = "Attrs", alias = "attrs", default)]
+        attrs: Option<BTreeMap<String, String>>,
     }
     let mut imports = Vec::new();
     if let Some(text) = new {
-        let entries: Vec<Entry> = serde_json::from_str(text).map_err(|e| {
+        // `null` is what clients without caches may send.
+        let entries: Option<Vec<Entry>> = serde_json::from_str(text).map_err(|e| {
             Error::unknown(format!("failed to unmarshal cache-imports ({text:?}): {e}"))
         })?;
+        let entries = entries.unwrap_or_default();
         imports.extend(entries.into_iter().map(|entry| CacheImport {
-            kind: entry.kind,
-            attrs: entry.attrs,
+            kind: entry.kind.unwrap_or_default(),
+            attrs: entry.attrs.unwrap_or_default(),
         }));
     }
     imports.extend(
@@ -399,6 +446,31 @@ mod tests {
                 "failed to parse resource limits: invalid memory value: 0: must be > 0",
             ),
             (
+                "cpushares",
+                "-1",
+                "failed to parse resource limits: invalid cpushares value: -1: strconv.ParseUint: parsing \"-1\": invalid syntax",
+            ),
+            (
+                "shm-size",
+                "9223372036854775808",
+                "failed to parse shm size: strconv.ParseInt: parsing \"9223372036854775808\": value out of range",
+            ),
+            (
+                "ulimit",
+                "nofile=1:x",
+                "failed to parse ulimit: strconv.ParseInt: parsing \"x\": invalid syntax",
+            ),
+            (
+                "ulimit",
+                "nofile=1:2:3",
+                "failed to parse ulimit: too many limit value arguments - 1:2:3, can only have up to two, `soft[:hard]`",
+            ),
+            (
+                "ulimit",
+                "core=-1:5",
+                "failed to parse ulimit: ulimit soft limit must be less than or equal to hard limit: soft: -1 (unlimited), hard: 5",
+            ),
+            (
                 "add-hosts",
                 "a=b",
                 "failed to parse additional hosts: failed to parse IP b",
@@ -406,6 +478,7 @@ mod tests {
         ] {
             assert_eq!(read(&[(key, value)]).unwrap_err().message, words);
         }
+        assert!(read(&[("cache-imports", "null")]).unwrap().cache_imports.is_empty());
         let several = [
             ("platform", "linux/amd64,linux/arm64"),
             ("multi-platform", "false"),
