@@ -12,7 +12,9 @@ use oracle::{Case, Memory, cases};
 use serde_json::{Value, json};
 
 /// Cases whose error comes from a step, when the result is used.
-const STEPS_FAIL: [&str; 9] = [
+const STEPS_FAIL: [&str; 13] = [
+    "copy/chown-name-on-scratch",
+    "copy/link-chown-name",
     "copy/missing-source",
     "copy/outside-context",
     "lint/copy-ignored-file",
@@ -20,6 +22,8 @@ const STEPS_FAIL: [&str; 9] = [
     "net/security-insecure-refused",
     "run/fail-command-not-found",
     "run/fail-exit-code",
+    "run/fail-script",
+    "run/fail-unknown-user",
     "run/mount-secret-required-missing",
     "run/mount-ssh-missing-required",
 ];

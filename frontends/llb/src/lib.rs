@@ -24,6 +24,7 @@ mod mount;
 mod names;
 pub mod path;
 pub mod platform;
+pub mod quote;
 mod source;
 mod source_map;
 mod state;

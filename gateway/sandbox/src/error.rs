@@ -44,6 +44,16 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Why the user of the specification is nobody there. `None` for other errors.
+    pub fn unknown_user(&self) -> Option<&str> {
+        match self {
+            Error::Setup(error) if error.stage == Stage::User && error.errno == 0 => {
+                Some(&error.detail)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A failed stage of a start.

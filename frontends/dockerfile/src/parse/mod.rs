@@ -16,7 +16,7 @@ mod lines;
 pub mod mount;
 mod node;
 pub mod pattern;
-pub mod quote;
+pub use gateway_llb::quote;
 mod split;
 pub mod suggest;
 pub mod syntax;

@@ -193,7 +193,10 @@ mod tests {
             (r#"["\ud800"]"#, "\u{fffd}"),
             (r#"["\ud83d\ude00"]"#, "\u{1f600}"),
             (r#"["\ude00\ud83dx"]"#, "\u{fffd}\u{fffd}x"),
-            (r#"["\\ud800\ud800\ud83d\ude00"]"#, "\\ud800\u{fffd}\u{1f600}"),
+            (
+                r#"["\\ud800\ud800\ud83d\ude00"]"#,
+                "\\ud800\u{fffd}\u{1f600}",
+            ),
         ] {
             assert_eq!(json(text), Ok(Some(vec![want.to_owned()])), "{text}");
         }

@@ -21,13 +21,19 @@ pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Op
     best.filter(|option| !option.is_empty())
 }
 
-/// [`nearest`] without regard to case; the answer in the case of `word` when that is all upper or all lower.
+/// [`nearest`] without regard to case, of equally near ones the one that begins most alike; the answer in the case of `word` when that is all upper or all lower.
 pub fn nearest_any_case<'a>(
     word: &str,
     options: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {
-    let lower: Vec<String> = options.into_iter().map(str::to_lowercase).collect();
-    let found = nearest(&word.to_lowercase(), lower.iter().map(String::as_str))?;
+    let own = word.to_lowercase();
+    let alike = |option: &str| {
+        let same = option.chars().zip(own.chars()).take_while(|(a, b)| a == b);
+        same.count()
+    };
+    let mut lower: Vec<String> = options.into_iter().map(str::to_lowercase).collect();
+    lower.sort_by_key(|option| std::cmp::Reverse(alike(option)));
+    let found = nearest(&own, lower.iter().map(String::as_str))?;
     if word == word.to_lowercase() {
         Some(found.to_lowercase())
     } else if word == word.to_uppercase() {
@@ -90,5 +96,7 @@ mod tests {
         assert_eq!(nearest_any_case("copi", ["COPY"]).as_deref(), Some("copy"));
         assert_eq!(nearest_any_case("FORM", ["FROM"]).as_deref(), Some("FROM"));
         assert_eq!(nearest_any_case("From", ["FROM"]), None);
+        let found = nearest_any_case("RNU", ["ENV", "RUN"]);
+        assert_eq!(found.as_deref(), Some("RUN"));
     }
 }

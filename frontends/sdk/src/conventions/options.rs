@@ -94,7 +94,9 @@ impl Config {
             Some("pull") => ResolveMode::ForcePull,
             Some("local") => ResolveMode::PreferLocal,
             Some(other) => {
-                return Err(Error::unknown(format!("invalid image-resolve-mode: {other}")));
+                return Err(Error::unknown(format!(
+                    "invalid image-resolve-mode: {other}"
+                )));
             }
         };
         let extra_hosts = extra_hosts(get("add-hosts"))
@@ -286,7 +288,9 @@ fn linux_resources(opts: &BTreeMap<String, String>) -> Result<Option<pb::LinuxRe
             return Ok(0);
         };
         let number = match key {
-            "cpushares" | "cpuperiod" => go_uint(text).map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
+            "cpushares" | "cpuperiod" => {
+                go_uint(text).map(|n| i64::try_from(n).unwrap_or(i64::MAX))
+            }
             _ => go_int(text),
         };
         let value = number.map_err(|e| format!("invalid {key} value: {text}: {e}"))?;
@@ -327,7 +331,10 @@ fn cpu_set(text: &str) -> Result<(), String> {
             None => ("element", number(part)),
             Some((from, to)) => {
                 let ends = number(from).zip(number(to));
-                ("range", ends.filter(|(from, to)| from <= to).map(|(_, to)| to))
+                (
+                    "range",
+                    ends.filter(|(from, to)| from <= to).map(|(_, to)| to),
+                )
             }
         };
         match last {
@@ -478,7 +485,12 @@ mod tests {
         ] {
             assert_eq!(read(&[(key, value)]).unwrap_err().message, words);
         }
-        assert!(read(&[("cache-imports", "null")]).unwrap().cache_imports.is_empty());
+        assert!(
+            read(&[("cache-imports", "null")])
+                .unwrap()
+                .cache_imports
+                .is_empty()
+        );
         let several = [
             ("platform", "linux/amd64,linux/arm64"),
             ("multi-platform", "false"),

@@ -9,7 +9,7 @@ use super::go_json::{Object, array, base64};
 use super::{Dep, OpKey, Selector, dedupe_paths, digest_of, selector_digest};
 
 /// # Errors
-/// In BuildKit's words: an owner looked up in an input that is not there.
+/// In BuildKit's words: an owner looked up in an input beyond the last, an action of no kind.
 pub fn file_key(file: &pb::FileOp, inputs: usize) -> Result<OpKey, String> {
     let mut selectors: BTreeMap<i64, Vec<Selector>> = BTreeMap::new();
     // What an action changes counts as a whole: only its own key can match.
@@ -19,11 +19,11 @@ pub fn file_key(file: &pb::FileOp, inputs: usize) -> Result<OpKey, String> {
         changed.insert(action.input);
         bodies.push(match &action.action {
             Some(Action::Mkdir(mkdir)) => {
-                owner_selectors(mkdir.owner.as_ref(), &mut selectors)?;
+                owner_selectors(mkdir.owner.as_ref(), &mut selectors);
                 mkdir_json(mkdir)
             }
             Some(Action::Mkfile(mkfile)) => {
-                owner_selectors(mkfile.owner.as_ref(), &mut selectors)?;
+                owner_selectors(mkfile.owner.as_ref(), &mut selectors);
                 mkfile_json(mkfile)
             }
             Some(Action::Symlink(symlink)) => Object::new()
@@ -38,7 +38,7 @@ pub fn file_key(file: &pb::FileOp, inputs: usize) -> Result<OpKey, String> {
                 .flag("allowWildcard", rm.allow_wildcard)
                 .done(),
             Some(Action::Copy(copy)) => {
-                owner_selectors(copy.owner.as_ref(), &mut selectors)?;
+                owner_selectors(copy.owner.as_ref(), &mut selectors);
                 let source = action.secondary_input;
                 let from_input =
                     source != -1 && usize::try_from(source).map_or(true, |index| index < inputs);
@@ -118,16 +118,14 @@ fn has_wildcards(text: &str) -> bool {
     false
 }
 
-fn owner_selectors(
-    owner: Option<&pb::ChownOpt>,
-    selectors: &mut BTreeMap<i64, Vec<Selector>>,
-) -> Result<(), String> {
-    let Some(owner) = owner else { return Ok(()) };
+/// An owner that is looked up in no input counts by its name alone; the step itself will fail.
+fn owner_selectors(owner: Option<&pb::ChownOpt>, selectors: &mut BTreeMap<i64, Vec<Selector>>) {
+    let Some(owner) = owner else { return };
     for (who, file) in [(&owner.user, "/etc/passwd"), (&owner.group, "/etc/group")] {
         let named = who.as_ref().and_then(|opt| opt.user.as_ref());
         if let Some(pb::user_opt::User::ByName(named)) = named {
             if named.input < 0 {
-                return Err(format!("invalid user index {}", named.input));
+                return;
             }
             selectors.entry(named.input).or_default().push(Selector {
                 path: file.into(),
@@ -136,7 +134,6 @@ fn owner_selectors(
             });
         }
     }
-    Ok(())
 }
 
 /// Plain paths once each, without those below others; filtered ones as they are; by path.

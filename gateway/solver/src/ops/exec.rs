@@ -11,6 +11,7 @@ use std::sync::Arc;
 use gateway_api::error::SolveDetail;
 use gateway_api::{Code, Detail, Error};
 use gateway_llb::pb;
+use gateway_llb::quote::go_quote;
 use gateway_sandbox::{Resources, SandboxSpec, Security, Stdio, StubRemoval, Ulimit};
 
 use super::image;
@@ -223,7 +224,10 @@ async fn step(
         Ok(process) => process,
         Err(error) => {
             let Some(code) = error.step_exit_code() else {
-                return Err(Error::unknown(error.to_string()));
+                return Err(match error.unknown_user() {
+                    Some(why) => Error::unknown(unsuccessful(meta, why)),
+                    None => Error::unknown(error.to_string()),
+                });
             };
             job.reports
                 .log(&vertex.digest, 2, format!("{error}\n").into_bytes());
@@ -233,13 +237,8 @@ async fn step(
     let (status, (), ()) = tokio::join!(process.wait(), logs.copy(stdout, 1), logs.copy(stderr, 2));
     let status = status.map_err(|error| Error::unknown(error.to_string()))?;
     if status.oom_killed {
-        return Err(Error::new(
-            Code::ResourceExhausted,
-            format!(
-                "process \"{}\" did not complete successfully: cannot allocate memory",
-                meta.args.join(" ")
-            ),
-        ));
+        let text = unsuccessful(meta, "cannot allocate memory");
+        return Err(Error::new(Code::ResourceExhausted, text));
     }
     let code = status.exit_code();
     let fine = match meta.valid_exit_codes.is_empty() {
@@ -253,13 +252,16 @@ async fn step(
 }
 
 fn exit_error(meta: &pb::Meta, code: i32) -> Error {
-    Error::unknown(format!(
-        "process \"{}\" did not complete successfully: exit code: {code}",
-        meta.args.join(" ")
-    ))
-    .with(Detail::Exit {
+    let text = unsuccessful(meta, &format!("exit code: {code}"));
+    Error::unknown(text).with(Detail::Exit {
         code: code.unsigned_abs(),
     })
+}
+
+/// Scripts of many lines are one line of the text.
+fn unsuccessful(meta: &pb::Meta, why: &str) -> String {
+    let command = go_quote(&meta.args.join(" "));
+    format!("process {command} did not complete successfully: {why}")
 }
 
 fn pipe() -> Outcome<(tokio::net::unix::pipe::Receiver, OwnedFd)> {

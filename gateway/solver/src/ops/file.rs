@@ -363,6 +363,8 @@ impl Worker<'_> {
     fn lookup(&mut self, index: Option<i64>, target: i64) -> Outcome<Lookup> {
         match index {
             None => Ok(Lookup::Nowhere),
+            // Names of owners on scratch: there is nothing to look them up in.
+            Some(index) if index < 0 => Err(Error::unknown(format!("invalid user index: {index}"))),
             Some(index) if index == target => Ok(Lookup::Target),
             Some(index) => Ok(Lookup::Other(self.read(index)?)),
         }

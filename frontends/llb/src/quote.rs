@@ -1,4 +1,5 @@
-//! Quoting as messages and history entries show it: double quotes with backslash escapes.
+//! Quoting as messages and history entries show it: double quotes with backslash escapes. Frontends
+//! and solvers print the same texts.
 
 /// `text` in double quotes, with the escapes Go's `%q` makes.
 pub fn go_quote(text: &str) -> String {
