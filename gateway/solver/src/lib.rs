@@ -22,6 +22,7 @@ mod read;
 mod report;
 mod result;
 mod shared;
+pub mod signature;
 mod solve;
 mod solver;
 mod source_meta;

@@ -50,13 +50,22 @@ pub fn sync_into(
     to: &Root,
     options: &SyncOptions<'_>,
 ) -> Result<SyncStats, FsError> {
-    let entries = walk::entries(from, filter)?;
+    sync_entries(from, &walk::entries(from, filter)?, to, options)
+}
+
+/// The same with the entries of a walk over `from`, or some of them with their directories.
+pub fn sync_entries(
+    from: &Root,
+    entries: &[Entry],
+    to: &Root,
+    options: &SyncOptions<'_>,
+) -> Result<SyncStats, FsError> {
     let mut sync = Sync {
         from,
         to,
         options,
         owner: Owner::of_local_sources(),
-        rest: &entries,
+        rest: entries,
         links: HashMap::new(),
         content: ContentCopier::default(),
         stats: SyncStats::default(),

@@ -29,7 +29,7 @@ pub mod wildcard;
 pub use actions::{ActionInputs, apply, apply_seeing};
 pub use copy::{CopyOptions, CopyStats, copy, copy_seeing};
 pub use error::FsError;
-pub use local::{SyncOptions, SyncStats, sync_into};
+pub use local::{SyncOptions, SyncStats, sync_entries, sync_into};
 pub use root::{Owner, Root};
 pub use walk::{Entry, Filter, Visible};
 

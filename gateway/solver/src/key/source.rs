@@ -43,6 +43,9 @@ pub struct LocalFilter {
     pub include: Vec<String>,
     pub exclude: Vec<String>,
     pub follow: Vec<String>,
+    /// Only stats, and the content of what matches these.
+    pub metadata: bool,
+    pub metadata_exceptions: Vec<String>,
 }
 
 /// The key of a local source: never the same in another session.
@@ -52,6 +55,8 @@ pub fn local_key(name: &str, session: &str, filter: &LocalFilter) -> String {
         .raw("IncludePatterns", &texts_or_null(&filter.include))
         .raw("ExcludePatterns", &texts_or_null(&filter.exclude))
         .raw("FollowPaths", &texts_or_null(&filter.follow))
+        .flag("MetadataTransfer", filter.metadata)
+        .texts("MetadataExceptions", &filter.metadata_exceptions)
         .done();
     format!("session:{name}:{}", digest_of(json.as_bytes()))
 }
@@ -123,6 +128,8 @@ pub struct GitKey<'a> {
     pub subdir: &'a str,
     pub skip_submodules: bool,
     pub mtime: &'a str,
+    /// The commit becomes a bundle.
+    pub bundle: bool,
 }
 
 /// The key of a checkout: a text, not a digest.
@@ -144,6 +151,9 @@ pub fn git_key(key: &GitKey<'_>) -> String {
     }
     if !matches!(key.mtime, "" | "checkout") {
         text.push_str(&format!("(mtime={})", key.mtime));
+    }
+    if key.bundle {
+        text.push_str("(bundle)");
     }
     text
 }

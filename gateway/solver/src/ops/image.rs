@@ -390,6 +390,10 @@ async fn resolve_op(
 ) -> Outcome<(Arc<ImageMeta>, Option<i64>)> {
     let mode = ResolveMode::parse(attr(op, "image.resolvemode"))?;
     let limit = layer_limit(attr(op, "image.layerlimit"))?;
+    let kind = attr(op, "image.recordtype");
+    if !matches!(kind, "" | "regular" | "internal" | "frontend") {
+        return Err(Error::unknown(format!("invalid record type {kind}")));
+    }
     let platform = job.platform(&vertex.op);
     let meta = resolve(job, reference, &platform, mode).await?;
     let checksum = attr(op, "image.checksum");

@@ -1,5 +1,7 @@
 //! Directories of the client: a private, filtered copy per session.
 
+mod metadata;
+
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,34 +22,65 @@ use crate::store::{Layer, LocalCopy, LocalFiles, Snapshot, new_id};
 /// As observed with BuildKit.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-fn list(op: &pb::SourceOp, name: &str) -> Vec<String> {
-    op.attrs
-        .get(name)
-        .and_then(|json| serde_json::from_str(json).ok())
-        .unwrap_or_default()
+/// A list of patterns. One that is not understood would let through what it should not.
+fn list(op: &pb::SourceOp, name: &str) -> Outcome<Vec<String>> {
+    let Some(json) = op.attrs.get(name) else {
+        return Ok(Vec::new());
+    };
+    let list: Option<Vec<String>> = serde_json::from_str(json)
+        .map_err(|error| Error::unknown(format!("invalid value for {name}: {error}")))?;
+    Ok(list.unwrap_or_default())
 }
 
-fn filter(op: &pb::SourceOp) -> Filter {
-    Filter {
-        include: list(op, "local.includepattern"),
-        exclude: list(op, "local.excludepatterns"),
-        follow: list(op, "local.followpaths"),
+fn filter(op: &pb::SourceOp) -> Outcome<Filter> {
+    Ok(Filter {
+        include: list(op, "local.includepattern")?,
+        exclude: list(op, "local.excludepatterns")?,
+        follow: list(op, "local.followpaths")?,
+    })
+}
+
+/// The name of the directory, and the session that has it if one is named: a name with a prefix
+/// before a colon asks for the prefixed directory.
+fn place<'a>(op: &'a pb::SourceOp, name: &str) -> (String, Option<&'a str>) {
+    let Some(session) = op.attrs.get("local.session") else {
+        return (name.to_owned(), None);
+    };
+    match session.split_once(':') {
+        Some((prefix, session)) => (format!("{prefix}-{name}"), Some(session)),
+        None => (name.to_owned(), Some(session)),
     }
 }
 
+/// Whether only the stats of the files are wanted, and those that are wanted whole.
+fn only_metadata(op: &pb::SourceOp) -> Outcome<(bool, Vec<String>)> {
+    let name = "local.metadatatransfer";
+    let only = match op.attrs.get(name).map_or("false", String::as_str) {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+        other => {
+            return Err(Error::unknown(format!(
+                "invalid value for {name} {other:?}: invalid syntax"
+            )));
+        }
+    };
+    Ok((only, list(op, "local.metadatatransferexclude")?))
+}
+
 /// Never equal to that of another session.
-pub fn key(job: &JobInner, op: &pb::SourceOp, name: &str) -> String {
-    let session = op
-        .attrs
-        .get("local.session")
-        .map_or_else(|| job.options.session.id(), String::as_str);
-    let filter = filter(op);
+pub fn key(job: &JobInner, op: &pb::SourceOp, name: &str) -> Outcome<String> {
+    let (name, session) = place(op, name);
+    let session = session.unwrap_or_else(|| job.options.session.id());
+    let filter = filter(op)?;
+    let (metadata, metadata_exceptions) = only_metadata(op)?;
     let filter = LocalFilter {
         include: filter.include,
         exclude: filter.exclude,
         follow: filter.follow,
+        metadata,
+        metadata_exceptions,
     };
-    local_key(name, session, &filter)
+    Ok(local_key(&name, session, &filter))
 }
 
 /// The files where they lie; whoever needs more than their hashes copies them.
@@ -57,22 +90,35 @@ pub async fn run(
     op: &pb::SourceOp,
     name: &str,
 ) -> Outcome<Vec<Snapshot>> {
+    let (name, _) = place(op, name);
+    let mut filter = filter(op)?;
+    let (metadata, exceptions) = only_metadata(op)?;
     let running = job.reports.start(&vertex.digest);
-    let dir = job
-        .options
-        .session
-        .local_dir(name)
-        .ok_or_else(|| Error::unknown(format!("no access allowed to dir {name:?}")));
+    let copy = tokio::sync::OnceCell::new();
+    let dir = async {
+        let dir = job.options.session.local_dir(&name);
+        let dir =
+            dir.ok_or_else(|| Error::unknown(format!("no access allowed to dir {name:?}")))?;
+        if !metadata {
+            return Ok(dir);
+        }
+        let filter = std::mem::take(&mut filter);
+        let list = metadata::list(job, dir, filter, exceptions).await?;
+        let dir = list.work.path().join("fs");
+        let _ = copy.set(list);
+        Ok(dir)
+    }
+    .await;
     running.finish(&dir);
     Ok(vec![Snapshot::new(vec![Layer {
         id: format!("local-{}", new_id()),
         lazy: None,
         local: Some(Arc::new(LocalFiles {
             dir: dir?,
-            filter: filter(op),
-            name: name.to_owned(),
+            filter,
+            name,
             vertex: vertex.digest.clone(),
-            copy: tokio::sync::OnceCell::new(),
+            copy,
             hashes: std::sync::OnceLock::new(),
             visible: std::sync::OnceLock::new(),
         })),
@@ -165,4 +211,49 @@ async fn transfer(job: &Arc<JobInner>, files: &Arc<LocalFiles>) -> Outcome<Local
     .await?;
     status.done_with(bytes);
     Ok(LocalCopy { work, started })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(attrs: &[(&str, &str)]) -> pb::SourceOp {
+        pb::SourceOp {
+            identifier: "local://context".into(),
+            attrs: attrs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_not_understood_is_an_error_and_no_empty_one() {
+        for name in [
+            "local.includepattern",
+            "local.excludepatterns",
+            "local.followpaths",
+        ] {
+            assert!(filter(&op(&[(name, "secret*")])).is_err(), "{name}");
+            assert!(filter(&op(&[(name, "null")])).is_ok(), "{name}");
+        }
+        assert!(only_metadata(&op(&[("local.metadatatransferexclude", "a")])).is_err());
+        assert!(only_metadata(&op(&[("local.metadatatransfer", "yes")])).is_err());
+        let (only, list) = only_metadata(&op(&[
+            ("local.metadatatransfer", "true"),
+            ("local.metadatatransferexclude", "[\"a\"]"),
+        ]))
+        .unwrap();
+        assert!(only);
+        assert_eq!(list, ["a"]);
+    }
+
+    #[test]
+    fn a_prefix_of_the_session_renames_the_directory() {
+        let named = op(&[("local.session", "vm:abc")]);
+        assert_eq!(place(&named, "context"), ("vm-context".into(), Some("abc")));
+        let plain = op(&[("local.session", "abc")]);
+        assert_eq!(place(&plain, "context"), ("context".into(), Some("abc")));
+        assert_eq!(place(&op(&[]), "context"), ("context".into(), None));
+    }
 }

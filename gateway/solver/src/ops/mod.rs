@@ -65,7 +65,7 @@ pub async fn key(job: &Arc<JobInner>, vertex: &Arc<LiveVertex>) -> Outcome<Verte
                 }
                 Source::Image(reference) => image::keys(job, vertex, op, reference).await,
                 Source::Local(name) => Ok(VertexKey::Source(vec![key::source_digest(
-                    &local::key(job, op, name),
+                    &local::key(job, op, name)?,
                 )])),
                 Source::Http => http::keys(job, vertex, op).await,
                 Source::Git => git::keys(job, vertex, op).await,

@@ -1,5 +1,6 @@
 //! Builds from hand-made LLB on a store of their own. They need root and a static busybox.
 
+mod attributes;
 mod bench;
 mod cache;
 mod context;

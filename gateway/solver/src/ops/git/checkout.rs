@@ -133,17 +133,7 @@ async fn borrowed(
     work: &WorkDir,
     tree: &Path,
 ) -> Outcome<Program> {
-    let git_dir = work.sub("git").map_err(internal)?;
-    create(program, &git_dir, None, resolved.is_sha256()).await?;
-    let info = git_dir.join("objects/info");
-    let alternates = format!("{}\n", copy.join("objects").display());
-    std::fs::create_dir_all(&info).map_err(internal)?;
-    std::fs::write(info.join("alternates"), alternates).map_err(internal)?;
-    match std::fs::copy(copy.join("shallow"), git_dir.join("shallow")) {
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(internal(error)),
-    }
+    let git_dir = borrow(program, resolved, copy, work).await?;
     let inside = program.of(&git_dir, Some(tree));
     inside
         .run(&[
@@ -155,6 +145,27 @@ async fn borrowed(
         ])
         .await?;
     Ok(inside)
+}
+
+/// A repository that has the objects of our copy, and nothing else.
+pub async fn borrow(
+    program: &Program,
+    resolved: &Resolved,
+    copy: &Path,
+    work: &WorkDir,
+) -> Outcome<PathBuf> {
+    let git_dir = work.sub("git").map_err(internal)?;
+    create(program, &git_dir, None, resolved.is_sha256()).await?;
+    let info = git_dir.join("objects/info");
+    let alternates = format!("{}\n", copy.join("objects").display());
+    std::fs::create_dir_all(&info).map_err(internal)?;
+    std::fs::write(info.join("alternates"), alternates).map_err(internal)?;
+    match std::fs::copy(copy.join("shallow"), git_dir.join("shallow")) {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(internal(error)),
+    }
+    Ok(git_dir)
 }
 
 async fn commit_time(program: &Program, resolved: &Resolved) -> Outcome<i64> {

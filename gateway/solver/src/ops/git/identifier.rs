@@ -1,6 +1,7 @@
 //! What a git source says: which repository, what of it, with which login.
 
-use gateway_api::{Code, Error};
+use gateway_api::Error;
+use gateway_images::digest::Digest;
 use gateway_images::registry::shown_url;
 use gateway_llb::{GitRemote, pb};
 
@@ -27,6 +28,76 @@ pub struct Git {
     /// `checkout`, `commit` or empty.
     pub mtime: String,
     pub fetch_by_commit: bool,
+    /// Whose signature the commit or tag must have.
+    pub signed_by: Option<SignedBy>,
+    /// A bundle with the commits, in the place of the repository.
+    pub bundle: Option<Bundle>,
+    /// The commit becomes a bundle, not a directory of its files.
+    pub checkout_bundle: bool,
+}
+
+/// What is asked of a signature. Whoever names any of this gets a verified source or none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SignedBy {
+    /// Armored OpenPGP keys, or a line of an SSH key.
+    pub keys: String,
+    /// Keys must be good today, and not only when they signed.
+    pub reject_expired: bool,
+    /// A signature of the commit is not enough.
+    pub require_tag: bool,
+    /// Only the commit's own signature counts.
+    pub ignore_tag: bool,
+}
+
+/// Where a bundle lies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bundle {
+    /// As written.
+    pub locator: String,
+    pub oci_store: String,
+    pub oci_session: String,
+}
+
+/// Where blobs may lie.
+const BLOB_SCHEMES: [&str; 2] = ["docker-image+blob", "oci-layout+blob"];
+
+impl Bundle {
+    /// The digest that the file must have.
+    pub fn digest(&self) -> &str {
+        self.locator
+            .rsplit_once('@')
+            .map_or("", |(_, digest)| digest)
+    }
+
+    /// # Errors
+    /// It names no blob by its SHA-256.
+    fn check(&self) -> Outcome<()> {
+        let raw = &self.locator;
+        let wrong = |why: String| Err(Error::unknown(why));
+        let Some((scheme, body)) = raw.split_once("://") else {
+            return wrong(format!(
+                "failed to parse git.bundle locator {raw:?}: missing scheme"
+            ));
+        };
+        if !BLOB_SCHEMES.contains(&scheme) {
+            return wrong(format!(
+                "git.bundle locator scheme {scheme:?} is not supported; expected {:?} or {:?}",
+                BLOB_SCHEMES[0], BLOB_SCHEMES[1]
+            ));
+        }
+        let digest = body
+            .split_once('@')
+            .and_then(|(_, d)| d.parse::<Digest>().ok());
+        match digest {
+            Some(digest) if digest.to_string().starts_with("sha256:") => Ok(()),
+            Some(_) => wrong(format!(
+                "git.bundle locator {raw:?}: only digests by sha256 are supported"
+            )),
+            None => wrong(format!(
+                "failed to parse git.bundle locator {raw:?}: invalid digest"
+            )),
+        }
+    }
 }
 
 /// A full name of a commit: SHA-1 or SHA-256.
@@ -73,12 +144,14 @@ impl Git {
                 "git.skipsubmodules" => git.skip_submodules = yes,
                 "git.mtime" => git.mtime = value.clone(),
                 "git.fetchbycommit" => git.fetch_by_commit = yes,
-                "git.bundle" | "git.checkoutbundle" | "git.sig.pubkey" => {
-                    return Err(Error::new(
-                        Code::Unimplemented,
-                        format!("{}: {name} is not supported yet", git.shown()),
-                    ));
+                "git.sig.pubkey" => git.signed_by().keys = value.clone(),
+                "git.sig.rejectexpired" => git.signed_by().reject_expired = yes,
+                "git.sig.requiresignedtag" => git.signed_by().require_tag = yes,
+                "git.sig.ignoresignedtag" => git.signed_by().ignore_tag = yes,
+                "git.bundle" if !value.is_empty() => {
+                    git.bundle.get_or_insert_default().locator = value.clone();
                 }
+                "git.checkoutbundle" => git.checkout_bundle = yes,
                 _ => {}
             }
         }
@@ -94,7 +167,30 @@ impl Git {
                 git.checksum
             )));
         }
+        if let Some(bundle) = &mut git.bundle {
+            let attr = |name: &str| op.attrs.get(name).cloned().unwrap_or_default();
+            bundle.oci_store = attr("oci.store");
+            bundle.oci_session = attr("oci.session");
+            bundle.check()?;
+            if git.checksum.is_empty() {
+                return Err(Error::unknown("git.bundle requires git.checksum to be set"));
+            }
+        }
+        if git.checkout_bundle && git.keep_git_dir {
+            return Err(Error::unknown(
+                "git.checkoutbundle is incompatible with git.keepgitdir",
+            ));
+        }
+        if git.checkout_bundle && !git.subdir.is_empty() {
+            return Err(Error::unknown(
+                "git.checkoutbundle is incompatible with git.subdir",
+            ));
+        }
         Ok(git)
+    }
+
+    fn signed_by(&mut self) -> &mut SignedBy {
+        self.signed_by.get_or_insert_default()
     }
 
     /// The address without a password.
@@ -169,7 +265,64 @@ mod tests {
     fn options_and_odd_checksums_are_refused() {
         assert!(Git::of(&op("git://h/r#--upload-pack=x", &[])).is_err());
         assert!(Git::of(&op("git://h/r", &[("git.checksum", "xyz")])).is_err());
-        assert!(Git::of(&op("git://h/r", &[("git.bundle", "x")])).is_err());
+    }
+
+    #[test]
+    fn a_bundle_is_a_blob_by_digest_and_goes_with_a_checksum() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let at = |scheme: &str| format!("{scheme}://example.com/r@{digest}");
+        let commit = "a".repeat(40);
+        let good = at("docker-image+blob");
+        let git = Git::of(&op(
+            "git://h/r",
+            &[("git.bundle", &good), ("git.checksum", &commit)],
+        ))
+        .unwrap();
+        assert_eq!(git.bundle.unwrap().digest(), digest);
+        for (attrs, error) in [
+            (
+                vec![("git.bundle", good.as_str())],
+                "git.bundle requires git.checksum to be set",
+            ),
+            (
+                vec![("git.bundle", "x"), ("git.checksum", &commit)],
+                "missing scheme",
+            ),
+            (
+                vec![("git.bundle", &at("https")), ("git.checksum", &commit)],
+                "is not supported; expected",
+            ),
+            (
+                vec![
+                    ("git.bundle", "docker-image+blob://example.com/r:v1"),
+                    ("git.checksum", &commit),
+                ],
+                "invalid digest",
+            ),
+            (
+                vec![("git.checkoutbundle", "true"), ("git.keepgitdir", "true")],
+                "incompatible with git.keepgitdir",
+            ),
+        ] {
+            let found = Git::of(&op("git://h/r", &attrs)).unwrap_err();
+            assert!(found.message.contains(error), "{}", found.message);
+        }
+        let found = Git::of(&op("git://h/r#main:sub", &[("git.checkoutbundle", "true")]));
+        assert!(found.unwrap_err().message.contains("git.subdir"));
+    }
+
+    #[test]
+    fn any_attribute_of_signatures_asks_for_one() {
+        for name in [
+            "git.sig.pubkey",
+            "git.sig.rejectexpired",
+            "git.sig.requiresignedtag",
+            "git.sig.ignoresignedtag",
+        ] {
+            let git = Git::of(&op("git://h/r", &[(name, "")])).unwrap();
+            assert!(git.signed_by.is_some(), "{name}");
+        }
+        assert_eq!(Git::of(&op("git://h/r", &[])).unwrap().signed_by, None);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Git repositories as sources, by the git program: a name becomes a commit when keyed, a commit
 //! becomes a layer once.
 
+mod bundle;
 mod checkout;
 mod identifier;
 mod program;
 mod remote;
 mod repository;
+mod signed;
 
 use std::sync::Arc;
 
@@ -35,6 +37,7 @@ fn key(git: &Git, resolved: &Resolved) -> String {
         subdir: &git.subdir,
         skip_submodules: git.skip_submodules,
         mtime: &git.mtime,
+        bundle: git.checkout_bundle,
     })
 }
 
@@ -46,6 +49,12 @@ async fn program(job: &Arc<JobInner>, git: &Git) -> Outcome<(Program, WorkDir)> 
         origin: Some(git.remote.clone()),
         ..Program::default()
     };
+    if let Some(from) = &git.bundle {
+        // Nobody is asked but the bundle: no login goes anywhere.
+        let path = bundle_file(job, from).await?;
+        program.origin = Some(path.to_string_lossy().into_owned());
+        return Ok((program, work));
+    }
     if let Some(login) = git.url_login() {
         program.secrets.push(login.to_owned());
         program.secrets.extend(
@@ -155,21 +164,27 @@ fn pinned(pins: &Pins, git: &Git, pin: &GitPin) -> Outcome<Resolved> {
 
 /// What the source's name means, once per build.
 async fn resolved(job: &Arc<JobInner>, git: &Git) -> Outcome<Arc<Resolved>> {
+    // A bundle is pinned as it is.
     let pins = job.options.pins.as_deref();
+    let pins = pins.filter(|_| git.bundle.is_none());
     if let Some(pins) = pins
         && let Some(pin) = pins.git(&git.remote, &git.reference)?
     {
         return pinned(pins, git, pin).map(Arc::new);
     }
-    if let Some(known) = remote::known(git)? {
+    let known = match git.bundle {
+        Some(_) => bundle::known(git)?,
+        None => remote::known(git)?,
+    };
+    if let Some(known) = known {
         if let Some(pins) = pins {
             pins.took_git(&git.remote, &git.reference, pin(&known));
         }
         return Ok(Arc::new(known));
     }
     let identity = format!(
-        "{} {} {} {}",
-        git.remote, git.reference, git.checksum, git.keep_git_dir
+        "{} {} {} {} {:?}",
+        git.remote, git.reference, git.checksum, git.keep_git_dir, git.bundle
     );
     let work = {
         let mut commits = job.git_commits();
@@ -183,7 +198,9 @@ async fn resolved(job: &Arc<JobInner>, git: &Git) -> Outcome<Arc<Resolved>> {
                         remote::ask(&program, &git).await
                     };
                     let found = inner.until_cancelled(ask).await?;
-                    if let Some(pins) = &inner.options.pins {
+                    if let Some(pins) = &inner.options.pins
+                        && git.bundle.is_none()
+                    {
                         pins.took_git(&git.remote, &git.reference, pin(&found));
                     }
                     Ok(Arc::new(found))
@@ -203,7 +220,12 @@ pub async fn keys(
 ) -> Outcome<VertexKey> {
     let git = Git::of(op)?;
     let running = job.reports.start(&vertex.digest);
-    let resolved = resolved(job, &git).await;
+    let resolved = async {
+        let resolved = resolved(job, &git).await?;
+        verified(job, &git, &resolved).await?;
+        Ok(resolved)
+    }
+    .await;
     if let Ok(resolved) = &resolved {
         let _ = vertex.pin.set(resolved.checked_out().to_owned());
         let line = format!("{}\t{}\n", resolved.checked_out(), resolved.reference);
@@ -268,7 +290,10 @@ pub async fn run(
 async fn make(job: &Arc<JobInner>, git: &Git, resolved: &Resolved, layer: &str) -> Outcome<()> {
     let (program, _work) = program(job, git).await?;
     let copy = repository::fetch(job, &program, git, resolved).await?;
-    let made = checkout::checkout(job, &program, git, resolved, &copy).await?;
+    let made = match git.checkout_bundle {
+        true => bundle::create(job, &program, git, resolved, &copy).await?,
+        false => checkout::checkout(job, &program, git, resolved, &copy).await?,
+    };
     let record = LayerRecord {
         id: layer.to_owned(),
         base: Vec::new(),
@@ -294,6 +319,7 @@ async fn make(job: &Arc<JobInner>, git: &Git, resolved: &Resolved, layer: &str) 
 pub async fn meta(job: &Arc<JobInner>, op: &pb::SourceOp, objects: bool) -> Outcome<GitMeta> {
     let git = Git::of(op)?;
     let resolved = resolved(job, &git).await?;
+    verified(job, &git, &resolved).await?;
     let mut meta = GitMeta {
         checksum: resolved.checksum.clone(),
         reference: resolved.reference.clone(),
@@ -303,24 +329,39 @@ pub async fn meta(job: &Arc<JobInner>, op: &pb::SourceOp, objects: bool) -> Outc
     if !objects {
         return Ok(meta);
     }
-    let (program, _work) = program(job, &git).await?;
-    let copy = repository::fetch(job, &program, &git, &resolved).await?;
-    let program = program.of(&copy, None);
-    let mut commit = resolved.checksum.clone();
-    match program.text(&["cat-file", "-t", &commit]).await?.as_str() {
-        "commit" => meta.commit_checksum.clear(),
-        "tag" => {
-            let peeled = format!("{commit}^{{commit}}");
-            meta.commit_checksum = program.text(&["rev-parse", &peeled]).await?;
-            meta.tag_object = program.run(&["cat-file", "tag", &commit]).await?;
-            commit = meta.commit_checksum.clone();
-        }
-        other => {
-            return Err(Error::unknown(format!(
-                "expected commit or tag object, got {other}"
-            )));
-        }
+    let objects = self::objects(job, &git, &resolved).await?;
+    meta.commit_checksum.clear();
+    if !objects.tag.is_empty() {
+        meta.commit_checksum = objects.commit_name;
     }
-    meta.commit_object = program.run(&["cat-file", "commit", &commit]).await?;
+    meta.tag_object = objects.tag;
+    meta.commit_object = objects.commit;
     Ok(meta)
+}
+
+async fn objects(job: &Arc<JobInner>, git: &Git, resolved: &Resolved) -> Outcome<signed::Objects> {
+    let (program, _work) = program(job, git).await?;
+    let copy = repository::fetch(job, &program, git, resolved).await?;
+    signed::objects(&program, &copy, resolved).await
+}
+
+/// Nothing of a source is used, not even its key, before its signature was seen.
+async fn verified(job: &Arc<JobInner>, git: &Git, resolved: &Resolved) -> Outcome<()> {
+    let Some(signed_by) = &git.signed_by else {
+        return Ok(());
+    };
+    let objects = objects(job, git, resolved).await?;
+    signed::verify(git, signed_by, resolved, objects).await
+}
+
+/// The file of a bundle, brought here from where it lies.
+async fn bundle_file(
+    job: &Arc<JobInner>,
+    bundle: &identifier::Bundle,
+) -> Outcome<std::path::PathBuf> {
+    let _ = job;
+    Err(Error::new(
+        gateway_api::Code::Unimplemented,
+        format!("git.bundle {} is not supported yet", bundle.locator),
+    ))
 }

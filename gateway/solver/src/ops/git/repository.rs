@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gateway_api::Error;
 
+use super::bundle;
 use super::identifier::{Git, is_commit};
 use super::program::Program;
 use super::remote::Resolved;
@@ -43,6 +44,10 @@ pub async fn fetch(
     }
     // Of a fetch that was killed.
     let _ = std::fs::remove_file(dir.join("shallow.lock"));
+    if let Some(from) = &git.bundle {
+        bundle::import(&program, from, resolved).await?;
+        return Ok(dir);
+    }
     let shown = |error: Error| error.context(format!("failed to fetch remote {}", git.shown()));
     let by_name = !is_commit(&resolved.reference) && !git.fetch_by_commit;
     if by_name {
@@ -66,6 +71,36 @@ pub async fn fetch(
     Ok(dir)
 }
 
+/// Brings the whole history of the object into our copy.
+pub async fn deepen(
+    job: &Arc<JobInner>,
+    program: &Program,
+    git: &Git,
+    resolved: &Resolved,
+    copy: &Path,
+) -> Outcome<()> {
+    let name = copy.file_name().unwrap_or_default().to_string_lossy();
+    let _lock = job
+        .store()
+        .lock(&format!("git-{name}"))
+        .await
+        .map_err(internal)?;
+    if git.bundle.is_some() || !copy.join("shallow").exists() {
+        return Ok(());
+    }
+    let program = program.of(copy, None);
+    let _ = std::fs::remove_file(copy.join("shallow.lock"));
+    let wanted = match is_commit(&resolved.reference) || git.fetch_by_commit {
+        true => &resolved.checksum,
+        false => &resolved.reference,
+    };
+    let args = ["fetch", "--no-tags", "--unshallow", "--", "origin", wanted];
+    if program.attempt(&args).await?.is_ok() && !copy.join("shallow").exists() {
+        return Ok(());
+    }
+    everything(&program, copy, git).await
+}
+
 /// Servers of today give any object that is asked for; others only what refs lead to.
 async fn by_commit(program: &Program, dir: &Path, git: &Git, resolved: &Resolved) -> Outcome<()> {
     let alone = [
@@ -83,6 +118,20 @@ async fn by_commit(program: &Program, dir: &Path, git: &Git, resolved: &Resolved
     if has(program, &resolved.checksum).await? {
         return Ok(());
     }
+    everything(program, dir, git).await?;
+    if has(program, &resolved.checksum).await? {
+        return Ok(());
+    }
+    Err(Error::unknown(format!(
+        "failed to fetch remote {}: commit {} can not be found in the repository{}",
+        git.shown(),
+        resolved.checksum,
+        refused.map_or_else(String::new, |said| format!(": git stderr:\n{said}"))
+    )))
+}
+
+/// All branches and tags with all their history.
+async fn everything(program: &Program, dir: &Path, git: &Git) -> Outcome<()> {
     let mut all = vec!["fetch", "--no-tags"];
     if dir.join("shallow").exists() {
         all.push("--unshallow");
@@ -100,18 +149,10 @@ async fn by_commit(program: &Program, dir: &Path, git: &Git, resolved: &Resolved
             failure.stderr
         )));
     }
-    if has(program, &resolved.checksum).await? {
-        return Ok(());
-    }
-    Err(Error::unknown(format!(
-        "failed to fetch remote {}: commit {} can not be found in the repository{}",
-        git.shown(),
-        resolved.checksum,
-        refused.map_or_else(String::new, |said| format!(": git stderr:\n{said}"))
-    )))
+    Ok(())
 }
 
-async fn has(program: &Program, object: &str) -> Outcome<bool> {
+pub async fn has(program: &Program, object: &str) -> Outcome<bool> {
     let commit = format!("{object}^{{commit}}");
     let found = program.attempt(&["cat-file", "-e", &commit]).await?;
     Ok(found.is_ok())

@@ -7,7 +7,7 @@ pub mod name;
 
 use std::sync::Arc;
 
-use gateway_api::{Code, Error, HttpChecksumRequest, HttpMeta};
+use gateway_api::{Error, HttpChecksumRequest, HttpMeta};
 use gateway_images::digest::Digest;
 use gateway_images::registry::shown_url;
 use gateway_llb::pb;
@@ -17,6 +17,7 @@ use crate::key::{HttpKey, digest_of, http_key, source_digest};
 use crate::live::{LiveVertex, VertexKey};
 use crate::pins::FilePin;
 use crate::shared::{Outcome, blocking, spawn_shared};
+use crate::signature::{Policy, verify_detached};
 use crate::solve::internal;
 use crate::store::{Layer, Snapshot};
 use name::file_name;
@@ -41,6 +42,15 @@ pub struct Http {
     auth_secret: String,
     /// Sorted by name.
     headers: Vec<(String, String)>,
+    /// Whose signature the file must have.
+    signed: Option<Signed>,
+}
+
+/// An armored signature of the file, and the armored keys of those who may sign it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Signed {
+    keys: String,
+    signature: String,
 }
 
 /// A file that was fetched, or found unchanged.
@@ -67,13 +77,13 @@ impl Http {
             gid: 0,
             auth_secret: String::new(),
             headers: Vec::new(),
+            signed: None,
         };
         let number = |name: &str, text: &str| {
             go_int(text).ok_or_else(|| {
                 Error::unknown(format!("{name}: {text:?} is not a number: invalid syntax"))
             })
         };
-        let (mut key, mut signature) = (false, false);
         for (name, value) in &op.attrs {
             match name.as_str() {
                 "http.checksum" => {
@@ -87,8 +97,12 @@ impl Http {
                 "http.uid" => http.uid = number(name, value)?,
                 "http.gid" => http.gid = number(name, value)?,
                 "http.authheadersecret" => http.auth_secret = value.clone(),
-                "http.sig.pubkey" => key = !value.is_empty(),
-                "http.sig.signature" => signature = !value.is_empty(),
+                "http.sig.pubkey" => {
+                    http.signed.get_or_insert_default().keys = value.clone();
+                }
+                "http.sig.signature" => {
+                    http.signed.get_or_insert_default().signature = value.clone();
+                }
                 name => {
                     let header = name
                         .strip_prefix("http.header.")
@@ -100,15 +114,11 @@ impl Http {
             }
         }
         http.headers.sort();
-        if key != signature {
+        // Whoever names one of them wants a verified file: an empty value is no way around it.
+        let incomplete = |signed: &Signed| signed.keys.is_empty() || signed.signature.is_empty();
+        if http.signed.as_ref().is_some_and(incomplete) {
             return Err(Error::unknown(
                 "http signature verification requires both pubkey and signature",
-            ));
-        }
-        if key {
-            return Err(Error::new(
-                Code::Unimplemented,
-                format!("{}: signatures are not verified yet", http.shown()),
             ));
         }
         Ok(http)
@@ -268,6 +278,29 @@ async fn found(job: &Arc<JobInner>, http: &Http, shown: &str) -> Outcome<Arc<Fou
     work.await
 }
 
+/// Nothing of a file is used, not even its key, before its signature was seen.
+async fn verified(job: &Arc<JobInner>, http: &Http, shown: &str) -> Outcome<()> {
+    let Some(signed) = http.signed.clone() else {
+        return Ok(());
+    };
+    let found = found(job, http, shown).await?;
+    let path = job.store().layer_dir(&found.layer).join(&found.filename);
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let checked = blocking(move || {
+        let mut file = std::fs::File::open(&path).map_err(internal)?;
+        let Signed { keys, signature } = signed;
+        let policy = Policy::default();
+        Ok(verify_detached(&mut file, &signature, &keys, policy, now))
+    })
+    .await?;
+    checked.map_err(|error| {
+        Error::unknown(format!(
+            "{}: failed to verify pgp signature: {error}",
+            http.shown()
+        ))
+    })
+}
+
 /// By content; asks the server unless the digest was given.
 pub async fn keys(
     job: &Arc<JobInner>,
@@ -277,12 +310,22 @@ pub async fn keys(
     let http = Http::pinned_by(job, op)?;
     let key = match http.pinned() {
         Some(key) => {
+            if http.signed.is_some() {
+                let running = job.reports.start(&vertex.digest);
+                let verified = verified(job, &http, &vertex.digest).await;
+                running.finish(&verified);
+                verified?;
+            }
             let _ = vertex.pin.set(http.checksum.clone().unwrap_or_default());
             key
         }
         None => {
             let running = job.reports.start(&vertex.digest);
-            let found = found(job, &http, &vertex.digest).await;
+            let found = async {
+                verified(job, &http, &vertex.digest).await?;
+                found(job, &http, &vertex.digest).await
+            }
+            .await;
             running.finish(&found);
             let found = found?;
             let _ = vertex.pin.set(found.checksum.clone());
@@ -327,6 +370,7 @@ pub async fn meta(
     if let Some(request) = request {
         check_request(request)?;
     }
+    verified(job, &http, shown).await?;
     if let (Some(checksum), None) = (&http.checksum, request) {
         return Ok(HttpMeta {
             checksum: checksum.clone(),
@@ -477,6 +521,8 @@ mod tests {
             &[("http.perm", "rw")][..],
             &[("http.checksum", "sha256:12")],
             &[("http.sig.pubkey", "k")],
+            &[("http.sig.signature", "s")],
+            &[("http.sig.pubkey", ""), ("http.sig.signature", "")],
         ] {
             assert!(Http::of(&op(attrs)).is_err(), "{attrs:?}");
         }
