@@ -9,6 +9,10 @@ use gateway_tests::program::{Home, run, stderr};
 use gateway_tests::registry::Registry;
 use gateway_tests::web::{Page, Web};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+/// Characters of the name that a layout's path becomes.
+const STORE_NAME: usize = 25;
 
 /// A key ring of its own; its agent ends with it.
 struct Keys {
@@ -90,6 +94,8 @@ fn output(command: &mut Command) -> String {
 struct Trial {
     home: Home,
     context: tempfile::TempDir,
+    /// Of the command line.
+    more: Vec<String>,
 }
 
 impl Trial {
@@ -101,6 +107,7 @@ impl Trial {
         Trial {
             home: Home::new(config),
             context: tempfile::tempdir().expect("a temporary folder"),
+            more: Vec::new(),
         }
     }
 
@@ -131,6 +138,7 @@ impl Trial {
             .build()
             .args(["--progress=plain", "--source-policy"])
             .arg(file)
+            .args(&self.more)
             .arg("--output")
             .arg(format!("type=local,dest={}", dest.display()))
             .arg(self.context.path()))
@@ -449,4 +457,71 @@ fn attributes_of_repositories_are_kept_to_or_refused() {
     trial.refused(&main, &[("git.checksum", "xyz")], why);
     let why = "no SSH key \"nobody\" forwarded";
     trial.refused(&main, &[("git.mountsshsock", "nobody")], why);
+}
+
+#[test]
+fn a_bundle_stands_for_a_repository_that_is_gone() {
+    let (mut trial, daemon) = (Trial::new(), GitDaemon::start());
+    let dir = daemon.repository("r.git", &[("a", "one")]);
+    let first = git(&dir, &["rev-parse", "HEAD"]);
+    let commit = daemon.commit(&dir, &[("a", "two")]);
+    let url = format!("{}#main", daemon.url("r.git"));
+    let made = trial.built(&url, &[("git.checkoutbundle", "true")]);
+    let bundle = std::fs::read(made.join("bundle")).expect("a bundle");
+    drop(daemon);
+
+    // The client's layout has it as a blob.
+    let digest = hex::encode(Sha256::digest(&bundle));
+    let layout = trial.context.path().join("layout");
+    std::fs::create_dir_all(layout.join("blobs/sha256")).expect("a layout");
+    let files = [
+        ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+        (
+            "index.json",
+            br#"{"schemaVersion":2,"manifests":[]}"#.to_vec(),
+        ),
+        (&format!("blobs/sha256/{digest}"), bundle),
+    ];
+    for (name, bytes) in files {
+        std::fs::write(layout.join(name), bytes).expect("a layout");
+    }
+    let named = format!("{}@sha256:{digest}", layout.display());
+    trial.more = vec![format!("--build-context=blobs=oci-layout://{named}")];
+    let store = hex::encode(Sha256::digest(layout.as_os_str().as_encoded_bytes()));
+    let locator = format!("oci-layout+blob://not/real@sha256:{digest}");
+    let at = |commit: &'static str| {
+        vec![
+            ("git.bundle", locator.clone()),
+            ("oci.store", store[..STORE_NAME].to_owned()),
+            ("git.checksum", commit.to_owned()),
+        ]
+    };
+    let (first, commit): (&'static str, &'static str) = (first.leak(), commit.leak());
+    let text = |attrs: &[(&str, String)], url: &str| {
+        // A store that has seen neither.
+        let fresh = Trial {
+            more: trial.more.clone(),
+            ..Trial::new()
+        };
+        let attrs: Vec<(&str, &str)> = attrs.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        let out = fresh.built(url, &attrs);
+        std::fs::read_to_string(out.join("a")).expect("the file")
+    };
+    assert_eq!(text(&at(commit), &url), "two");
+    let by_commit = url.replace("#main", &format!("#{first}"));
+    assert_eq!(text(&at(first), &by_commit), "one");
+
+    let refused = |attrs: Vec<(&str, String)>, url: &str, why: &str| {
+        let attrs: Vec<(&str, &str)> = attrs.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        trial.refused(url, &attrs, why);
+    };
+    refused(at(first), &url, "expected checksum to match");
+    let nobodys = "0123456789012345678901234567890123456789";
+    let by_nobody = url.replace("#main", &format!("#{nobodys}"));
+    refused(at(nobodys), &by_nobody, "not found in bundle");
+    let mut elsewhere = at(commit);
+    elsewhere[1].1 = "nowhere".to_owned();
+    refused(elsewhere, &by_commit.replace(first, "other"), "nowhere");
+    let unpinned = at(commit)[..2].to_vec();
+    refused(unpinned, &url, "git.bundle requires git.checksum to be set");
 }

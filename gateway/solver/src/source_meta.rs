@@ -249,7 +249,9 @@ impl Job {
             }
             "git" => {
                 let objects = request.git_return_object;
-                let work = |_| git::meta(self.inner(), source, objects);
+                let job = self.inner();
+                let work =
+                    |digest: String| async move { git::meta(job, source, objects, &digest).await };
                 answer.git = Some(self.shown(&request.log_name, &name, work).await?);
             }
             "http" | "https" => {

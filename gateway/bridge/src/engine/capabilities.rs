@@ -66,6 +66,7 @@ const LLB: &[&str] = &[
     llb::SOURCE_GIT_MTIME,
     llb::SOURCE_GIT_FETCH_BY_COMMIT,
     llb::SOURCE_GIT_SIGNATURE_VERIFY,
+    llb::SOURCE_GIT_BUNDLE,
     llb::SOURCE_GIT_CHECKOUT_BUNDLE,
     llb::SOURCE_HTTP,
     llb::SOURCE_HTTP_AUTH,
@@ -169,9 +170,7 @@ mod tests {
     #[test]
     fn p25_what_does_not_work_is_not_announced() {
         for id in [
-            "source.git.bundle",
             "source.policy.session",
-            "source.imageblob",
             "exec.meta.cdi",
             "cache.gha",
             "cache.s3",

@@ -131,10 +131,7 @@ pub async fn run(
         if job.store().has_layer(&layer) {
             return Ok(());
         }
-        match &blob.place {
-            Place::Registry => from_registry(job, vertex, &blob).await?,
-            Place::Layout(store) => oci_layout::copy_blob(job, store, &blob.digest).await?,
-        }
+        bring(job, &vertex.digest, &blob).await?;
         let (job, layer) = (job.clone(), layer.clone());
         blocking(move || commit(&job, &blob, &layer)).await
     };
@@ -144,7 +141,22 @@ pub async fn run(
     result()
 }
 
-async fn from_registry(job: &Arc<JobInner>, vertex: &LiveVertex, blob: &Blob) -> Outcome<()> {
+/// Brings a blob here for another source, which names it as a source would. `vertex` shows the
+/// transfer.
+pub async fn fetch(job: &Arc<JobInner>, vertex: &str, op: &pb::SourceOp) -> Outcome<Digest> {
+    let blob = Blob::of(op)?;
+    bring(job, vertex, &blob).await?;
+    Ok(blob.digest)
+}
+
+async fn bring(job: &Arc<JobInner>, vertex: &str, blob: &Blob) -> Outcome<()> {
+    match &blob.place {
+        Place::Registry => from_registry(job, vertex, blob).await,
+        Place::Layout(store) => oci_layout::copy_blob(job, store, &blob.digest).await,
+    }
+}
+
+async fn from_registry(job: &Arc<JobInner>, vertex: &str, blob: &Blob) -> Outcome<()> {
     if job.store().blobs().contains(&blob.digest) {
         return Ok(());
     }
@@ -159,7 +171,7 @@ async fn from_registry(job: &Arc<JobInner>, vertex: &LiveVertex, blob: &Blob) ->
         base: Vec::new(),
         reference: blob.reference.to_string(),
         file: None,
-        vertex: vertex.digest.clone(),
+        vertex: vertex.to_owned(),
         kind: String::new(),
     };
     image::download(job, &wanted).await

@@ -54,8 +54,10 @@ pub struct SignedBy {
 pub struct Bundle {
     /// As written.
     pub locator: String,
+    /// The name of the client's layout, if it is not that in the locator.
     pub oci_store: String,
-    pub oci_session: String,
+    /// The vertex that shows its transfer.
+    pub vertex: String,
 }
 
 /// Where blobs may lie.
@@ -67,6 +69,15 @@ impl Bundle {
         self.locator
             .rsplit_once('@')
             .map_or("", |(_, digest)| digest)
+    }
+
+    /// The name of the client's layout.
+    pub fn store(&self) -> &str {
+        if !self.oci_store.is_empty() {
+            return &self.oci_store;
+        }
+        let body = self.locator.split_once("://").map_or("", |(_, body)| body);
+        body.split_once('@').map_or(body, |(name, _)| name)
     }
 
     /// # Errors
@@ -168,9 +179,7 @@ impl Git {
             )));
         }
         if let Some(bundle) = &mut git.bundle {
-            let attr = |name: &str| op.attrs.get(name).cloned().unwrap_or_default();
-            bundle.oci_store = attr("oci.store");
-            bundle.oci_session = attr("oci.session");
+            bundle.oci_store = op.attrs.get("oci.store").cloned().unwrap_or_default();
             bundle.check()?;
             if git.checksum.is_empty() {
                 return Err(Error::unknown("git.bundle requires git.checksum to be set"));
@@ -187,6 +196,14 @@ impl Git {
             ));
         }
         Ok(git)
+    }
+
+    /// With the vertex that shows transfers.
+    pub fn shown_by(mut self, vertex: &str) -> Git {
+        if let Some(bundle) = &mut self.bundle {
+            vertex.clone_into(&mut bundle.vertex);
+        }
+        self
     }
 
     fn signed_by(&mut self) -> &mut SignedBy {

@@ -18,6 +18,7 @@ use gateway_llb::pb;
 use crate::job::JobInner;
 use crate::key::{GitKey, digest_of, git_key, source_digest};
 use crate::live::{LiveVertex, VertexKey};
+use crate::ops::blob;
 use crate::pins::{self, GitPin, Pins};
 use crate::shared::{Outcome, blocking, spawn_shared};
 use crate::solve::internal;
@@ -51,7 +52,7 @@ async fn program(job: &Arc<JobInner>, git: &Git) -> Outcome<(Program, WorkDir)> 
     };
     if let Some(from) = &git.bundle {
         // Nobody is asked but the bundle: no login goes anywhere.
-        let path = bundle_file(job, from).await?;
+        let path = bundle_file(job, from, &work).await?;
         program.origin = Some(path.to_string_lossy().into_owned());
         return Ok((program, work));
     }
@@ -184,7 +185,13 @@ async fn resolved(job: &Arc<JobInner>, git: &Git) -> Outcome<Arc<Resolved>> {
     }
     let identity = format!(
         "{} {} {} {} {:?}",
-        git.remote, git.reference, git.checksum, git.keep_git_dir, git.bundle
+        git.remote,
+        git.reference,
+        git.checksum,
+        git.keep_git_dir,
+        git.bundle
+            .as_ref()
+            .map(|bundle| (&bundle.locator, &bundle.oci_store))
     );
     let work = {
         let mut commits = job.git_commits();
@@ -218,7 +225,7 @@ pub async fn keys(
     vertex: &Arc<LiveVertex>,
     op: &pb::SourceOp,
 ) -> Outcome<VertexKey> {
-    let git = Git::of(op)?;
+    let git = Git::of(op)?.shown_by(&vertex.digest);
     let running = job.reports.start(&vertex.digest);
     let resolved = async {
         let resolved = resolved(job, &git).await?;
@@ -256,6 +263,7 @@ pub async fn run(
     op: &pb::SourceOp,
 ) -> Outcome<Vec<Snapshot>> {
     let (git, resolved, layer) = layer(job, op).await?;
+    let git = git.shown_by(&vertex.digest);
     let done = || Ok(vec![Snapshot::new(vec![Layer::stored(layer.clone())])]);
     let _lock = job.store().lock(&layer).await.map_err(internal)?;
     if job.store().has_layer(&layer) {
@@ -316,8 +324,14 @@ async fn make(job: &Arc<JobInner>, git: &Git, resolved: &Resolved, layer: &str) 
 }
 
 /// What is known of the source; with the objects themselves when they are asked for.
-pub async fn meta(job: &Arc<JobInner>, op: &pb::SourceOp, objects: bool) -> Outcome<GitMeta> {
-    let git = Git::of(op)?;
+/// `shown` is the vertex that shows a transfer.
+pub async fn meta(
+    job: &Arc<JobInner>,
+    op: &pb::SourceOp,
+    objects: bool,
+    shown: &str,
+) -> Outcome<GitMeta> {
+    let git = Git::of(op)?.shown_by(shown);
     let resolved = resolved(job, &git).await?;
     verified(job, &git, &resolved).await?;
     let mut meta = GitMeta {
@@ -354,14 +368,31 @@ async fn verified(job: &Arc<JobInner>, git: &Git, resolved: &Resolved) -> Outcom
     signed::verify(git, signed_by, resolved, objects).await
 }
 
-/// The file of a bundle, brought here from where it lies.
+/// The file of a bundle, brought here from where it lies. It stays as long as `work`.
 async fn bundle_file(
     job: &Arc<JobInner>,
     bundle: &identifier::Bundle,
+    work: &WorkDir,
 ) -> Outcome<std::path::PathBuf> {
-    let _ = job;
-    Err(Error::new(
-        gateway_api::Code::Unimplemented,
-        format!("git.bundle {} is not supported yet", bundle.locator),
-    ))
+    let op = pb::SourceOp {
+        identifier: bundle.locator.clone(),
+        attrs: [("oci.store".to_owned(), bundle.store().to_owned())].into(),
+    };
+    let failed =
+        |error: Error| error.context(format!("failed to fetch git bundle {}", bundle.locator));
+    let digest = blob::fetch(job, &bundle.vertex, &op)
+        .await
+        .map_err(failed)?;
+    let (job, path) = (job.clone(), work.path().join("bundle"));
+    blocking(move || {
+        let blobs = job.store().blobs();
+        // A name of its own: the blob may be collected.
+        if std::fs::hard_link(blobs.path(&digest), &path).is_err() {
+            let mut from = blobs.reader(&digest).map_err(internal)?;
+            let mut to = std::fs::File::create_new(&path).map_err(internal)?;
+            std::io::copy(&mut from, &mut to).map_err(internal)?;
+        }
+        Ok(path)
+    })
+    .await
 }
