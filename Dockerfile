@@ -1,4 +1,4 @@
-# The Dockerfile frontend as an image: one static binary, nothing else.
+# The Dockerfile frontend as an image: one static binary, nothing else. And, with --target tool, the tool.
 #
 #   scripts/quickstart shows it built and used with no network at all.
 #   With network:  gateway build --target from-source .
@@ -19,6 +19,27 @@ ENTRYPOINT ["/bin/dockerfile-frontend"]
 
 FROM labels AS from-source
 COPY --from=compile /dockerfile-frontend /bin/dockerfile-frontend
+
+# The tool itself: `gateway build --target tool -t you/gateway .` packs what scripts/release made. A build inside a
+# container needs what a build needs elsewhere: to make namespaces and mounts, and a volume for the store.
+FROM scratch AS tool-base
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+VOLUME /var/lib/gateway
+ENTRYPOINT ["/bin/gateway"]
+
+FROM tool-base AS tool
+COPY target/dist/ca-certificates.crt /etc/ssl/certs/
+COPY target/dist/gateway /bin/gateway
+
+# The same from source; needs network for the toolchain and the crates.
+FROM compile AS compile-tool
+RUN apk add --no-cache build-base ca-certificates
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
+    cargo build --release -p gateway && cp target/release/gateway /gateway
+
+FROM tool-base AS tool-from-source
+COPY --from=compile-tool /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+COPY --from=compile-tool /gateway /bin/gateway
 
 # Packs the binary that was built beforehand (see build_static_frontend in scripts/packages).
 FROM labels

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use gateway_tests::image::{images, read_archive};
 use gateway_tests::program::{Home, binary, run, stderr, tool};
 use gateway_tests::registry::Registry;
 use gateway_tests::remains::nothing_left_behind;
@@ -342,4 +343,39 @@ fn forty_columns_are_never_exceeded_while_steps_run() {
     for line in text.split(['\r', '\n']) {
         assert!(line.chars().count() <= 40, "{line:?}");
     }
+}
+
+#[test]
+fn the_tools_own_image_is_its_program_with_certificates_to_trust() {
+    let home = Home::new("");
+    let dir = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::fs::copy(root.join("Dockerfile"), dir.path().join("Dockerfile")).unwrap();
+    std::fs::copy(root.join(".dockerignore"), dir.path().join(".dockerignore")).unwrap();
+    // As scripts/release leaves them; what the program is makes no difference to its image.
+    let dist = dir.path().join("target/dist");
+    std::fs::create_dir_all(&dist).unwrap();
+    std::fs::write(dist.join("gateway"), "the program\n").unwrap();
+    std::fs::write(dist.join("ca-certificates.crt"), "certificates\n").unwrap();
+    tool("chmod", &["755", dist.join("gateway").to_str().unwrap()]);
+    let archive = dir.path().join("tool.tar");
+    let output = run(home
+        .build()
+        .args(["--target", "tool", "-o"])
+        .arg(format!("type=oci,dest={}", archive.display()))
+        .arg(dir.path()));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let image = images(&read_archive(&archive)).remove(0);
+    assert_eq!(image.config["config"]["Entrypoint"][0], "/bin/gateway");
+    assert!(image.config["config"]["Volumes"]["/var/lib/gateway"].is_object());
+    let program = &image.files["bin/gateway"];
+    assert_eq!(
+        (program.data.as_slice(), program.mode & 0o777),
+        (&b"the program\n"[..], 0o755)
+    );
+    assert_eq!(
+        image.files["etc/ssl/certs/ca-certificates.crt"].data,
+        b"certificates\n"
+    );
+    assert!(!image.files.contains_key("bin/dockerfile-frontend"));
 }
