@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// No mount, process or half-written file of this store.
-pub fn nothing_left_behind(store: &Path) {
+/// No mount and no process of this store. Half-written files may be there, for the next build to remove.
+pub fn nothing_left_running(store: &Path) {
     let store = store.to_string_lossy().into_owned();
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("the mounts");
     assert!(!mounts.contains(&store), "left mounted:\n{mounts}");
@@ -17,8 +17,13 @@ pub fn nothing_left_behind(store: &Path) {
         assert!(Instant::now() < deadline, "still running: {left:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// No mount, process or half-written file of this store.
+pub fn nothing_left_behind(store: &Path) {
+    nothing_left_running(store);
     for dir in ["tmp", "ingest", "blobs/ingest"] {
-        let Ok(entries) = std::fs::read_dir(Path::new(&store).join(dir)) else {
+        let Ok(entries) = std::fs::read_dir(store.join(dir)) else {
             continue;
         };
         let names: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use gateway_tests::image::{images, read_archive};
 use gateway_tests::program::{Home, binary, run, stderr, tool};
 use gateway_tests::registry::Registry;
-use gateway_tests::remains::nothing_left_behind;
+use gateway_tests::remains::{nothing_left_behind, nothing_left_running};
 use gateway_tests::web::{Page, Web};
 
 fn prepared() -> (Registry, Home) {
@@ -246,7 +246,7 @@ fn signal(child: &Child) {
 }
 
 #[test]
-fn a_second_interrupt_ends_a_build_at_once_and_leaves_nothing() {
+fn a_second_interrupt_ends_a_build_at_once_and_leaves_nothing_running() {
     let (_registry, home) = prepared();
     let dir = context("FROM busybox\nRUN trap '' INT TERM; echo started; sleep 4747\n");
     let mut child = home
@@ -261,7 +261,7 @@ fn a_second_interrupt_ends_a_build_at_once_and_leaves_nothing() {
     signal(&child);
     signal(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    nothing_left_behind(&home.store());
+    nothing_left_running(&home.store());
 }
 
 /// What a terminal of this many columns shows of a build; `keys` are pressed once this text is there.
