@@ -103,11 +103,7 @@ fn entries(args: &Show, layers: &Layers, env: &Environment) -> Result<Vec<Entry>
         });
     }
     let mut merged = layers.merged();
-    merged.retain(|name, _| {
-        ["registry", "frontend", "worker", "cdi"]
-            .iter()
-            .any(|table| name == *table)
-    });
+    merged.retain(|name, _| ["registry", "frontend", "worker", "cdi"].contains(&name));
     let mut leaves = Vec::new();
     leaves_of(&merged, &mut Vec::new(), &mut leaves);
     let unused: Vec<String> = layers.files.iter().flat_map(|file| file.unused()).collect();
