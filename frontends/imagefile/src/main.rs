@@ -78,8 +78,8 @@ async fn image(
                 let resolved = client.resolve_image(base, &platform, log).await?;
                 image = Image::parse(&resolved.config)?;
                 let source = format!("{}@{}", resolved.reference, resolved.digest);
-                let from = shown().platform(platform.clone());
-                state = image.apply_to(&ImageSource::new(source).state(from));
+                let base = ImageSource::new(source).state(shown().platform(platform.clone()));
+                state = image.apply_to(&base.network(client.config().network));
             }
             ("packages", [_, ..]) => {
                 let shell = ["/bin/sh", "-c", INSTALL, "packages"];
