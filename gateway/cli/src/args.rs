@@ -18,6 +18,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Build(Box<Build>),
+    Daemon(Box<crate::daemon::DaemonArgs>),
+    #[command(hide = true)]
+    DialStdio(crate::daemon::DialStdio),
     Images(crate::images::List),
     Save(crate::images::Save),
     Pull(crate::images::Pull),

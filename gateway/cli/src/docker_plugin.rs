@@ -10,6 +10,9 @@ use serde_json::json;
 const FILE: &str = "docker-gateway";
 /// The command's name under docker, which docker repeats as the first argument.
 const NAME: &str = "gateway";
+/// Other names of this program: `gateway daemon`, and what remote clients start.
+const DAEMON: &str = "gatewayd";
+const BUILDCTL: &str = "buildctl";
 /// What docker asks a plugin first.
 const METADATA: &str = "docker-cli-plugin-metadata";
 
@@ -22,6 +25,13 @@ pub enum Start {
     Answer(String),
 }
 
+fn named(words: &[OsString], name: &str) -> bool {
+    let program = words.first().map(Path::new);
+    program
+        .and_then(Path::file_name)
+        .is_some_and(|file| file == name)
+}
+
 pub fn start(words: impl IntoIterator<Item = OsString>) -> Start {
     let mut words: Vec<OsString> = words.into_iter().collect();
     let is_plugin = words
@@ -30,6 +40,18 @@ pub fn start(words: impl IntoIterator<Item = OsString>) -> Start {
         .is_some_and(|name| name == FILE);
     match words.get(1).and_then(|word| word.to_str()) {
         Some(METADATA) if is_plugin => Start::Answer(metadata()),
+        _ if named(&words, DAEMON) => {
+            words.insert(1, "daemon".into());
+            Start::Words(words)
+        }
+        // Remote clients of BuildKit run `buildctl [--addr ADDRESS] dial-stdio` on this machine.
+        _ if named(&words, BUILDCTL) => {
+            if let Some(at) = words.iter().position(|word| word == "dial-stdio") {
+                let verb = words.remove(at);
+                words.insert(1, verb);
+            }
+            Start::Words(words)
+        }
         Some(NAME) if is_plugin => {
             words.remove(1);
             Start::Words(words)

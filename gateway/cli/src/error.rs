@@ -106,6 +106,13 @@ pub enum CliError {
     },
     #[error("{0}")]
     Store(#[from] gateway_solver::SolverError),
+    #[error("cannot listen on {address}: {problem}")]
+    Listen { address: String, problem: String },
+    #[error("cannot reach a daemon at {address}: {source}")]
+    Dial {
+        address: String,
+        source: std::io::Error,
+    },
     #[error("cannot start: {0}")]
     Runtime(std::io::Error),
     /// The build itself.

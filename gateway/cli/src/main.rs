@@ -6,6 +6,7 @@ mod args;
 mod build;
 mod collection;
 mod config;
+mod daemon;
 mod docker_plugin;
 mod docker_words;
 mod error;
@@ -52,6 +53,8 @@ fn main() -> ExitCode {
 fn run(cli: &args::Cli) -> Result<(), error::CliError> {
     match &cli.command {
         args::Command::Build(args) => build::run(args),
+        args::Command::Daemon(args) => daemon::run(args),
+        args::Command::DialStdio(args) => daemon::dial_stdio(args),
         args::Command::Images(args) => images::list(args),
         args::Command::Save(args) => images::save(args),
         args::Command::Rmi(args) => images::remove(args),

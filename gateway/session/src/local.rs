@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 
 use crate::ssh::{Agent, Running};
-use crate::{MAX_SECRET_BYTES, Secret, Session, SessionError};
+use crate::{LocalDir, LocalRequest, MAX_SECRET_BYTES, Secret, Session, SessionError};
 
 /// Where a secret's value comes from. Printing one never shows a value.
 #[derive(Debug)]
@@ -71,6 +71,19 @@ impl LocalSession {
         self.uploads.insert(id.into(), file.into());
         self
     }
+
+    /// The directory that was given for a name.
+    pub fn local_dir(&self, name: &str) -> Option<PathBuf> {
+        self.dirs.get(name).cloned()
+    }
+}
+
+fn in_place(path: PathBuf) -> LocalDir {
+    LocalDir {
+        path,
+        transferred: None,
+        hold: None,
+    }
 }
 
 #[async_trait]
@@ -79,16 +92,24 @@ impl Session for LocalSession {
         &self.id
     }
 
-    fn local_dir(&self, name: &str) -> Option<PathBuf> {
-        self.dirs.get(name).cloned()
+    async fn local(
+        &self,
+        request: &LocalRequest,
+        _progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Option<LocalDir>, SessionError> {
+        Ok(self.local_dir(&request.name).map(in_place))
     }
 
-    fn oci_store(&self, id: &str) -> Option<PathBuf> {
-        self.oci_stores.get(id).cloned()
+    fn local_place(&self, name: &str) -> Option<String> {
+        self.local_dir(name).map(|dir| format!("{dir:?}"))
     }
 
-    fn upload(&self, id: &str) -> Option<PathBuf> {
-        self.uploads.get(id).cloned()
+    async fn oci_store(&self, id: &str, _digest: &str) -> Result<Option<LocalDir>, SessionError> {
+        Ok(self.oci_stores.get(id).cloned().map(in_place))
+    }
+
+    async fn upload(&self, id: &str) -> Result<Option<PathBuf>, SessionError> {
+        Ok(self.uploads.get(id).cloned())
     }
 
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {

@@ -42,6 +42,8 @@ pub struct JobOptions {
     pub policies: SourcePolicies,
     /// What names in it stand for, as far as that is known or to be taken down.
     pub pins: Option<Arc<Pins>>,
+    /// With the logins of whoever builds; `None`: the solver's own.
+    pub registries: Option<Registries>,
     pub cancel: CancellationToken,
 }
 
@@ -98,9 +100,15 @@ impl JobInner {
         &self.store
     }
 
+    /// Registries with the logins of this build.
+    pub(crate) fn logged_in(&self) -> &Registries {
+        let given = self.options.registries.as_ref();
+        given.unwrap_or_else(|| self.solver.registries())
+    }
+
     /// Registries as this build uses them for a reference.
     pub(crate) fn registries(&self, reference: &Reference) -> Registries {
-        let registries = self.solver.registries();
+        let registries = self.logged_in();
         match locked(&self.insecure).contains(reference.domain()) {
             true => registries.with_insecure(reference.domain()),
             false => registries.clone(),

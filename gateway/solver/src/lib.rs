@@ -34,8 +34,9 @@ mod view;
 pub use container::{ContainerMounts, MountSource};
 pub use error::SolverError;
 pub use export::{
-    AttestationContent, CacheDestination, CacheExport, ExportResponse, Exporter, OutputTarget,
-    SolvedAttestation, SolvedRefs, SolvedResult, StoredImage,
+    AttestationContent, CacheDestination, CacheExport, Client, ClientSink, ClientStream,
+    ClientTree, ExportResponse, Exporter, OutputTarget, SolvedAttestation, SolvedRefs,
+    SolvedResult, StoredImage,
 };
 pub use import::CacheImport;
 pub use job::{Job, JobOptions};

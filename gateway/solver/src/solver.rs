@@ -168,6 +168,13 @@ impl Solver {
         verify::verify(self.store())
     }
 
+    /// The file of a blob, while it is there.
+    pub fn blob_file(&self, digest: &str) -> Option<PathBuf> {
+        let digest = digest.parse().ok()?;
+        let blobs = self.store().blobs();
+        blobs.contains(&digest).then(|| blobs.path(&digest))
+    }
+
     pub fn registries(&self) -> &Registries {
         &self.0.options.registries
     }

@@ -48,7 +48,7 @@ pub use config::{
     add_hosts_dir, parse_buildkitd_toml, parse_hosts_toml, parse_registries_conf, unused_tables,
 };
 pub use credentials::{
-    Anonymous, Credential, Credentials, DockerConfig, FirstOf, FixedCredentials, Login,
+    Anonymous, Credential, Credentials, DockerConfig, FirstOf, FixedCredentials, Login, LoginFuture,
 };
 pub use error::{Attempt, HostError, Kind, RegistryError, TransportError};
 pub use login_file::{LoginPlace, forget_login, keep_login};

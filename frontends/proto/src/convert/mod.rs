@@ -3,6 +3,7 @@
 
 pub mod caps;
 pub mod container;
+pub mod definition;
 pub mod files;
 pub mod request;
 pub mod result;

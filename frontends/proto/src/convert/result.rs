@@ -3,6 +3,7 @@
 use gateway_api::result::InTotoSubject;
 use gateway_api::{Attestation, BuildResult, Error, Ref, Refs};
 
+use super::definition::without_empty;
 use crate::frontend::{self, result::Result as Form};
 
 /// What a client of Solve understands.
@@ -122,7 +123,7 @@ fn refs_of(refs: impl Iterator<Item = (String, Ref)>) -> Refs {
 fn ref_to_wire(reference: Ref) -> frontend::Ref {
     frontend::Ref {
         id: reference.id,
-        def: reference.def,
+        def: reference.def.map(without_empty),
     }
 }
 

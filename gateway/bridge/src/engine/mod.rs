@@ -22,6 +22,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use gateway_api::progress::Progress;
 use gateway_api::{Code, Error, FrontendFn, Invocation, Worker};
+use gateway_images::registry::Registries;
 use gateway_llb::pb;
 use gateway_session::Session;
 use gateway_solver::pins::{Pins, VendorReport};
@@ -38,6 +39,7 @@ use observer::Watch;
 pub use observer::{Observed, Observer};
 pub use policy::FrontendPolicy;
 use solved::Solved;
+pub use source_policy::read as read_source_policies;
 
 /// The frontend that runs images.
 const GATEWAY: &str = "gateway.v0";
@@ -74,6 +76,8 @@ pub struct BuildRequest {
     pub pins: Option<Arc<Pins>>,
     /// Only look at what the build is made of, and build and export nothing.
     pub collect: Option<Collect>,
+    /// With the logins of whoever builds; `None`: the solver's own.
+    pub registries: Option<Registries>,
     pub exporters: Vec<Exporter>,
     /// Caches to look in besides the store. Of local ones frontends may name these only.
     pub cache_imports: Vec<CacheImport>,
@@ -192,6 +196,7 @@ impl Engine {
             entitlements: request.entitlements,
             policies: request.source_policies,
             pins: request.pins,
+            registries: request.registries,
             cancel: request.cancel,
         });
         let mut caches = request.cache_exports;

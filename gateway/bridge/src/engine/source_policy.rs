@@ -14,9 +14,11 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 /// The version of the message that is understood; it need not say one.
 const VERSION: i64 = 1;
 
+/// Policies as messages of the protocol.
+///
 /// # Errors
 /// A message that is none, or says something that is not understood.
-pub(super) fn read(messages: &[Vec<u8>]) -> Result<SourcePolicies, Error> {
+pub fn read(messages: &[Vec<u8>]) -> Result<SourcePolicies, Error> {
     let policies = messages.iter().map(|bytes| policy(bytes));
     let policies: Vec<Policy> = policies.collect::<Result<_, String>>().map_err(|problem| {
         Error::new(

@@ -2,7 +2,7 @@
 //! A call names its build in the metadata. The build's request and its first call travel on their
 //! own ways, so a call may be there before its build.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::result::Result;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub struct Builds(Arc<Inner>);
 
 struct Inner {
     builds: Mutex<HashMap<String, Arc<BridgeService>>>,
+    /// Builds that will be there: calls wait for them as long as it takes.
+    announced: Mutex<HashSet<String>>,
     changed: watch::Sender<()>,
 }
 
@@ -37,6 +39,7 @@ impl Default for Inner {
     fn default() -> Self {
         Inner {
             builds: Mutex::default(),
+            announced: Mutex::default(),
             changed: watch::Sender::new(()),
         }
     }
@@ -45,6 +48,19 @@ impl Default for Inner {
 impl Inner {
     fn locked(&self) -> MutexGuard<'_, HashMap<String, Arc<BridgeService>>> {
         self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A build that is being prepared; its calls wait while this exists.
+pub struct Announcement {
+    builds: Builds,
+    id: String,
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        self.builds.announced().remove(&self.id);
+        self.builds.0.changed.send_replace(());
     }
 }
 
@@ -79,6 +95,24 @@ impl Builds {
         })
     }
 
+    fn announced(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.0
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A build with this id is on its way, however long that takes.
+    pub fn announce(&self, id: impl Into<String>) -> Announcement {
+        let id = id.into();
+        self.announced().insert(id.clone());
+        self.0.changed.send_replace(());
+        Announcement {
+            builds: self.clone(),
+            id,
+        }
+    }
+
     fn register(&self, id: String, service: BridgeService) -> Result<Registration, Error> {
         let mut builds = self.0.locked();
         if builds.contains_key(&id) {
@@ -105,19 +139,24 @@ impl Builds {
             .filter(|id| !id.is_empty())
             .ok_or_else(|| failed(Error::unknown("no buildid found in context")))?;
         let mut changed = self.0.changed.subscribe();
-        let registered = async {
-            loop {
-                if let Some(service) = self.0.locked().get(id) {
-                    return service.clone();
+        let early = tokio::time::sleep(EARLY);
+        tokio::pin!(early);
+        loop {
+            if let Some(service) = self.0.locked().get(id) {
+                return Ok(service.clone());
+            }
+            let announced = self.announced().contains(id);
+            tokio::select! {
+                changed = changed.changed() => {
+                    if changed.is_err() {
+                        std::future::pending::<()>().await;
+                    }
                 }
-                if changed.changed().await.is_err() {
-                    std::future::pending::<()>().await;
+                () = &mut early, if !announced => {
+                    return Err(failed(Error::new(Code::NotFound, format!("no such job {id}"))));
                 }
             }
-        };
-        tokio::time::timeout(EARLY, registered)
-            .await
-            .map_err(|_| failed(Error::new(Code::NotFound, format!("no such job {id}"))))
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use futures_util::FutureExt;
 use gateway_api::{BuildResult, Code, Error, Gateway, Ref, Refs};
-use gateway_proto::convert::{caps, files, request, result, source};
+use gateway_proto::convert::{caps, definition, files, request, result, source};
 use gateway_proto::error::{from_rpc, to_status};
 use gateway_proto::frontend::llb_bridge_server::LlbBridge;
 use gateway_proto::frontend::*;
@@ -29,7 +29,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::host::FrontendLimits;
 use crate::transport::{Activity, Answers};
-pub use builds::{BUILD_ID, Builds};
+pub use builds::{Announcement, BUILD_ID, Builds};
 use containers::ContainerTable;
 pub use health::HealthService;
 pub use outcome::Outcome;
@@ -275,8 +275,11 @@ impl LlbBridge for BridgeService {
 
     async fn inputs(&self, _: Request<InputsRequest>) -> Result<Response<InputsResponse>, Status> {
         let make = async |()| {
+            let inputs = self.gateway.inputs().await?.into_iter();
             Ok(InputsResponse {
-                definitions: self.gateway.inputs().await?,
+                definitions: inputs
+                    .map(|(name, input)| (name, definition::without_empty(input)))
+                    .collect(),
             })
         };
         self.large_answer("Inputs", async { Ok(()) }, make).await

@@ -15,5 +15,5 @@ pub use activity::Activity;
 pub(crate) use answers::Answers;
 pub use fault::Observed;
 pub use reader::FrontendReader;
-pub use serve::serve;
+pub use serve::{routes, serve, serve_http2};
 pub use socket::serve_socket;

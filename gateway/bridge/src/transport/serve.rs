@@ -75,8 +75,28 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     B: LlbBridge,
 {
+    serve_http2(io, routes(bridge, limits)).await
+}
+
+/// One HTTP/2 connection until its end, its requests answered by `service`. Handlers that still run
+/// then are dropped.
+///
+/// # Errors
+/// What broke the connection.
+pub async fn serve_http2<T, S>(io: T, service: S) -> Result<(), hyper::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<
+            http::Request<hyper::body::Incoming>,
+            Response = http::Response<Body>,
+            Error = Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static,
+{
     let handlers = Handlers::default();
-    let service = TowerToHyperService::new(routes(bridge, limits));
+    let service = TowerToHyperService::new(service);
     let ended = http2::Builder::new(handlers.clone())
         .max_header_list_size(MAX_REQUEST_HEADERS_BYTES)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
@@ -99,7 +119,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// The services by their path; what is neither is answered by the bridge's own "unimplemented".
-fn routes<B: LlbBridge>(
+pub fn routes<B: LlbBridge>(
     bridge: B,
     limits: &FrontendLimits,
 ) -> impl Service<

@@ -150,6 +150,7 @@ impl Rig {
             source_policies: self.source_policies.clone(),
             pins: None,
             collect: None,
+            registries: None,
             exporters: self.exporters.clone(),
             cancel,
         }

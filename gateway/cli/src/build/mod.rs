@@ -185,6 +185,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
             source_policies,
             pins,
             collect: purpose.collect,
+            registries: None,
             exporters,
             cache_imports,
             cache_exports,
@@ -228,7 +229,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
     outcome
 }
 
-fn dockerfile_frontend() -> gateway_api::FrontendFn {
+pub fn dockerfile_frontend() -> gateway_api::FrontendFn {
     Arc::new(|gateway| Box::pin(gateway_dockerfile::build(gateway)))
 }
 
@@ -254,7 +255,7 @@ pub async fn cancel_on_signal(cancel: CancellationToken) {
 }
 
 /// 25 characters of base 36, the form that sessions have elsewhere.
-fn session_id() -> String {
+pub fn session_id() -> String {
     let mut bytes = [0_u8; 25];
     // Without random bytes the id is weaker, never wrong: it only has to differ between builds.
     if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).is_err() {

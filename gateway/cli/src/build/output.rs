@@ -94,7 +94,8 @@ pub fn set_epoch(exporters: &mut [Exporter], opts: &BTreeMap<String, String>) {
             | Exporter::Oci { attrs, .. }
             | Exporter::Docker { attrs, .. }
             | Exporter::Tar { attrs, .. }
-            | Exporter::Local { attrs, .. } => attrs,
+            | Exporter::Local { attrs, .. }
+            | Exporter::Files { attrs, .. } => attrs,
         };
         attrs
             .entry("source-date-epoch".into())
@@ -107,7 +108,7 @@ fn image_attrs(exporter: &mut Exporter) -> Option<&mut BTreeMap<String, String>>
         Exporter::ImageStore { attrs, .. }
         | Exporter::Oci { attrs, .. }
         | Exporter::Docker { attrs, .. } => Some(attrs),
-        Exporter::Tar { .. } | Exporter::Local { .. } => None,
+        Exporter::Tar { .. } | Exporter::Local { .. } | Exporter::Files { .. } => None,
     }
 }
 

@@ -99,6 +99,21 @@ impl Layers {
         Ok(layers)
     }
 
+    /// The same for the daemon, whose file is BuildKit's also when it is named: what is not known in it
+    /// is told and ends nothing.
+    ///
+    /// # Errors
+    /// As for [`Layers::find`].
+    pub fn of_daemon(flag: Option<&Path>, env: &Environment) -> Result<Layers, CliError> {
+        let Some(path) = flag else {
+            return Layers::find(None, env);
+        };
+        Ok(Layers {
+            files: vec![ConfigFile::read(path, true)?],
+            ..Layers::default()
+        })
+    }
+
     /// All files as one.
     pub fn merged(&self) -> Table {
         let mut merged = Table::new();
@@ -211,7 +226,8 @@ impl ConfigFile {
     }
 }
 
-fn is_own_table(name: &str) -> bool {
+/// Whether a table is this program's, not of BuildKit's file.
+pub fn is_own_table(name: &str) -> bool {
     KEYS.iter().any(|key| key.table_and_key().0 == name)
 }
 

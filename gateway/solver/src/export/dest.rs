@@ -1,5 +1,6 @@
 //! Where a stream goes: a file that appears when it is complete, the standard output, a program.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::fd::AsRawFd;
@@ -26,14 +27,34 @@ pub struct Written {
     pub said: Vec<u8>,
 }
 
-/// Writes a stream to its target. Nothing of it stays when it fails or is cancelled, except on a device or
-/// pipe, which keeps what it was given.
+/// Writes a stream of which nothing is said.
 pub fn write_to(
     dest: &OutputTarget,
     cancel: &CancellationToken,
     write: impl FnOnce(&mut dyn Write) -> Outcome<()>,
 ) -> Outcome<Written> {
+    write_described(dest, &BTreeMap::new(), cancel, write)
+}
+
+/// Writes a stream to its target. Nothing of it stays when it fails or is cancelled, except on a device or
+/// pipe, which keeps what it was given. `described` is what the exporter says of it.
+pub fn write_described(
+    dest: &OutputTarget,
+    described: &BTreeMap<String, String>,
+    cancel: &CancellationToken,
+    write: impl FnOnce(&mut dyn Write) -> Outcome<()>,
+) -> Outcome<Written> {
     match dest {
+        OutputTarget::Client(client) => {
+            let stream = client.0.stream(described)?;
+            let mut out = BufWriter::with_capacity(BUFFER, Guarded(cancel, stream));
+            write(&mut out)?;
+            let Guarded(_, stream) = out
+                .into_inner()
+                .map_err(|error| Error::unknown(format!("cannot write: {error}")))?;
+            stream.finish()?;
+            Ok(Written::default())
+        }
         OutputTarget::Stdout => {
             let mut out = Guarded(cancel, io::stdout().lock());
             write(&mut out)?;

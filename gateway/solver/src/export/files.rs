@@ -12,6 +12,7 @@ use gateway_images::layer::{DiffOptions, END, Header, Kind, TarReader, diff, pad
 
 use super::dest::write_to;
 use super::options::{epoch, flag};
+use super::sink::{Client, ClientTree};
 use super::statements::{self, Statements};
 use super::{OutputTarget, Solved};
 use crate::fs::{CopyOptions, Owner, Root, copy};
@@ -246,6 +247,74 @@ pub async fn local(
         })
         .await?;
     }
+    Ok(BTreeMap::new())
+}
+
+/// Hands the files to whoever asked for the build.
+pub async fn client(
+    job: &Arc<JobInner>,
+    vertex: &str,
+    solved: &Solved,
+    attrs: &BTreeMap<String, String>,
+    client: &Client,
+) -> Outcome<BTreeMap<String, String>> {
+    let mode = Mode::parse(attrs)?;
+    let time = epoch(attrs, &solved.metadata)?;
+    let parts = parts(solved, attrs)?;
+    let merged = parts.len() > 1 && parts.iter().any(|part| part.dir.is_none());
+    if merged && mode == Mode::Delete {
+        return Err(Error::invalid(
+            "mode=delete of several platforms needs platform-split=true",
+        ));
+    }
+    if merged {
+        check_merged(job, solved).await?;
+    }
+    for part in &parts {
+        image::ensure(job, &part.snapshot).await?;
+    }
+    let ids = solved.images.iter().map(|image| image.id.clone());
+    // Others would be taken for what is to be removed.
+    let combined = mode == Mode::Delete && parts.len() > 1;
+    let mut groups: Vec<Vec<(String, Part)>> = Vec::new();
+    for (id, part) in ids.zip(parts) {
+        match groups.last_mut() {
+            Some(group) if combined => group.push((id, part)),
+            _ => groups.push(vec![(id, part)]),
+        }
+    }
+    let sent = groups.into_iter().map(|group| {
+        let name = match group.first() {
+            Some((id, part)) if part.dir.is_some() && !combined => format!("copying files {id}"),
+            _ => "copying files".to_owned(),
+        };
+        let status = job.reports.status(vertex, name.clone(), "");
+        let (store, sink) = (job.store().clone(), client.0.clone());
+        async move {
+            let bytes = blocking(move || {
+                let mut views = Vec::new();
+                let mut trees = Vec::new();
+                for (_, part) in group {
+                    let view = View::read_only(&store.lowers(&part.snapshot)).map_err(internal)?;
+                    trees.push(ClientTree {
+                        name: name.clone(),
+                        path: view.path().to_owned(),
+                        dir: part.dir,
+                        more: part.statements.files(view.path())?,
+                        time,
+                    });
+                    views.push(view);
+                }
+                let sent = sink.files(trees, combined);
+                drop(views);
+                sent
+            })
+            .await?;
+            status.done_with(bytes);
+            Ok::<_, Error>(())
+        }
+    });
+    futures_util::future::try_join_all(sent).await?;
     Ok(BTreeMap::new())
 }
 

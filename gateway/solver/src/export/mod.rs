@@ -8,6 +8,7 @@ mod image;
 mod layers;
 mod options;
 mod push;
+mod sink;
 mod splice;
 mod statements;
 mod stored;
@@ -36,6 +37,7 @@ pub use cache::{CacheDestination, CacheExport};
 pub(crate) use layers::ready as ready_layers;
 pub(crate) use options::ImageOptions;
 use push::Push;
+pub use sink::{Client, ClientSink, ClientStream, ClientTree};
 pub use stored::StoredImage;
 
 /// The results of a build, by platform where there are several.
@@ -67,6 +69,8 @@ pub enum OutputTarget {
     Stdout,
     /// The standard input of a program, started when there is something to write: its name and arguments.
     Program(Vec<String>),
+    /// A stream to whoever asked for the build.
+    Client(Client),
 }
 
 /// One output of a build. `attrs` are the exporter attributes of the reference; unknown ones are ignored.
@@ -98,6 +102,11 @@ pub enum Exporter {
     /// The files in a directory.
     Local {
         dest: PathBuf,
+        attrs: BTreeMap<String, String>,
+    },
+    /// The files, for whoever asked for the build.
+    Files {
+        client: Client,
         attrs: BTreeMap<String, String>,
     },
 }
@@ -179,7 +188,7 @@ async fn run(job: &Job, solved: &Solved, exporter: &Exporter) -> Result<(String,
         Exporter::Oci { .. } => "exporting to oci image format",
         Exporter::Docker { .. } => "exporting to docker image format",
         Exporter::Tar { .. } => "exporting to client tarball",
-        Exporter::Local { .. } => "exporting to client directory",
+        Exporter::Local { .. } | Exporter::Files { .. } => "exporting to client directory",
     };
     let vertex = digest_of(format!("{name} {}", new_id()).as_bytes());
     inner
@@ -222,6 +231,11 @@ async fn run(job: &Job, solved: &Solved, exporter: &Exporter) -> Result<(String,
             Exporter::Local { dest, attrs } => files::local(inner, &vertex, solved, attrs, dest)
                 .await
                 .map(Exported::here),
+            Exporter::Files { client, attrs } => {
+                files::client(inner, &vertex, solved, attrs, client)
+                    .await
+                    .map(Exported::here)
+            }
         }
     };
     let outcome = inner.until_cancelled(work).await;

@@ -70,7 +70,7 @@ impl Push {
                     "",
                 ))),
             };
-            let registries = registries(job.solver().registries(), name, self.insecure);
+            let registries = registries(job.logged_in(), name, self.insecure);
             let pushed = registries
                 .push(name, &self.top, &source)
                 .await

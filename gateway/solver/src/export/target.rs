@@ -14,7 +14,7 @@ use gateway_images::media::Descriptor;
 use gateway_images::reference::Reference;
 use gateway_images::store::BlobStore;
 
-use super::dest::{Written, write_to};
+use super::dest::{Written, write_described};
 use super::image::{Made, make};
 use super::options::ImageOptions;
 use super::push::Push;
@@ -118,9 +118,12 @@ pub async fn archive(
     let status = job.reports.status(vertex, "sending tarball", "");
     let (store, top, names) = (job.store().clone(), made.top.clone(), options.names.clone());
     let (dest, cancel) = (dest.clone(), job.cancel().clone());
+    let given: Vec<String> = options.names.iter().map(ToString::to_string).collect();
+    let response = response(&made, &given)?;
+    let described = response.clone();
     let written = blocking(move || match form {
         Form::Layout => layout(store.blobs(), &top, &names, &dest),
-        Form::Tar(variant) => write_to(&dest, &cancel, |out| {
+        Form::Tar(variant) => write_described(&dest, &described, &cancel, |out| {
             write_archive(store.blobs(), &top, &names, variant, out).map_err(internal)
         }),
     })
@@ -129,8 +132,7 @@ pub async fn archive(
     if !written.said.is_empty() {
         job.reports.log(vertex, 1, written.said);
     }
-    let names: Vec<String> = options.names.iter().map(ToString::to_string).collect();
-    response(&made, &names)
+    Ok(response)
 }
 
 /// A layout directory: a new one appears when it is complete, one that is there gets its new index last.

@@ -225,7 +225,7 @@ async fn fetch(
     reference: &Reference,
     platform: &Platform,
 ) -> Outcome<ImageMeta> {
-    let registries = job.solver().registries();
+    let registries = job.logged_in();
     let failed = |error: RegistryError| registry_error(&error);
     let blobs = job.store().blobs();
     // What the tag named last time is asked with a HEAD, which registries do not count as a pull.
@@ -786,7 +786,7 @@ async fn download_followed(
             registry_error(&error).context(format!("failed to copy: {}", descriptor.digest))
         })?;
     let (mut status, _) = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
-    for notice in job.solver().registries().take_notices() {
+    for notice in job.logged_in().take_notices() {
         let line = format!("{notice}\n").into_bytes();
         job.reports.log(&lazy.vertex, STDERR, line);
     }

@@ -2,11 +2,12 @@
 
 mod metadata;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gateway_api::Error;
 use gateway_llb::pb;
+use gateway_session::{LocalDir, LocalRequest};
 use rustix::io::Errno;
 
 use crate::fs::read::FileRange;
@@ -17,7 +18,7 @@ use crate::live::LiveVertex;
 use crate::read;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
-use crate::store::{Layer, LocalCopy, LocalFiles, Snapshot, new_id};
+use crate::store::{Hold, Layer, LocalCopy, LocalFiles, Snapshot, new_id};
 
 /// As observed with BuildKit.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -96,25 +97,25 @@ pub async fn run(
     let running = job.reports.start(&vertex.digest);
     let copy = tokio::sync::OnceCell::new();
     let dir = async {
-        let dir = job.options.session.local_dir(&name);
-        let dir =
-            dir.ok_or_else(|| Error::unknown(format!("no access allowed to dir {name:?}")))?;
+        let found = find(job, vertex, op, &name, &filter).await?;
         if !metadata {
-            return Ok(dir);
+            return Ok((found.path, found.hold));
         }
         let filter = std::mem::take(&mut filter);
-        let list = metadata::list(job, dir, filter, exceptions).await?;
+        let list = metadata::list(job, found.path, filter, exceptions).await?;
         let dir = list.work.path().join("fs");
         let _ = copy.set(list);
-        Ok(dir)
+        Ok((dir, found.hold))
     }
     .await;
     running.finish(&dir);
+    let (dir, hold) = dir?;
     Ok(vec![Snapshot::new(vec![Layer {
         id: format!("local-{}", new_id()),
         lazy: None,
         local: Some(Arc::new(LocalFiles {
-            dir: dir?,
+            dir,
+            _hold: Hold(hold),
             filter,
             name,
             vertex: vertex.digest.clone(),
@@ -123,6 +124,55 @@ pub async fn run(
             visible: std::sync::OnceLock::new(),
         })),
     }])])
+}
+
+/// Asks the client for the directory.
+async fn find(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::SourceOp,
+    name: &str,
+    filter: &Filter,
+) -> Outcome<LocalDir> {
+    let attr = |key: &str| op.attrs.get(key).cloned().unwrap_or_default();
+    let request = LocalRequest {
+        name: name.to_owned(),
+        session: attr("local.session"),
+        include: filter.include.clone(),
+        exclude: filter.exclude.clone(),
+        follow: filter.follow.clone(),
+        shared_key_hint: attr("local.sharedkeyhint"),
+        fresh: attr("local.differ") == "none",
+    };
+    let id = format!("transferring {name}:");
+    let shown = Mutex::new(None);
+    let progress = |bytes| {
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let (status, last) = shown.get_or_insert_with(|| {
+            let status = job.reports.status(&vertex.digest, &id, "transferring");
+            (status, None::<Instant>)
+        });
+        if last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL) {
+            status.update(bytes, 0);
+            *last = Some(Instant::now());
+        }
+    };
+    let session = &job.options.session;
+    let dir = job
+        .until_cancelled(async {
+            let dir = session.local(&request, &progress).await;
+            dir.map_err(|error| Error::unknown(error.to_string()))?
+                .ok_or_else(|| Error::unknown(format!("no access allowed to dir {name:?}")))
+        })
+        .await?;
+    if let Some(bytes) = dir.transferred {
+        let shown = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let status = shown.map(|(status, _)| status);
+        let status =
+            status.unwrap_or_else(|| job.reports.status(&vertex.digest, &id, "transferring"));
+        status.done_with(bytes);
+    }
+    Ok(dir)
 }
 
 /// One file where it lies, for a frontend; `None` when there is a copy, which must be read then.
@@ -186,7 +236,7 @@ async fn transfer(job: &Arc<JobInner>, files: &Arc<LocalFiles>) -> Outcome<Local
     let id = format!("transferring {}:", files.name);
     let status = job.reports.status(&files.vertex, id, "transferring");
     let (inner, files) = (job.clone(), files.clone());
-    let shown = std::sync::Mutex::new((status, Instant::now()));
+    let shown = Mutex::new((status, Instant::now()));
     let (work, bytes, status) = blocking(move || {
         let work = inner.store().work_dir().map_err(internal)?;
         let target = work.sub("fs").map_err(internal)?;

@@ -18,7 +18,7 @@ use crate::key::{chain_id, image_key, source_digest};
 use crate::live::{LiveVertex, VertexKey};
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
-use crate::store::Snapshot;
+use crate::store::{Hold, Snapshot};
 
 /// Indexes inside indexes: real ones have one level.
 const MAX_INDEXES: usize = 4;
@@ -35,15 +35,21 @@ fn parse(reference: &str) -> Outcome<(Reference, Digest)> {
     }
 }
 
-fn layout(job: &JobInner, store: &str) -> Outcome<Layout> {
-    let dir = job.options.session.oci_store(store).ok_or_else(|| {
-        Error::new(
-            Code::NotFound,
-            format!("the client has no OCI layout {store:?}"),
-        )
-    })?;
-    Layout::open(&dir)
-        .map_err(|error| Error::unknown(format!("OCI layout {}: {error}", dir.display())))
+/// A layout of the client, for as long as the second part is held.
+async fn layout(job: &JobInner, store: &str, digest: &Digest) -> Outcome<(Layout, Hold)> {
+    let digest = digest.to_string();
+    let found = job.options.session.oci_store(store, &digest).await;
+    let dir = found
+        .map_err(|error| Error::unknown(error.to_string()))?
+        .ok_or_else(|| {
+            Error::new(
+                Code::NotFound,
+                format!("the client has no OCI layout {store:?}"),
+            )
+        })?;
+    let layout = Layout::open(&dir.path)
+        .map_err(|error| Error::unknown(format!("OCI layout {}: {error}", dir.path.display())))?;
+    Ok((layout, Hold(dir.hold)))
 }
 
 /// Manifests and config of the image, brought into the blob store.
@@ -54,10 +60,13 @@ pub async fn resolve(
     platform: &pb::Platform,
 ) -> Outcome<Arc<ImageMeta>> {
     let (reference, digest) = parse(reference)?;
-    let layout = layout(job, store)?;
+    let (layout, hold) = layout(job, store, &digest).await?;
     let wanted = image::platform_of(platform);
     let job = job.clone();
-    blocking(move || find(&job, &layout, &reference, digest, &wanted).map(Arc::new)).await
+    let found =
+        blocking(move || find(&job, &layout, &reference, digest, &wanted).map(Arc::new)).await;
+    drop(hold);
+    found
 }
 
 /// The image with this digest in the layout at `dir`, its layers to be read from there.
@@ -77,9 +86,10 @@ pub fn find_at(
 
 /// Brings one blob of a layout into the blob store.
 pub async fn copy_blob(job: &Arc<JobInner>, store: &str, digest: &Digest) -> Outcome<()> {
-    let layout = layout(job, store)?;
+    let (layout, hold) = layout(job, store, digest).await?;
     let (job, digest) = (job.clone(), digest.clone());
     blocking(move || {
+        let _hold = hold;
         let failed = |error| Error::unknown(format!("OCI layout blob {digest}: {error}"));
         let size = layout.size(&digest).map_err(failed)?;
         let blob = Descriptor::new("", digest.clone(), size);
@@ -143,6 +153,7 @@ fn attr<'a>(op: &'a pb::SourceOp, name: &str) -> &'a str {
 struct Source {
     meta: Arc<ImageMeta>,
     layout: Layout,
+    _hold: Hold,
     limit: Option<i64>,
     kept: usize,
 }
@@ -157,9 +168,11 @@ async fn source(
     let store = attr(op, "oci.store");
     let platform = job.platform(&vertex.op);
     let meta = resolve(job, reference, store, &platform).await?;
+    let (layout, hold) = layout(job, store, &meta.root).await?;
     Ok(Source {
         kept: image::limited(&meta, limit)?,
-        layout: layout(job, store)?,
+        layout,
+        _hold: hold,
         meta,
         limit,
     })

@@ -49,7 +49,7 @@ pub use db::{Candidate, Db, ImageRecord, LayerRecord, VariantRecord};
 pub use file_hashes::FileHashes;
 pub use lock::WorkLock;
 pub use place::DiskSpace;
-pub use snapshot::{Layer, LazyBlob, LocalCopy, LocalFiles, Snapshot};
+pub use snapshot::{Hold, Layer, LazyBlob, LocalCopy, LocalFiles, Snapshot};
 pub use work_log::{Follower, Frame, WorkLog};
 pub use workspace::WorkDir;
 

@@ -25,10 +25,23 @@ pub struct Layer {
     pub local: Option<Arc<LocalFiles>>,
 }
 
+/// What keeps a directory as it is.
+pub struct Hold(
+    #[expect(dead_code, reason = "held for what its drop does")]
+    pub  Option<Arc<dyn std::any::Any + Send + Sync>>,
+);
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hold")
+    }
+}
+
 /// A directory of the client, and the filtered copy of it once something needs one.
 #[derive(Debug)]
 pub struct LocalFiles {
     pub dir: PathBuf,
+    pub _hold: Hold,
     pub filter: Filter,
     /// Name of the source, and the vertex that shows its transfer.
     pub name: String,

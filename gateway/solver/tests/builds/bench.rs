@@ -120,6 +120,7 @@ impl Bench {
             entitlements: self.entitlements.clone(),
             policies: SourcePolicies::default(),
             pins: None,
+            registries: None,
             cancel,
         })
     }

@@ -73,7 +73,7 @@ impl Replay {
         // Builds of several directories with the same options keep their answers apart.
         let local = call.opts.values().filter_map(|v| v.strip_prefix("local:"));
         let names = ["context", "dockerfile"].into_iter().chain(local);
-        let dirs: BTreeMap<&str, _> = names.map(|n| (n, job.session().local_dir(n))).collect();
+        let dirs: BTreeMap<&str, _> = names.map(|n| (n, job.session().local_place(n))).collect();
         let Invocation {
             opts,
             session_id: _,

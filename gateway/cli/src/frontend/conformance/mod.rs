@@ -276,6 +276,7 @@ impl Bench<'_> {
             entitlements: BTreeSet::new(),
             source_policies: SourcePolicies::default(),
             pins: None,
+            registries: None,
             collect: (!order.whole).then_some(Collect::Nothing),
             exporters: Vec::new(),
             cache_imports: Vec::new(),

@@ -105,8 +105,7 @@ impl Cache {
                     manifest_name,
                     running: Mutex::new(running),
                 };
-                let registries =
-                    registries(job.solver().registries(), &name, options.image.insecure);
+                let registries = registries(job.logged_in(), &name, options.image.insecure);
                 let pushed = registries.push(&name, &self.manifest, &source).await;
                 let pushed = pushed.map_err(|error| {
                     image::registry_error(&error).context(format!("failed to push {name}"))

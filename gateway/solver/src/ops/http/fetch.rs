@@ -237,10 +237,10 @@ async fn vendored(job: &Arc<JobInner>, http: &Http, dir: &Path, shown: &str) -> 
 /// What the client hands in itself. Nothing is remembered of the address, which is new each time;
 /// the file is known again by its content.
 async fn uploaded(job: &Arc<JobInner>, http: &Http, id: &str, shown: &str) -> Outcome<Found> {
-    let path =
-        job.options.session.upload(id).ok_or_else(|| {
-            Error::unknown(format!("{}: the client has no such upload", http.url))
-        })?;
+    let found = job.options.session.upload(id).await;
+    let path = found
+        .map_err(|error| Error::unknown(format!("{}: {error}", http.url)))?
+        .ok_or_else(|| Error::unknown(format!("{}: the client has no such upload", http.url)))?;
     let file = tokio::fs::File::open(&path).await.map_err(io(http))?;
     let total = file.metadata().await.map_err(io(http))?.len();
     let filename = file_name(&http.url, &http.filename, None);

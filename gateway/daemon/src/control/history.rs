@@ -1,0 +1,290 @@
+//! Finished builds, remembered on disk: a record and what was said, in a directory each.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tokio::sync::broadcast;
+
+use super::log::StatusLog;
+use crate::proto::control::{
+    BuildHistoryEvent, BuildHistoryEventType, BuildHistoryRecord, Descriptor,
+};
+use crate::state::HistoryLimits;
+
+/// What logs are called.
+const LOG_TYPE: &str = "application/vnd.buildkit.status.v0";
+
+/// Records at most, however young they are: they are in memory.
+const MOST: usize = 5000;
+
+/// Events that a slow listener may lag behind before it misses some.
+const EVENTS: usize = 1024;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct History(Arc<Inner>);
+
+struct Inner {
+    root: PathBuf,
+    limits: HistoryLimits,
+    known: Mutex<HashMap<String, Arc<BuildHistoryRecord>>>,
+    events: broadcast::Sender<BuildHistoryEvent>,
+}
+
+/// A file that history keeps under its digest.
+pub struct HistoryBlob {
+    pub path: PathBuf,
+    pub size: u64,
+}
+
+fn seconds(record: &BuildHistoryRecord) -> i64 {
+    record.created_at.as_ref().map_or(0, |time| time.seconds)
+}
+
+impl History {
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn open(root: &Path, limits: HistoryLimits) -> io::Result<History> {
+        std::fs::create_dir_all(root)?;
+        let mut known = HashMap::new();
+        for entry in std::fs::read_dir(root)? {
+            let path = entry?.path();
+            let record = std::fs::read(path.join("record"));
+            match record
+                .ok()
+                .and_then(|bytes| BuildHistoryRecord::decode(&bytes[..]).ok())
+            {
+                Some(record) => {
+                    known.insert(record.r#ref.clone(), Arc::new(record));
+                }
+                // A build that a dead daemon did not finish.
+                None => {
+                    let _ = std::fs::remove_dir_all(path);
+                }
+            }
+        }
+        Ok(History(Arc::new(Inner {
+            root: root.to_owned(),
+            limits,
+            known: Mutex::new(known),
+            events: broadcast::Sender::new(EVENTS),
+        })))
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Arc<BuildHistoryRecord>>> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dir(&self, name: &str) -> PathBuf {
+        self.0.root.join(name)
+    }
+
+    /// The log of a build that begins.
+    ///
+    /// # Errors
+    /// When its files cannot be made.
+    pub fn log(&self, name: &str) -> io::Result<StatusLog> {
+        let dir = self.dir(name);
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir)?;
+        StatusLog::create(&dir.join("status"))
+    }
+
+    /// Tells listeners of a build that begins.
+    pub fn started(&self, record: &BuildHistoryRecord) {
+        let record = Arc::new(record.clone());
+        self.locked().insert(record.r#ref.clone(), record.clone());
+        self.tell(BuildHistoryEventType::Started, &record);
+    }
+
+    fn tell(&self, kind: BuildHistoryEventType, record: &BuildHistoryRecord) {
+        // Nobody listening is no failure.
+        let _ = self.0.events.send(BuildHistoryEvent {
+            r#type: kind as i32,
+            record: Some(record.clone()),
+        });
+    }
+
+    /// A build that is not remembered: what it said goes.
+    pub fn forget(&self, name: &str) {
+        self.locked().remove(name);
+        let _ = std::fs::remove_dir_all(self.dir(name));
+    }
+
+    /// Keeps what is known of a finished build.
+    pub fn finished(&self, mut record: BuildHistoryRecord) {
+        let dir = self.dir(&record.r#ref);
+        let status = dir.join("status");
+        if let Ok((digest, size)) = digest_of(&status) {
+            record.logs = Some(Descriptor {
+                media_type: LOG_TYPE.to_owned(),
+                digest,
+                size: i64::try_from(size).unwrap_or(i64::MAX),
+                ..Descriptor::default()
+            });
+        }
+        self.save(&record);
+        let record = Arc::new(record);
+        self.locked().insert(record.r#ref.clone(), record.clone());
+        self.tell(BuildHistoryEventType::Complete, &record);
+        self.collect();
+    }
+
+    /// Never fails: a build is more than what is remembered of it.
+    fn save(&self, record: &BuildHistoryRecord) {
+        let dir = self.dir(&record.r#ref);
+        let unfinished = dir.join("record.new");
+        if std::fs::write(&unfinished, record.encode_to_vec()).is_ok() {
+            let _ = std::fs::rename(unfinished, dir.join("record"));
+        }
+    }
+
+    /// Old builds beyond the number that is kept go.
+    fn collect(&self) {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        let age = i64::try_from(self.0.limits.age.as_secs()).unwrap_or(i64::MAX);
+        let mut records = self.list();
+        records.retain(|record| record.completed_at.is_some() && !record.pinned);
+        let old = records
+            .into_iter()
+            .enumerate()
+            .skip(self.0.limits.entries)
+            .filter(|(at, record)| *at >= MOST || now.saturating_sub(seconds(record)) > age);
+        for (_, record) in old {
+            self.forget(&record.r#ref);
+        }
+    }
+
+    /// The newest first; those that run too.
+    pub fn list(&self) -> Vec<Arc<BuildHistoryRecord>> {
+        let mut records: Vec<_> = self.locked().values().cloned().collect();
+        records.sort_by_key(|record| {
+            let nanos = record.created_at.as_ref().map_or(0, |time| time.nanos);
+            std::cmp::Reverse((seconds(record), nanos))
+        });
+        records
+    }
+
+    pub fn get(&self, name: &str) -> Option<Arc<BuildHistoryRecord>> {
+        self.locked().get(name).cloned()
+    }
+
+    /// What a finished build said.
+    pub fn replay(&self, name: &str) -> Option<StatusLog> {
+        self.get(name)?.completed_at.as_ref()?;
+        StatusLog::open(&self.dir(name).join("status")).ok()
+    }
+
+    pub fn listen(&self) -> broadcast::Receiver<BuildHistoryEvent> {
+        self.0.events.subscribe()
+    }
+
+    /// Changes a record; false when there is none.
+    pub fn pin(&self, name: &str, pinned: bool) -> bool {
+        let Some(record) = self.get(name) else {
+            return false;
+        };
+        let mut record = BuildHistoryRecord::clone(&record);
+        record.pinned = pinned;
+        record.generation += 1;
+        self.save(&record);
+        self.locked().insert(name.to_owned(), Arc::new(record));
+        true
+    }
+
+    /// False when there is none.
+    pub fn delete(&self, name: &str) -> bool {
+        let Some(record) = self
+            .get(name)
+            .filter(|record| record.completed_at.is_some())
+        else {
+            return false;
+        };
+        self.forget(name);
+        self.tell(BuildHistoryEventType::Deleted, &record);
+        true
+    }
+
+    /// Whether a record names this blob.
+    pub fn names(&self, digest: &str) -> bool {
+        let named = |info: &crate::proto::control::BuildResultInfo| {
+            let results = info.results.values().chain(&info.attestations);
+            results
+                .chain(&info.result_deprecated)
+                .any(|d| d.digest == digest)
+        };
+        self.list().iter().any(|record| {
+            record
+                .result
+                .iter()
+                .chain(record.results.values())
+                .any(named)
+        })
+    }
+
+    /// What is kept under a digest.
+    pub fn blob(&self, digest: &str) -> Option<HistoryBlob> {
+        let record = self.list().into_iter().find(|record| {
+            let logs = record.logs.as_ref();
+            logs.is_some_and(|logs| logs.digest == digest)
+        })?;
+        let path = self.dir(&record.r#ref).join("status");
+        let size = std::fs::metadata(&path).ok()?.len();
+        Some(HistoryBlob { path, size })
+    }
+}
+
+fn digest_of(path: &Path) -> io::Result<(String, u64)> {
+    let mut file = std::fs::File::open(path)?;
+    let mut hash = Sha256::new();
+    let size = io::copy(&mut file, &mut hash)?;
+    let hex: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    Ok((format!("sha256:{hex}"), size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(name: &str, seconds: i64) -> BuildHistoryRecord {
+        let time = Some(prost_types::Timestamp { seconds, nanos: 0 });
+        BuildHistoryRecord {
+            r#ref: name.to_owned(),
+            created_at: time,
+            completed_at: time,
+            ..BuildHistoryRecord::default()
+        }
+    }
+
+    #[test]
+    fn p51_p54_records_outlive_the_daemon_and_old_ones_go_unless_pinned() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = HistoryLimits {
+            age: std::time::Duration::from_secs(60),
+            entries: 1,
+        };
+        let history = History::open(dir.path(), limits).unwrap();
+        let keep = |name: &str, seconds| {
+            history.log(name).unwrap().end();
+            history.finished(record(name, seconds));
+        };
+        keep("pinned", 10);
+        assert!(history.pin("pinned", true));
+        keep("old", 20);
+        keep("new", 30);
+        let again = History::open(dir.path(), limits).unwrap();
+        let names: Vec<String> = again.list().iter().map(|r| r.r#ref.clone()).collect();
+        assert_eq!(names, ["new", "pinned"]);
+        let logs = again.get("new").unwrap().logs.clone().unwrap();
+        assert!(again.blob(&logs.digest).is_some());
+        assert!(again.delete("pinned"));
+        assert!(!again.delete("pinned"));
+    }
+}

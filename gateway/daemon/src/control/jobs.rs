@@ -1,0 +1,125 @@
+//! The builds that run.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gateway_api::{Code, Error};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::log::StatusLog;
+
+/// How long a question about a build waits for it.
+const EARLY: Duration = Duration::from_secs(6);
+
+/// Builds at once. More than any machine can do something useful for.
+const MAX_BUILDS: usize = 10_000;
+
+/// A build that runs.
+pub struct Running {
+    pub log: StatusLog,
+    pub cancel: CancellationToken,
+}
+
+/// All builds that run, by their refs. Cheap to clone.
+#[derive(Clone)]
+pub struct Jobs(Arc<Inner>);
+
+struct Inner {
+    running: Mutex<HashMap<String, Arc<Running>>>,
+    count: watch::Sender<usize>,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Jobs(Arc::new(Inner {
+            running: Mutex::default(),
+            count: watch::Sender::new(0),
+        }))
+    }
+}
+
+/// A build's entry; gone when dropped.
+pub struct Entry {
+    jobs: Jobs,
+    name: String,
+    pub running: Arc<Running>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.running.log.end();
+        let mut running = self.jobs.locked();
+        running.remove(&self.name);
+        self.jobs.0.count.send_replace(running.len());
+    }
+}
+
+impl Jobs {
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Arc<Running>>> {
+        self.0
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Errors
+    /// When a build of this name runs.
+    pub fn start(&self, name: &str, log: StatusLog) -> Result<Entry, Error> {
+        let mut running = self.locked();
+        if running.contains_key(name) {
+            return Err(Error::new(
+                Code::AlreadyExists,
+                format!("job ID {name} exists"),
+            ));
+        }
+        if running.len() >= MAX_BUILDS {
+            return Err(Error::new(
+                Code::ResourceExhausted,
+                format!("{MAX_BUILDS} builds run already"),
+            ));
+        }
+        let entry = Arc::new(Running {
+            log,
+            cancel: CancellationToken::new(),
+        });
+        running.insert(name.to_owned(), entry.clone());
+        self.0.count.send_replace(running.len());
+        Ok(Entry {
+            jobs: self.clone(),
+            name: name.to_owned(),
+            running: entry,
+        })
+    }
+
+    pub fn get(&self, name: &str) -> Option<Arc<Running>> {
+        self.locked().get(name).cloned()
+    }
+
+    /// One that may come yet.
+    pub async fn find(&self, name: &str) -> Option<Arc<Running>> {
+        let mut count = self.0.count.subscribe();
+        let found = async {
+            loop {
+                if let Some(running) = self.get(name) {
+                    return running;
+                }
+                if count.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(EARLY, found).await.ok()
+    }
+
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.0.count.subscribe()
+    }
+
+    pub fn cancel_all(&self) {
+        for running in self.locked().values() {
+            running.cancel.cancel();
+        }
+    }
+}

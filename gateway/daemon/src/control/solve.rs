@@ -1,0 +1,294 @@
+//! One build: from its request to the answer, whoever drives it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use gateway_api::progress::Progress;
+use gateway_api::{Error, FrontendFn, Gateway};
+use gateway_bridge::{BuildRequest, BuildResponse};
+use gateway_llb::pb;
+use gateway_proto::error::to_rpc;
+use gateway_session::Session;
+use gateway_solver::policy::SourcePolicies;
+use prost::Message;
+use time::OffsetDateTime;
+
+use super::jobs::Entry;
+use super::outputs::{Outputs, Place, wanted};
+use super::progress::{timestamp, to_wire};
+use crate::peer::Peer;
+use crate::proto::control::{BuildHistoryRecord, SolveRequest};
+use crate::session::{ClientLogins, ClientSession, ClientStore, Encoding, NoSession};
+use crate::state::Daemon;
+
+/// The version of what builds mean that is known here, as clients number it; 0 is any.
+const COMPATIBILITY: i64 = 30;
+
+/// Ids of real builds have 25 characters.
+const MAX_REF: usize = 128;
+
+/// Options of one build, in bytes: a client's environment fits many times.
+const MAX_OPTIONS: usize = 4 << 20;
+
+/// Cancels what it belongs to when the client stops waiting.
+struct Abandon(tokio_util::sync::CancellationToken);
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Runs a build to its end; `encoding` is what its client knows. When the future is dropped, the build is cancelled and ends by itself.
+///
+/// # Errors
+/// Of the request, or of the build.
+pub async fn solve(
+    daemon: Daemon,
+    peer: Peer,
+    encoding: Encoding,
+    request: SolveRequest,
+) -> Result<BTreeMap<String, String>, Error> {
+    check(&daemon, &request)?;
+    let state = &daemon.0;
+    let name = request.r#ref.clone();
+    if state.history.get(&name).is_some() || state.jobs.get(&name).is_some() {
+        return Err(Error::new(
+            gateway_api::Code::AlreadyExists,
+            format!("job ID {name} exists"),
+        ));
+    }
+    let log = state.history.log(&name).map_err(own)?;
+    let entry = state.jobs.start(&name, log)?;
+    let record = BuildHistoryRecord {
+        r#ref: name.clone(),
+        frontend: request.frontend.clone(),
+        frontend_attrs: request.frontend_attrs.clone(),
+        exporters: wanted(&request),
+        created_at: Some(timestamp(OffsetDateTime::now_utc())),
+        generation: 1,
+        ..BuildHistoryRecord::default()
+    };
+    let remembered = !request.internal;
+    if remembered {
+        state.history.started(&record);
+    }
+    let cancel = entry.running.cancel.clone();
+    let abandoned = Abandon(cancel.clone());
+    let inner = daemon.clone();
+    let task = tokio::spawn(async move {
+        let built = run(&inner, &peer, encoding, request, &entry).await;
+        end(&inner, entry, record, remembered, &built).await;
+        built
+    });
+    let built = task.await;
+    drop(abandoned);
+    built.unwrap_or_else(|_| {
+        Err(Error::new(
+            gateway_api::Code::Internal,
+            "internal failure of the build",
+        ))
+    })
+}
+
+fn own(error: impl std::fmt::Display) -> Error {
+    Error::unknown(format!("the daemon's own files: {error}"))
+}
+
+/// Refuses what cannot be done before anything is.
+fn check(daemon: &Daemon, request: &SolveRequest) -> Result<(), Error> {
+    let name = &request.r#ref;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if name.is_empty() || name.len() > MAX_REF || !name.bytes().all(plain) {
+        return Err(Error::invalid("a build needs a ref of letters and digits"));
+    }
+    let options = request.frontend_attrs.iter();
+    let size: usize = options.map(|(key, value)| key.len() + value.len()).sum();
+    if size > MAX_OPTIONS {
+        return Err(Error::invalid(format!(
+            "the options of the build are {size} bytes, more than {MAX_OPTIONS}"
+        )));
+    }
+    for entitlement in &request.entitlements {
+        let kind = entitlement.split('=').next().unwrap_or_default();
+        if !daemon.0.options.entitlements.contains(kind) {
+            return Err(Error::unknown(format!(
+                "granting entitlement {entitlement} is not allowed by build daemon configuration"
+            )));
+        }
+    }
+    if !matches!(request.compatibility_version, 0 | COMPATIBILITY) {
+        return Err(Error::invalid(format!(
+            "compatibility version {} is not known, only {COMPATIBILITY} is",
+            request.compatibility_version
+        )));
+    }
+    let refused = |what: &str| {
+        Err(Error::new(
+            gateway_api::Code::Unimplemented,
+            format!("{what} are not supported by this daemon"),
+        ))
+    };
+    if request.proxy_network {
+        return refused("networks with a proxy (ProxyNetwork)");
+    }
+    if !request.source_policy_session.is_empty() {
+        return refused("source policies of a session (SourcePolicySession)");
+    }
+    Ok(())
+}
+
+async fn run(
+    daemon: &Daemon,
+    peer: &Peer,
+    encoding: Encoding,
+    request: SolveRequest,
+    entry: &Entry,
+) -> Result<BTreeMap<String, String>, Error> {
+    let state = &daemon.0;
+    let scratch = tempfile::Builder::new()
+        .prefix("b")
+        .tempdir_in(state.options.root.join("tmp"))
+        .map_err(own)?;
+    let scratch = Arc::new(scratch);
+    let builds = daemon.builds(peer);
+    // Calls may come before the frontend can take them.
+    let driven = request.frontend.is_empty() && request.definition.is_none();
+    let announced = driven.then(|| builds.announce(&request.r#ref));
+    let place = Place {
+        sessions: &state.sessions,
+        peer,
+        session: &request.session,
+        scratch: scratch.path(),
+    };
+    let outputs = tokio::select! {
+        outputs = Outputs::of(&request, &place) => outputs?,
+        () = entry.running.cancel.cancelled() => return Err(Error::canceled()),
+    };
+    let session: Arc<dyn Session> = match request.session.as_str() {
+        "" => Arc::new(NoSession),
+        id => Arc::new(ClientSession::new(
+            id,
+            peer.clone(),
+            encoding,
+            state.sessions.clone(),
+            state.locals.clone(),
+            scratch.clone(),
+        )),
+    };
+    let logins = ClientLogins::new(state.sessions.clone(), peer.clone(), &request.session);
+    let registries = state.options.solver.registries();
+    let log = entry.running.log.clone();
+    let policies = match &request.source_policy {
+        Some(policy) => gateway_bridge::read_source_policies(&[policy.encode_to_vec()])?,
+        None => SourcePolicies::default(),
+    };
+    let build = BuildRequest {
+        frontend: request.frontend.clone(),
+        opts: request.frontend_attrs.clone(),
+        inputs: request.frontend_inputs.clone(),
+        session,
+        progress: Progress::new(move |status| log.write(to_wire(status))),
+        entitlements: request
+            .entitlements
+            .iter()
+            .cloned()
+            .collect::<BTreeSet<_>>(),
+        source_policies: policies,
+        pins: None,
+        collect: None,
+        verify_replay: false,
+        registries: Some(registries.with_credentials(Arc::new(logins))),
+        exporters: outputs.exporters,
+        cache_imports: outputs.imports,
+        cache_exports: outputs.exports,
+        cancel: entry.running.cancel.clone(),
+    };
+    let engine = &state.options.engine;
+    let response = match (request.definition, driven) {
+        (Some(definition), _) if request.frontend.is_empty() => {
+            engine.build_with(build, of_definition(definition)).await
+        }
+        (_, true) => {
+            let limits = &state.options.limits;
+            engine
+                .build_with(build, builds.frontend(&request.r#ref, limits))
+                .await
+        }
+        _ => engine.build(build).await,
+    };
+    drop(announced);
+    let mut response: BuildResponse = response?;
+    for delivery in outputs.deliveries {
+        let handle = state.sessions.find(peer, &request.session).await?;
+        if delivery.cache && !delivery.from.exists() {
+            continue;
+        }
+        let store = ClientStore::new(handle, delivery.store);
+        store.push_layout(&delivery.from).await?;
+        if delivery.cache
+            && let Some(manifest) = manifest(&delivery.from)
+        {
+            response
+                .exporter
+                .insert("cache.manifest".to_owned(), manifest);
+        }
+    }
+    Ok(response.exporter)
+}
+
+/// The manifest that a layout is of, as JSON.
+fn manifest(layout: &std::path::Path) -> Option<String> {
+    let index = std::fs::read(layout.join("index.json")).ok()?;
+    let index: serde_json::Value = serde_json::from_slice(&index).ok()?;
+    let mut manifest = index.get("manifests")?.get(0)?.clone();
+    // Names are the client's to give.
+    manifest.as_object_mut()?.remove("annotations");
+    Some(manifest.to_string())
+}
+
+/// A frontend that solves one definition.
+fn of_definition(definition: pb::Definition) -> FrontendFn {
+    Arc::new(move |gateway: Arc<dyn Gateway>| {
+        let definition = definition.clone();
+        Box::pin(async move {
+            let request = gateway_api::SolveRequest {
+                definition: Some(definition),
+                ..gateway_api::SolveRequest::default()
+            };
+            gateway.solve(request).await
+        })
+    })
+}
+
+/// Writes down how it ended.
+async fn end(
+    daemon: &Daemon,
+    entry: Entry,
+    mut record: BuildHistoryRecord,
+    remembered: bool,
+    built: &Result<BTreeMap<String, String>, Error>,
+) {
+    let history = daemon.0.history.clone();
+    let counts = entry.running.log.counts();
+    entry.running.log.end();
+    if !remembered {
+        history.forget(&record.r#ref);
+        return;
+    }
+    record.completed_at = Some(timestamp(OffsetDateTime::now_utc()));
+    (
+        record.num_cached_steps,
+        record.num_total_steps,
+        record.num_completed_steps,
+        record.num_warnings,
+    ) = counts.numbers();
+    match built {
+        Ok(response) => record.exporter_response.clone_from(response),
+        Err(error) => record.error = Some(to_rpc(error)),
+    }
+    // It reads all that was said.
+    let _ = tokio::task::spawn_blocking(move || history.finished(record)).await;
+    // The build is over, also for those who look for it by its ref, only when history knows it.
+    drop(entry);
+}

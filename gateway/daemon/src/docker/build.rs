@@ -1,0 +1,161 @@
+//! `POST /build?version=2`: the build of docker's clients before they had buildx.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use prost::Message;
+use tokio::sync::mpsc;
+
+use super::query::Query;
+use super::{Answer, json, messages, problem};
+use crate::control::solve;
+use crate::peer::Peer;
+use crate::proto::control::StatusResponse;
+use crate::session::Encoding;
+use crate::state::Daemon;
+
+/// Messages that wait for the client.
+const WAITING: usize = 16;
+
+/// The build is over when its client is gone.
+pub async fn build(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> Answer {
+    let query = Query::of(request.uri());
+    if query.get("version") != "2" {
+        return problem(
+            StatusCode::BAD_REQUEST,
+            "only version 2 of the builder is here: set DOCKER_BUILDKIT=1",
+        );
+    }
+    if query.get("buildid").starts_with("upload-request:")
+        || query.get("remote") == "upload-request"
+    {
+        return problem(
+            StatusCode::NOT_IMPLEMENTED,
+            "a context on standard input is not supported over this API: name a directory, or use buildx",
+        );
+    }
+    let mut wanted = match query.request() {
+        Ok(wanted) => wanted,
+        Err(message) => return problem(StatusCode::BAD_REQUEST, &message),
+    };
+    wanted.r#ref = match query.get("buildid") {
+        "" => new_ref(),
+        // Of the client's own choice: what is not letters and digits is no loss.
+        id => id.chars().filter(char::is_ascii_alphanumeric).collect(),
+    };
+    let name = wanted.r#ref.clone();
+    let quiet = query.get("q") == "1";
+    let (send, sent) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        let state = daemon.0.clone();
+        let shown = async {
+            let Some(running) = state.jobs.find(&name).await else {
+                return;
+            };
+            let mut reader = running.log.reader();
+            while let Some(status) = reader.next().await {
+                // A quiet client shows whatever comes but the image's id.
+                if !quiet && send.send(trace(&status)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let built = solve(daemon.clone(), peer, Encoding::Raw, wanted);
+        let gone = send.closed();
+        let built = tokio::select! {
+            // What was said comes before how it ended.
+            (built, ()) = async { tokio::join!(built, shown) } => built,
+            () = gone => return,
+        };
+        daemon.collect();
+        let last = match built {
+            Ok(response) => {
+                let id = response
+                    .get("containerimage.config.digest")
+                    .or_else(|| response.get("containerimage.digest"));
+                match id {
+                    Some(id) if quiet => serde_json::json!({"stream": format!("{id}\n")}),
+                    Some(id) => serde_json::json!({"id": "moby.image.id", "aux": {"ID": id}}),
+                    None => return,
+                }
+            }
+            Err(error) => serde_json::json!({
+                "errorDetail": {"code": 1, "message": error.message},
+                "error": error.message,
+            }),
+        };
+        let _ = send.send(last).await;
+    });
+    messages(sent)
+}
+
+fn trace(status: &StatusResponse) -> serde_json::Value {
+    serde_json::json!({
+        "id": "moby.buildkit.trace",
+        "aux": STANDARD.encode(status.encode_to_vec()),
+    })
+}
+
+/// 25 letters and digits.
+fn new_ref() -> String {
+    let mut bytes = [0_u8; 25];
+    // Weaker without random bytes, never wrong: it only has to differ from those of other builds.
+    if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).is_err() {
+        let now = time::OffsetDateTime::now_utc()
+            .unix_timestamp_nanos()
+            .to_le_bytes();
+        for (byte, now) in bytes.iter_mut().zip(now) {
+            *byte = now;
+        }
+    }
+    bytes
+        .iter()
+        .filter_map(|byte| char::from_digit(u32::from(byte % 36), 36))
+        .collect()
+}
+
+pub fn cancel(daemon: &Daemon, request: &Request<Incoming>) -> Answer {
+    let query = Query::of(request.uri());
+    let name: String = query
+        .get("id")
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    if let Some(running) = daemon.0.jobs.get(&name) {
+        running.cancel.cancel();
+    }
+    super::text(StatusCode::NO_CONTENT, "text/plain", "")
+}
+
+/// `docker builder prune`.
+pub async fn prune(daemon: &Daemon, request: &Request<Incoming>) -> Answer {
+    let query = Query::of(request.uri());
+    if !matches!(query.get("filters"), "" | "{}") {
+        return problem(
+            StatusCode::NOT_IMPLEMENTED,
+            "filters of docker builder prune are not supported: use gateway prune or buildx prune",
+        );
+    }
+    let options = gateway_solver::PruneOptions {
+        all: query.get("all") == "1",
+        reserved_space: query.get("keep-storage").parse().unwrap_or(0),
+        ..gateway_solver::PruneOptions::default()
+    };
+    let solver = daemon.0.options.solver.clone();
+    let pruned = tokio::task::spawn_blocking(move || {
+        let (mut ids, mut space) = (Vec::new(), 0_u64);
+        let done = solver.prune(&[options], |record| {
+            ids.push(record.id.clone());
+            space = space.saturating_add(record.size);
+        });
+        done.map(|()| (ids, space))
+    });
+    match pruned.await {
+        Ok(Ok((ids, space))) => {
+            json(&serde_json::json!({"CachesDeleted": ids, "SpaceReclaimed": space}))
+        }
+        Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal failure"),
+    }
+}

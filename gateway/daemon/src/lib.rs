@@ -1,0 +1,23 @@
+//! The BuildKit Control API over the engine: clients connect, open a session with what they offer,
+//! and drive builds. Also the HTTP front that `docker build` speaks first.
+//!
+//! What may not enter: how builds are solved (asks the engine); command lines, configuration files,
+//! the environment (the command line reads those and hands values in).
+
+mod connection;
+mod content;
+mod control;
+mod docker;
+mod inherited;
+mod peer;
+mod proto;
+mod serve;
+mod session;
+mod state;
+mod tls;
+mod trace;
+
+pub use inherited::inherited;
+pub use serve::{Listener, Served};
+pub use state::{Daemon, DaemonOptions, HistoryLimits, Policies, Worker};
+pub use tls::{TlsError, TlsFiles, acceptor};

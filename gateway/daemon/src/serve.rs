@@ -1,0 +1,222 @@
+//! Listeners, and what a connection is answered by.
+
+use std::convert::Infallible;
+use std::io;
+use std::time::Duration;
+
+use gateway_bridge::transport::{routes, serve_http2};
+use gateway_proto::limits::MAX_MESSAGE_BYTES;
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_rustls::TlsAcceptor;
+use tonic::body::Body;
+use tower::{Service, ServiceExt, service_fn};
+
+use crate::connection::{Speech, listen_first};
+use crate::content::ContentService;
+use crate::control::ControlService;
+use crate::docker;
+use crate::peer::Peer;
+use crate::proto::content::content_server::ContentServer;
+use crate::proto::control::control_server::ControlServer;
+use crate::proto::trace::trace_service_server::TraceServiceServer;
+use crate::state::Daemon;
+use crate::trace::Traces;
+
+/// Connections at once, of all listeners.
+const MAX_CONNECTIONS: usize = 4096;
+
+/// A refused `accept` (no descriptors left) is tried again after this.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// A client proves itself within this time.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+
+/// Where clients come from.
+pub enum Listener {
+    Unix(UnixListener),
+    /// With certificates on both sides.
+    Tls(TcpListener, TlsAcceptor),
+    /// Anybody who reaches it may do everything. Only where that was asked for in so many words.
+    OpenTcp(TcpListener),
+}
+
+/// How a listener ended: with the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Served;
+
+impl Daemon {
+    /// Accepts connections until the daemon stops. Those open then go on until their builds are over.
+    pub async fn serve(&self, listener: Listener) -> Served {
+        let stopping = self.0.stopping.clone();
+        let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(slot) = slots.clone().acquire_owned().await else {
+                return Served;
+            };
+            let accepted = tokio::select! {
+                accepted = accept(&listener) => accepted,
+                () = stopping.cancelled() => return Served,
+            };
+            let Ok(accepted) = accepted else {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            };
+            let daemon = self.clone();
+            tokio::spawn(async move {
+                // How a client leaves is its own affair.
+                let _ = daemon.accepted(accepted).await;
+                drop(slot);
+            });
+        }
+    }
+
+    async fn accepted(&self, accepted: Accepted) -> io::Result<()> {
+        match accepted {
+            Accepted::Unix(stream, uid) => self.connection(stream, Peer::User(uid)).await,
+            Accepted::Open(stream) => self.connection(stream, Peer::Anyone).await,
+            Accepted::Tls(stream, acceptor) => {
+                let shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+                let certificates = shaken.get_ref().1.peer_certificates();
+                let certificate = certificates.and_then(|list| list.first());
+                // The verifier does not let anybody in without.
+                let certificate = certificate.ok_or(io::ErrorKind::PermissionDenied)?;
+                let digest = Sha256::digest(certificate);
+                let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+                self.connection(shaken, Peer::Certificate(digest)).await
+            }
+        }
+    }
+
+    /// One connection until its end: gRPC, or HTTP as docker's clients begin with.
+    ///
+    /// # Errors
+    /// When the client says nothing that can be understood.
+    pub(crate) async fn connection<T>(&self, io: T, peer: Peer) -> io::Result<()>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let _connected = self.connected();
+        let (speech, io) = listen_first(io).await?;
+        match speech {
+            Speech::Http2 => self.grpc(io, peer).await,
+            Speech::Http1 => docker::serve(self.clone(), peer, io).await,
+        }
+        Ok(())
+    }
+
+    /// One client over a pair of pipes, e.g. standard input and output.
+    ///
+    /// # Errors
+    /// When the client says nothing that can be understood.
+    pub async fn serve_one<T>(&self, io: T) -> io::Result<()>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.connection(io, Peer::Anyone).await
+    }
+
+    pub(crate) async fn grpc<T>(&self, io: T, peer: Peer)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let stopping = self.0.stopping.clone();
+        let served = serve_http2(io, self.services(peer));
+        tokio::pin!(served);
+        tokio::select! {
+            _ = &mut served => {}
+            () = stopping.cancelled() => {
+                // Builds were cancelled: their clients hear of it before the connection goes.
+                let _ = tokio::time::timeout(GOODBYE, async {
+                    tokio::select! {
+                        _ = &mut served => {}
+                        () = self.quiet() => {}
+                    }
+                })
+                .await;
+            }
+        }
+    }
+
+    /// Ends when nothing is built any more, and a moment after.
+    async fn quiet(&self) {
+        let mut jobs = self.0.jobs.count();
+        while *jobs.borrow_and_update() > 0 {
+            if jobs.changed().await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+
+    fn services(
+        &self,
+        peer: Peer,
+    ) -> impl Service<
+        http::Request<hyper::body::Incoming>,
+        Response = http::Response<Body>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + use<>
+    + 'static {
+        let bridge = routes(self.builds(&peer), &self.0.options.limits);
+        let control = ControlServer::new(ControlService {
+            daemon: self.clone(),
+            peer,
+        })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let content = ContentServer::new(ContentService(self.clone()));
+        let traces = TraceServiceServer::new(Traces).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let (control, content) = (control.clone(), content.clone());
+            let (traces, bridge) = (traces.clone(), bridge.clone());
+            async move {
+                let path = request.uri().path();
+                if path.starts_with("/moby.buildkit.v1.Control/") {
+                    return control.oneshot(request).await;
+                }
+                if path.starts_with("/containerd.services.content.v1.Content/") {
+                    return content.oneshot(request).await;
+                }
+                if path.starts_with("/opentelemetry.proto.collector.trace.v1.TraceService/") {
+                    return traces.oneshot(request).await;
+                }
+                // LLBBridge, health, and the answer to what is neither.
+                bridge.oneshot(request).await
+            }
+        })
+    }
+}
+
+/// How long the clients of cancelled builds are given.
+const GOODBYE: Duration = Duration::from_secs(10);
+
+enum Accepted {
+    Unix(tokio::net::UnixStream, u32),
+    Tls(tokio::net::TcpStream, TlsAcceptor),
+    Open(tokio::net::TcpStream),
+}
+
+async fn accept(listener: &Listener) -> io::Result<Accepted> {
+    match listener {
+        Listener::Unix(listener) => {
+            let (stream, _) = listener.accept().await?;
+            let uid = stream.peer_cred()?.uid();
+            Ok(Accepted::Unix(stream, uid))
+        }
+        Listener::Tls(listener, acceptor) => {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok(Accepted::Tls(stream, acceptor.clone()))
+        }
+        Listener::OpenTcp(listener) => {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            Ok(Accepted::Open(stream))
+        }
+    }
+}

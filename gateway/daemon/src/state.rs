@@ -1,0 +1,195 @@
+//! A daemon: the engine, and what outlives a connection.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gateway_bridge::service::Builds;
+use gateway_bridge::{Engine, FrontendLimits};
+use gateway_llb::pb;
+use gateway_proto::types::{BuildkitVersion, GcPolicy, WorkerRecord};
+use gateway_solver::{DiskSpace, PruneOptions, Solver};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::{History, Jobs};
+use crate::peer::Peer;
+use crate::session::{Locals, Sessions};
+
+/// What clients are told of the one who works.
+#[derive(Debug, Clone, Default)]
+pub struct Worker {
+    pub id: String,
+    pub labels: BTreeMap<String, String>,
+    /// The default one first.
+    pub platforms: Vec<pb::Platform>,
+}
+
+/// How long finished builds are remembered.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryLimits {
+    /// Younger ones are kept.
+    pub age: Duration,
+    /// At least this many are kept.
+    pub entries: usize,
+}
+
+impl Default for HistoryLimits {
+    /// Those of the reference.
+    fn default() -> Self {
+        HistoryLimits {
+            age: Duration::from_secs(48 * 3600),
+            entries: 50,
+        }
+    }
+}
+
+/// The limits that the store is kept within, once the disk is known.
+pub type Policies = Arc<dyn Fn(DiskSpace) -> Vec<PruneOptions> + Send + Sync>;
+
+/// Configuration, as values.
+pub struct DaemonOptions {
+    pub engine: Engine,
+    pub solver: Solver,
+    /// For the daemon's own files; made if it is missing.
+    pub root: PathBuf,
+    pub worker: Worker,
+    /// What we are called (`Info`), and the release.
+    pub version: String,
+    /// What builds may be granted: `network.host`, `security.insecure`, `device`.
+    pub entitlements: BTreeSet<String>,
+    pub limits: FrontendLimits,
+    pub history: HistoryLimits,
+    /// `None`: the store is never collected by itself.
+    pub policies: Option<Policies>,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Daemon(pub(crate) Arc<State>);
+
+pub(crate) struct State {
+    pub options: DaemonOptions,
+    pub sessions: Sessions,
+    pub locals: Locals,
+    pub jobs: Jobs,
+    pub history: History,
+    builds: Mutex<HashMap<Peer, Builds>>,
+    /// Connections that are open.
+    connections: watch::Sender<usize>,
+    /// No new connections.
+    pub stopping: CancellationToken,
+}
+
+impl Daemon {
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn new(options: DaemonOptions) -> std::io::Result<Daemon> {
+        // What a daemon before this one left unfinished.
+        let scratch = options.root.join("tmp");
+        let _ = std::fs::remove_dir_all(&scratch);
+        std::fs::create_dir_all(&scratch)?;
+        Ok(Daemon(Arc::new(State {
+            sessions: Sessions::default(),
+            locals: Locals::open(&options.root.join("locals"))?,
+            jobs: Jobs::default(),
+            history: History::open(&options.root.join("history"), options.history)?,
+            builds: Mutex::default(),
+            connections: watch::Sender::new(0),
+            stopping: CancellationToken::new(),
+            options,
+        })))
+    }
+
+    /// No more connections; builds that run are cancelled. [`Daemon::idle`] ends when all is over.
+    pub fn stop(&self) {
+        self.0.stopping.cancel();
+        self.0.jobs.cancel_all();
+    }
+
+    /// Ends when nobody is connected and nothing is built any more.
+    pub async fn idle(&self) {
+        let mut connections = self.0.connections.subscribe();
+        let mut jobs = self.0.jobs.count();
+        loop {
+            if *connections.borrow_and_update() == 0 && *jobs.borrow_and_update() == 0 {
+                return;
+            }
+            tokio::select! {
+                _ = connections.changed() => {}
+                _ = jobs.changed() => {}
+            }
+        }
+    }
+
+    /// Ends when there was neither a connection nor a build for this long.
+    pub async fn idle_for(&self, limit: Duration) {
+        loop {
+            self.idle().await;
+            let mut connections = self.0.connections.subscribe();
+            tokio::select! {
+                () = tokio::time::sleep(limit) => return,
+                _ = connections.changed() => {}
+            }
+        }
+    }
+}
+
+/// A connection that is open; counted until dropped.
+pub(crate) struct Connected(Daemon);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.0.connections.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Daemon {
+    pub(crate) fn connected(&self) -> Connected {
+        self.0.connections.send_modify(|count| *count += 1);
+        Connected(self.clone())
+    }
+
+    /// The builds of one peer whose frontends are clients.
+    pub(crate) fn builds(&self, peer: &Peer) -> Builds {
+        let mut builds = self.0.builds.lock().unwrap_or_else(PoisonError::into_inner);
+        builds.entry(peer.clone()).or_default().clone()
+    }
+
+    pub(crate) fn version(&self) -> BuildkitVersion {
+        BuildkitVersion {
+            package: "gateway".to_owned(),
+            version: self.0.options.version.clone(),
+            ..BuildkitVersion::default()
+        }
+    }
+
+    pub(crate) fn worker(&self) -> WorkerRecord {
+        let options = &self.0.options;
+        let policies = match (&options.policies, options.solver.disk_space()) {
+            (Some(policies), Ok(disk)) => policies(disk),
+            _ => Vec::new(),
+        };
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        WorkerRecord {
+            id: options.worker.id.clone(),
+            labels: options.worker.labels.clone(),
+            platforms: options.worker.platforms.clone(),
+            gc_policy: policies
+                .into_iter()
+                .map(|policy| GcPolicy {
+                    all: policy.all,
+                    keep_duration: i64::try_from(policy.keep_duration.as_nanos())
+                        .unwrap_or(i64::MAX),
+                    filters: policy.filters,
+                    reserved_space: bytes(policy.reserved_space),
+                    max_used_space: bytes(policy.max_used_space),
+                    min_free_space: bytes(policy.min_free_space),
+                })
+                .collect(),
+            buildkit_version: Some(self.version()),
+            cdi_devices: Vec::new(),
+        }
+    }
+}
