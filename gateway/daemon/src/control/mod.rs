@@ -76,7 +76,7 @@ impl Control for ControlService {
     ) -> Result<Response<ListWorkersResponse>, Status> {
         let worker = self.daemon.worker();
         let matches = usage::matches_worker(&request.get_ref().filter, &worker)
-            .map_err(|problem| Status::invalid_argument(problem))?;
+            .map_err(Status::invalid_argument)?;
         Ok(Response::new(ListWorkersResponse {
             record: matches.then_some(worker).into_iter().collect(),
         }))
@@ -210,8 +210,8 @@ impl Control for ControlService {
         request: Request<BuildHistoryRequest>,
     ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
         let request = request.into_inner();
-        let filters = usage::HistoryFilters::parse(&request.filter)
-            .map_err(|problem| Status::invalid_argument(problem))?;
+        let filters =
+            usage::HistoryFilters::parse(&request.filter).map_err(Status::invalid_argument)?;
         let history = self.daemon.0.history.clone();
         let stopping = self.daemon.0.stopping.clone();
         let answers = async_stream(move |send| async move {

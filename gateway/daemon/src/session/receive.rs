@@ -395,8 +395,7 @@ impl Receiver {
         }
         // What was linked there may be linked no longer; links are compared by themselves.
         Ok(old.st_mode & 0o7777 == mode::permissions(stat.mode)
-            && (kind != FileType::RegularFile
-                || (i64::try_from(old.st_size) == Ok(stat.size) && old.st_nlink == 1))
+            && (kind != FileType::RegularFile || (old.st_size == stat.size && old.st_nlink == 1))
             && old.st_rdev == device(stat, kind))
     }
 
