@@ -71,6 +71,14 @@ impl RegistryError {
         }
     }
 
+    /// True when no registry is at fault: this machine's store or files failed.
+    pub fn is_local(&self) -> bool {
+        matches!(
+            self,
+            RegistryError::Store { .. } | RegistryError::Source { .. }
+        )
+    }
+
     /// True when every host said that the object is not there.
     pub fn is_not_found(&self) -> bool {
         match self {

@@ -97,7 +97,10 @@ pub fn registry_error(error: &RegistryError) -> Error {
         RegistryError::NoMatch { source, .. } => source.to_string(),
         _ => error.to_string(),
     };
-    let failure = Error::new(code, text).caused_by(gateway_api::Cause::Registry);
+    let mut failure = Error::new(code, text);
+    if !error.is_local() {
+        failure = failure.caused_by(gateway_api::Cause::Registry);
+    }
     match page.split_once('\n') {
         Some((_, help)) if !help.is_empty() => failure.with_help(help),
         _ => failure,
