@@ -14,6 +14,7 @@ use crate::convert::{self, Converted, locate};
 use crate::lint::{Config as LintConfig, Linter, check_broken_file, check_complete_file};
 use crate::parse::{LineRange, Parsed, detect_syntax, parse_lenient};
 use crate::subrequest;
+use crate::warn::warn;
 use gateway_frontend::conventions::{BuildClient, BuildFile};
 
 /// What callers may require of this frontend.
@@ -153,16 +154,6 @@ async fn build_parsed(
     });
     let builds = try_join_all(builds).await?;
     Ok(assemble(builds, client.config().multi_platform))
-}
-
-pub(crate) async fn warn(client: &BuildClient, file: &BuildFile, linter: &Linter) {
-    for warning in linter.warnings() {
-        let ranges = convert::ranges(warning.location);
-        let rule = warning.rule;
-        let told = file.warning(warning.short(), rule.description, rule.url, ranges);
-        // A caller that takes no warnings must not fail for them.
-        let _ = client.gateway().warn(told).await;
-    }
 }
 
 /// Lets another frontend build, with all options and inputs of this call.

@@ -12,5 +12,6 @@ pub mod lint;
 pub mod parse;
 mod sbom;
 mod subrequest;
+mod warn;
 
 pub use frontend::build;

@@ -19,6 +19,7 @@ use gateway_proto::frontend::llb_bridge_client::LlbBridgeClient;
 use gateway_proto::frontend::{self as wire};
 use gateway_proto::limits;
 
+use crate::answer::open;
 use crate::caps::{FROZEN_LLB_CAPS, missing_llb_cap, require};
 use crate::container::{Abilities, ExecStream, RemoteContainer};
 use crate::invocation::Environment;
@@ -160,13 +161,6 @@ fn metadata_json(metadata: &BTreeMap<String, Vec<u8>>) -> Vec<u8> {
         .map(|(key, value)| (key.clone(), encode(value).into()))
         .collect();
     serde_json::Value::Object(object).to_string().into_bytes()
-}
-
-/// The answer's message, or the error with its details.
-pub(crate) fn open<T>(answer: Result<tonic::Response<T>, tonic::Status>) -> Result<T, Error> {
-    answer
-        .map(tonic::Response::into_inner)
-        .map_err(|status| from_status(&status))
 }
 
 #[async_trait]

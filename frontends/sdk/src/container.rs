@@ -193,7 +193,7 @@ impl Container for RemoteContainer {
             mount_index: Self::mount_index(mount)?,
         };
         let answer = self.bridge.clone().read_file_container(call).await;
-        Ok(crate::client::open(answer)?.data)
+        Ok(crate::answer::open(answer)?.data)
     }
 
     async fn read_dir(
@@ -210,7 +210,7 @@ impl Container for RemoteContainer {
             mount_index: Self::mount_index(mount)?,
         };
         let answer = self.bridge.clone().read_dir_container(call).await;
-        let entries = crate::client::open(answer)?.entries;
+        let entries = crate::answer::open(answer)?.entries;
         Ok(entries.into_iter().map(files::stat_from_wire).collect())
     }
 
@@ -222,7 +222,7 @@ impl Container for RemoteContainer {
             mount_index: Self::mount_index(mount)?,
         };
         let answer = self.bridge.clone().stat_file_container(call).await;
-        let stat = crate::client::open(answer)?.stat;
+        let stat = crate::answer::open(answer)?.stat;
         Ok(files::stat_from_wire(stat.unwrap_or_default()))
     }
 
@@ -234,7 +234,7 @@ impl Container for RemoteContainer {
             container_id: self.id.clone(),
         };
         let answer = self.bridge.clone().release_container(call).await;
-        crate::client::open(answer).map(drop)
+        crate::answer::open(answer).map(drop)
     }
 }
 

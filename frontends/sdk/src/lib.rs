@@ -39,6 +39,7 @@
 //!
 //! What may not enter: the solver, and C code: a frontend is a small static program.
 
+mod answer;
 mod caps;
 mod client;
 mod container;

@@ -12,8 +12,8 @@ use gateway_bridge::{FrontendLimits, FrontendPolicy};
 use gateway_images::registry::Registries;
 use gateway_solver::StepOptions;
 
-use crate::build::secrets::Environment;
 use crate::collection::CollectionSettings;
+use crate::environment::Environment;
 use crate::error::CliError;
 use crate::registry::settings::{self, RegistryArgs};
 use crate::worker;

@@ -264,7 +264,7 @@ fn chain(error: &gateway_api::Error) -> String {
             }
             Detail::Other { type_url, value } => format!("{type_url} ({} bytes)", value.len()),
         };
-        text += &format!("debug: {}\n", crate::progress::clean(&line));
+        text += &format!("debug: {}\n", crate::progress::tty::clean(&line));
     }
     text
 }
@@ -282,7 +282,7 @@ fn frames(json: &str) -> String {
             Some(text) => text.to_owned(),
             None => value.to_string(),
         });
-        crate::progress::clean(&text.unwrap_or_default())
+        crate::progress::tty::clean(&text.unwrap_or_default())
     };
     let mut text = format!(
         "debug: stack of {} {}\n",

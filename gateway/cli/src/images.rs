@@ -11,7 +11,8 @@ use gateway_solver::{OutputTarget, StoredImage};
 
 use crate::error::{CliError, UsageError};
 use crate::progress::bytes::format_bytes;
-use crate::store::{StoreArgs, time_text, with_store};
+use crate::store::{StoreArgs, with_store};
+use crate::text::time_text;
 
 /// List the images in the store.
 #[derive(Debug, Args)]

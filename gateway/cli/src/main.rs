@@ -9,23 +9,26 @@ mod config;
 mod daemon;
 mod docker_plugin;
 mod docker_words;
+mod environment;
 mod error;
 mod excerpt;
 mod frontend;
 mod images;
+mod interrupt;
 mod llb;
 mod lock;
 mod progress;
 mod registry;
 mod shell;
 mod store;
+mod text;
 mod usage;
 mod worker;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser as _};
 
 fn main() -> ExitCode {
     // Before any thread exists: this same binary is also the launcher of build steps, and for an
@@ -67,10 +70,10 @@ fn run(cli: &args::Cli) -> Result<(), error::CliError> {
         args::Command::Llb(args) => llb::run(args),
         args::Command::Config(args) => config::show::run(args),
         args::Command::Completion(args) => {
-            shell::completion(args);
+            shell::completion(args, &mut args::Cli::command());
             Ok(())
         }
-        args::Command::Man(args) => shell::man(args),
+        args::Command::Man(args) => shell::man(args, args::Cli::command()),
         args::Command::Pull(args) => images::pull(args),
         args::Command::Push(args) => images::push(args),
         args::Command::Copy(args) => registry::copy::run(args),

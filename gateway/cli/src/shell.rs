@@ -3,10 +3,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
-use crate::args::Cli;
 use crate::error::CliError;
 
 /// Print a completion script for a shell.
@@ -28,22 +27,23 @@ pub struct Man {
     dir: PathBuf,
 }
 
-pub fn completion(args: &Completion) {
+/// The script for the whole command line.
+pub fn completion(args: &Completion, line: &mut clap::Command) {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "gateway", &mut script);
+    clap_complete::generate(args.shell, line, "gateway", &mut script);
     // Nobody reading stdout is no failure.
     let _ = std::io::stdout().write_all(&script);
 }
 
 /// # Errors
 /// When the directory or a page cannot be written.
-pub fn man(args: &Man) -> Result<(), CliError> {
+pub fn man(args: &Man, line: clap::Command) -> Result<(), CliError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| CliError::Write { path, source }
     };
     std::fs::create_dir_all(&args.dir).map_err(failed(&args.dir))?;
-    let mut command = Cli::command().disable_help_subcommand(true);
+    let mut command = line.disable_help_subcommand(true);
     command.build();
     pages(&command, "gateway", &mut |name, page| {
         let path = args.dir.join(format!("{name}.1"));
@@ -70,7 +70,10 @@ fn pages(
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
+    use crate::args::Cli;
 
     #[test]
     fn every_shell_gets_a_script_that_knows_the_flags() {
@@ -85,10 +88,10 @@ mod tests {
     #[test]
     fn every_command_has_a_page() {
         let dir = tempfile::tempdir().unwrap();
-        man(&Man {
+        let args = Man {
             dir: dir.path().to_owned(),
-        })
-        .unwrap();
+        };
+        man(&args, Cli::command()).unwrap();
         let page = std::fs::read_to_string(dir.path().join("gateway-build.1")).unwrap();
         assert!(page.contains("no\\-cache\\-filter"), "{page}");
         assert!(dir.path().join("gateway.1").exists());

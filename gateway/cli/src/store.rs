@@ -1,18 +1,17 @@
 //! `gateway store`: what the store holds as blobs, whether it is whole, and removing what nobody needs.
 //! Also how every command but `build` opens the store.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use gateway_solver::{Solver, SolverOptions, StepOptions, StoredBlob, VerifyReport};
 use tokio_util::sync::CancellationToken;
 
-use crate::build::cancel_on_signal;
-use crate::build::secrets::Environment;
 use crate::config;
+use crate::environment::Environment;
 use crate::error::CliError;
-use crate::progress::bytes::format_bytes;
+use crate::interrupt::cancel_on_signal;
+use crate::text::{print, size_text};
 
 /// Which store, and how its registries are reached.
 #[derive(Debug, Args)]
@@ -84,15 +83,6 @@ pub async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Nobody reading stdout is no failure.
-pub fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-pub fn size_text(bytes: u64) -> String {
-    format_bytes(i64::try_from(bytes).unwrap_or(i64::MAX))
-}
-
 /// Opens the store and does something with it, until done or interrupted.
 pub fn with_store<T>(
     args: &StoreArgs,
@@ -133,22 +123,6 @@ pub fn with_store<T>(
     // A write that is under way notices the signal and takes its file with it.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     outcome
-}
-
-/// Seconds since the epoch as UTC.
-pub fn time_text(seconds: i64) -> String {
-    match time::OffsetDateTime::from_unix_timestamp(seconds) {
-        Ok(t) => format!(
-            "{}-{:02}-{:02} {:02}:{:02}:{:02}",
-            t.year(),
-            u8::from(t.month()),
-            t.day(),
-            t.hour(),
-            t.minute(),
-            t.second()
-        ),
-        Err(_) => seconds.to_string(),
-    }
 }
 
 fn blob_table(blobs: &[StoredBlob]) -> String {

@@ -7,7 +7,8 @@ use gateway_solver::{DiskSpace, PruneOptions, UsageRecord, time_text};
 
 use crate::collection::{Space, duration};
 use crate::error::{CliError, UsageError};
-use crate::store::{StoreArgs, blocking, print, size_text, with_store};
+use crate::store::{StoreArgs, blocking, with_store};
+use crate::text::{print, size_text};
 
 /// Show what the store holds and how much of it could be removed.
 #[derive(Debug, Args)]

@@ -234,11 +234,19 @@ impl Heredoc {
     /// The body with the leading tabs of each line dropped when `<<-` asks for it.
     pub fn chomped(&self) -> String {
         if self.chomp {
-            crate::parse::heredoc::chomp(&self.content)
+            chomp(&self.content)
         } else {
             self.content.clone()
         }
     }
+}
+
+/// Drop the leading tabs of each line.
+pub(super) fn chomp(content: &str) -> String {
+    content
+        .split_inclusive('\n')
+        .map(|line| line.trim_start_matches('\t'))
+        .collect()
 }
 
 /// RUN.

@@ -3,14 +3,6 @@
 use super::ast::Heredoc;
 use super::expand::{ExpandError, Expander, NoVars};
 
-/// Drop the leading tabs of each line.
-pub fn chomp(content: &str) -> String {
-    content
-        .split_inclusive('\n')
-        .map(|line| line.trim_start_matches('\t'))
-        .collect()
-}
-
 /// The heredocs that a logical line announces, bodies still empty.
 ///
 /// The escape character is always `\`, whatever the file's is (observed).
@@ -124,6 +116,9 @@ mod tests {
 
     #[test]
     fn chomping_drops_tabs_only() {
-        assert_eq!(chomp("\t\ta\n\t b\n  c\n\n\t"), "a\n b\n  c\n\n");
+        assert_eq!(
+            crate::parse::ast::chomp("\t\ta\n\t b\n  c\n\n\t"),
+            "a\n b\n  c\n\n"
+        );
     }
 }

@@ -130,7 +130,7 @@ async fn convert_checked(
     let config =
         LintConfig::for_build(&file.map.data, check).map_err(|e| Error::unknown(e.to_string()))?;
     let (linter, converted) = convert_and_check(client, file, parsed, config, false).await;
-    crate::frontend::warn(client, file, &linter).await;
+    crate::warn::warn(client, file, &linter).await;
     converted
 }
 

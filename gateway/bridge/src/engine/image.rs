@@ -1,24 +1,14 @@
-//! `gateway.v0`: which image is meant, what it says about itself, and running it.
+//! An image of a frontend: where it comes from and what it says about itself.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use gateway_api::{BuildResult, Code, Detail, Error, Gateway, ResolveImageConfigRequest};
+use gateway_api::{Code, Detail, Error, ResolveImageConfigRequest};
 use gateway_images::config::RunConfig;
 use gateway_images::reference::Reference;
 use gateway_llb::{Constraints, ImageSource, MarshalOptions, State, pb};
 use gateway_solver::Job;
 
-use super::context;
-use super::local::LocalGateway;
-use super::observer::Watch;
-use super::replay::{self, Recorder, Replay};
-use super::solved::Solved;
-use super::{Engine, FrontendCall, GATEWAY};
-use crate::host::environment::environment;
-use crate::host::life::{Call, host};
-use crate::host::process::{FrontendProcess, start};
-use crate::host::stderr::StderrLog;
+use super::{Engine, FrontendCall};
 
 /// What callers may require of a frontend, and what having inputs requires.
 const LABEL_CAPS: &str = "moby.buildkit.frontend.caps";
@@ -42,95 +32,6 @@ pub(super) struct FrontendImage {
     pub digest: String,
     /// What was resolved in the end; empty for what is no image of a registry.
     pub name: String,
-}
-
-/// Runs the image of the option `source`.
-pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Result<Solved, Error> {
-    if call.opts.contains_key("gateway-devel") {
-        return Err(Error::unknown("development gateway is no longer supported"));
-    }
-    let source = match call.opts.get("source") {
-        Some(source) if !source.is_empty() => source.clone(),
-        _ => return Err(Error::unknown("no source specified for gateway")),
-    };
-    engine.0.policy.check_source(&source)?;
-    let image = context::resolve(engine, job, &call, &source).await?;
-    check_caps(&image, &call)?;
-
-    let result = job.load(image.definition.clone(), &call.policies);
-    let verify = call.verify_replay;
-    let none = network_none(&image.config);
-    let gateway = engine.gateway(job, call.clone());
-    let replay = Replay::of(job, &call, &image, none, gateway.invocation());
-    let mut expected = None;
-    if let Some(replay) = &replay
-        // Boxed: its calls are those of a whole frontend, and frontends call frontends.
-        && let Some(returned) = Box::pin(replay.replay(job, gateway.as_ref())).await
-    {
-        if !verify {
-            replay::note(job, &source, &gateway);
-            return finish(job, &gateway, returned, &source);
-        }
-        expected = Some(returned);
-    }
-    // Pulling and unpacking, and starting the launcher, at the same time.
-    let (rootfs, launcher) = tokio::try_join!(job.rootfs(&result), engine.0.solver.launcher())?;
-    let recorder = Arc::new(Recorder::new(gateway.clone()));
-    let process = FrontendProcess {
-        image: &source,
-        lowers: rootfs.lowers.clone(),
-        entrypoint: image.config.entrypoint.as_deref().unwrap_or_default(),
-        env: environment(&image.config.env, gateway.invocation())?,
-        cwd: &image.config.working_dir,
-        // What was saved for a build without network is all that its frontends get.
-        network_none: none || job.is_vendored() || !engine.0.limits.network,
-        network: job.steps().network(pb::NetMode::Unset),
-        definition: &image.definition,
-    };
-    let limits = &engine.0.limits;
-    let process = start(&launcher, process, limits).await?;
-    let unique = Arc::as_ptr(&gateway) as usize;
-    let asked: Arc<dyn Gateway> = match replay {
-        Some(_) => recorder.clone(),
-        None => gateway.clone(),
-    };
-    let watch = Watch::new(engine.1.as_deref(), &source, asked);
-    let hosted = host(
-        process,
-        Call {
-            image: &source,
-            gateway: watch.gateway(),
-            limits,
-            cancel: job.cancelled(),
-            log: StderrLog::new(job.progress().clone(), &source, &unique.to_string()),
-        },
-    );
-    let returned = Box::pin(hosted).await;
-    watch.ended(&returned);
-    let returned = returned?;
-    drop(rootfs);
-    if let Some(expected) = &expected {
-        replay::compare(&source, expected, &returned)?;
-    }
-    if let Some(replay) = &replay {
-        replay.keep(job, &recorder, &returned);
-    }
-    finish(job, &gateway, returned, &source)
-}
-
-/// What a frontend returned, looked at.
-fn finish(
-    job: &Job,
-    gateway: &LocalGateway,
-    returned: BuildResult,
-    source: &str,
-) -> Result<Solved, Error> {
-    let solved = gateway.resolve(returned)?.of_frontend(GATEWAY, source);
-    // Its work is still to come, but a definition that cannot even be read is this frontend's fault.
-    for result in solved.results() {
-        result.check(job)?;
-    }
-    Ok(solved)
 }
 
 /// The image of a registry, for the host's platform.
@@ -188,7 +89,7 @@ pub(super) fn marshal(engine: &Engine, state: State) -> Result<pb::Definition, E
 }
 
 /// Go's spelling of true; any other text means nothing.
-fn network_none(config: &RunConfig) -> bool {
+pub(super) fn network_none(config: &RunConfig) -> bool {
     config
         .labels
         .get(LABEL_NETWORK_NONE)
@@ -196,7 +97,7 @@ fn network_none(config: &RunConfig) -> bool {
 }
 
 /// What the caller requires, compared with the image's label.
-fn check_caps(image: &FrontendImage, call: &FrontendCall) -> Result<(), Error> {
+pub(super) fn check_caps(image: &FrontendImage, call: &FrontendCall) -> Result<(), Error> {
     let names = |list: &str| -> BTreeSet<String> {
         list.split(',')
             .map(|entry| {

@@ -4,6 +4,7 @@
 mod cache;
 pub mod capabilities;
 mod context;
+mod frontend;
 mod image;
 mod local;
 mod observer;
@@ -298,7 +299,7 @@ impl Engine {
                 .caused_by(gateway_api::Cause::Policy));
             }
             if call.name == GATEWAY {
-                return image::run(self, job, call).await;
+                return frontend::run(self, job, call).await;
             }
             let Some(builtin) = self.0.builtins.get(&call.name).cloned() else {
                 return Err(Error::unknown(format!("invalid frontend: {}", call.name)));

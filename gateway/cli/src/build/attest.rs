@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::args::Build;
+use crate::build::args::Build;
 use crate::error::UsageError;
 use gateway_frontend::csv;
 

@@ -6,7 +6,7 @@ use std::io::Write;
 
 use serde_json::Value;
 
-use crate::args::Build;
+use crate::build::args::Build;
 use crate::error::{CliError, UsageError};
 use gateway_frontend::csv;
 
@@ -140,16 +140,11 @@ fn findings(json: &str) -> Option<(usize, Option<String>)> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
 
     use super::*;
 
     fn given(flags: &[&str]) -> Result<Option<Call>, UsageError> {
-        let words = ["gateway", "build"].iter().chain(flags).chain(&["."]);
-        let cli = crate::args::Cli::try_parse_from(words).unwrap();
-        let crate::args::Command::Build(build) = cli.command else {
-            panic!("a build");
-        };
+        let build = Build::of_words(flags.iter().chain(&["."])).unwrap();
         call(&build)
     }
 

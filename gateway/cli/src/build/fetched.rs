@@ -5,7 +5,7 @@ use std::path::Path;
 use gateway_images::registry::{Registries, WebRequest, shown_url};
 
 use super::stdin::{self, Stdin};
-use crate::args::Build;
+use crate::build::args::Build;
 use crate::error::CliError;
 
 const SCHEMES: [&str; 2] = ["http://", "https://"];

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use clap::Parser;
+use std::ffi::OsString;
 
 use super::request::{Inputs, inputs};
-use super::secrets::Environment;
-use crate::args::{Build, Cli, Command};
+use crate::build::args::Build;
+use crate::environment::Environment;
 
 /// What a flag does here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +153,7 @@ const FLAGS: &[Flag] = &[
     }),
     same("--print", &["--print", "outline"], asks),
     same("--progress", &["--progress", "none"], |b, _| {
-        b.progress == crate::progress::Mode::Quiet
+        b.progress == crate::progress::mode::Mode::Quiet
     }),
     same("--provenance", &["--provenance", "mode=min"], |_, i| {
         opt(i, "attest:provenance") == "type=provenance,mode=min"
@@ -204,13 +204,8 @@ fn one_exporter(build: &Build, _: &Inputs) -> bool {
 fn parsed(given: &[String]) -> Build {
     let line = ["gateway", "build"].map(str::to_owned).into_iter();
     let words = line.chain(given.iter().cloned()).map(Into::into).collect();
-    let words = crate::docker_words::normal(words);
-    match Cli::try_parse_from(words) {
-        Ok(Cli {
-            command: Command::Build(build),
-        }) => *build,
-        other => panic!("{other:?}"),
-    }
+    let words: Vec<OsString> = crate::docker_words::normal(words);
+    Build::of_words(words.into_iter().skip(2)).unwrap()
 }
 
 #[test]

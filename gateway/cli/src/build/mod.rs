@@ -1,5 +1,6 @@
 //! `gateway build`.
 
+pub mod args;
 mod attest;
 mod cache;
 mod call;
@@ -27,11 +28,13 @@ use gateway_solver::pins::Pins;
 use gateway_solver::{Solver, SolverOptions};
 use tokio_util::sync::CancellationToken;
 
-use self::secrets::Environment;
-use crate::args::Build;
+use crate::build::args::Build;
 use crate::config;
+use crate::environment::Environment;
 use crate::error::CliError;
-use crate::progress::{Display, Mode, Options as DisplayOptions};
+use crate::interrupt::cancel_on_signal;
+use crate::progress::mode::Mode;
+use crate::progress::{Display, Options as DisplayOptions};
 use crate::worker;
 
 /// Keys of the exporter's answer that go to files and stdout.
@@ -231,27 +234,6 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
 
 pub fn dockerfile_frontend() -> gateway_api::FrontendFn {
     Arc::new(|gateway| Box::pin(gateway_dockerfile::build(gateway)))
-}
-
-/// The first signal cancels the build and lets it clean up; a second one ends at once.
-pub async fn cancel_on_signal(cancel: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        return;
-    };
-    for count in 0.. {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        if count > 0 {
-            std::process::exit(i32::from(crate::error::INTERRUPTED));
-        }
-        cancel.cancel();
-    }
 }
 
 /// 25 characters of base 36, the form that sessions have elsewhere.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use gateway_solver::{Exporter, OutputTarget};
 
-use super::secrets::Environment;
-use crate::args::Build;
+use crate::build::args::Build;
+use crate::environment::Environment;
 use crate::error::UsageError;
 use gateway_frontend::csv;
 
@@ -264,16 +264,11 @@ fn is_below_current_dir(dir: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
 
     use super::*;
 
     fn parsed(flags: &[&str]) -> Result<Vec<Exporter>, UsageError> {
-        let words = ["gateway", "build"].iter().chain(flags).chain(&["."]);
-        let cli = crate::args::Cli::try_parse_from(words).unwrap();
-        let crate::args::Command::Build(build) = cli.command else {
-            panic!("a build");
-        };
+        let build = Build::of_words(flags.iter().chain(&["."])).unwrap();
         exporters(&build, &Environment::new())
     }
 

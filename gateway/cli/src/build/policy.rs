@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use gateway_solver::policy::{Policy, SourcePolicies};
 
-use super::secrets::Environment;
-use crate::args::Build;
+use crate::build::args::Build;
+use crate::environment::Environment;
 use crate::error::{CliError, UsageError};
 use gateway_frontend::csv;
 

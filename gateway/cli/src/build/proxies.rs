@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::secrets::Environment;
+use crate::environment::Environment;
 use crate::error::CliError;
 
 /// Keys of the file by the arguments that they become, in both spellings.

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use gateway_session::{LocalSession, Session};
 
-use super::secrets::{self, Environment};
+use super::secrets::{self};
 use super::stdin::{self, Stdin};
 use super::{contexts, proxies, resources};
-use crate::args::Build;
+use crate::build::args::Build;
+use crate::environment::Environment;
 use crate::error::{CliError, UsageError};
 
 /// The build file when none is named.
@@ -367,14 +368,9 @@ fn entitlements(args: &Build) -> Result<BTreeSet<String>, UsageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
 
     fn parse(line: &[&str]) -> Build {
-        let words = ["gateway", "build"].iter().chain(line);
-        match crate::args::Cli::try_parse_from(words).unwrap().command {
-            crate::args::Command::Build(build) => *build,
-            _ => panic!("a build"),
-        }
+        Build::of_words(line).unwrap()
     }
 
     fn given(line: &[&str]) -> Result<Inputs, CliError> {

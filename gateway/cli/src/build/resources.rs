@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::args::Build;
+use crate::build::args::Build;
 use crate::error::UsageError;
 
 /// Flags of their own that are short for a `--resource`.
@@ -100,16 +100,11 @@ pub fn bytes(text: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
 
     use super::*;
 
     fn given(flags: &[&str]) -> Result<BTreeMap<String, String>, UsageError> {
-        let words = ["gateway", "build"].iter().chain(flags).chain(&["."]);
-        let cli = crate::args::Cli::try_parse_from(words).unwrap();
-        let crate::args::Command::Build(build) = cli.command else {
-            panic!("a build");
-        };
+        let build = Build::of_words(flags.iter().chain(&["."])).unwrap();
         let mut opts = BTreeMap::new();
         options(&build, &mut opts).map(|()| opts)
     }

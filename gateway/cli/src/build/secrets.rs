@@ -6,11 +6,9 @@ use std::path::PathBuf;
 use gateway_session::ssh::{Agent, AgentSource, Keys};
 use gateway_session::{Secret, SecretSource};
 
+use crate::environment::Environment;
 use crate::error::UsageError;
 use gateway_frontend::csv;
-
-/// The environment, as a value.
-pub type Environment = BTreeMap<String, String>;
 
 /// One `--secret`: its id and where its value comes from.
 pub fn secret(text: &str, env: &Environment) -> Result<(String, SecretSource), UsageError> {

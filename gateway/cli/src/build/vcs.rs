@@ -9,7 +9,7 @@ use std::process::Command;
 
 use gateway_images::registry::shown_url;
 
-use super::secrets::Environment;
+use crate::environment::Environment;
 
 const LABELS: &str = "BUILDX_GIT_LABELS";
 const INFO: &str = "BUILDX_GIT_INFO";

@@ -5,10 +5,10 @@ use toml::Value;
 
 use super::keys::{KEYS, Key};
 use super::layers::{Layers, Origin};
-use crate::args::Build;
-use crate::build::secrets::Environment;
+use crate::build::args::Build;
+use crate::environment::Environment;
 use crate::error::{CliError, UsageError};
-use crate::progress::Mode;
+use crate::progress::mode::Mode;
 use crate::registry::settings::RegistryArgs;
 
 fn value(
@@ -118,7 +118,6 @@ pub fn filled(build: &Build, layers: &Layers, env: &Environment) -> Result<Build
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
 
     use super::*;
 
@@ -127,12 +126,7 @@ mod tests {
         let file = dir.path().join("gateway.toml");
         std::fs::write(&file, text).unwrap();
         let layers = Layers::find(Some(&file), env).unwrap();
-        let words = ["gateway", "build"].iter().chain(flags).chain(&["."]);
-        let crate::args::Command::Build(build) =
-            crate::args::Cli::try_parse_from(words).unwrap().command
-        else {
-            panic!("a build");
-        };
+        let build = Build::of_words(flags.iter().chain(&["."])).unwrap();
         filled(&build, &layers, env).unwrap()
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::keys::{BUILDKIT, KEYS, Key, Kind, WORKER};
-use crate::build::secrets::Environment;
+use crate::environment::Environment;
 use crate::error::CliError;
 
 /// Names the configuration file, as `--config` does.

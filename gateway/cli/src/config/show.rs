@@ -8,11 +8,11 @@ use toml::Value;
 
 use super::keys::{KEYS, Key};
 use super::layers::{Layers, Origin, user_config};
-use crate::build::secrets::Environment;
+use crate::environment::Environment;
 use crate::error::CliError;
 use crate::registry::environment;
 use crate::registry::settings::{RegistryArgs, login_file, registries};
-use crate::store::print;
+use crate::text::print;
 
 /// Variables that say how the network is reached.
 const PROXIES: [&str; 6] = [

@@ -16,7 +16,7 @@ use gateway_solver::{Solver, SolverOptions};
 
 use self::address::Address;
 use self::file::DaemonFile;
-use crate::build::secrets::Environment;
+use crate::environment::Environment;
 use crate::error::{CliError, UsageError};
 use crate::registry::settings::RegistryArgs;
 use crate::{build, collection, config};
@@ -367,7 +367,7 @@ async fn listen(
         tokio::spawn(async move { daemon.serve(listener).await });
     }
     let cancel = tokio_util::sync::CancellationToken::new();
-    tokio::spawn(build::cancel_on_signal(cancel.clone()));
+    tokio::spawn(crate::interrupt::cancel_on_signal(cancel.clone()));
     let one = async {
         if !stdio {
             return std::future::pending().await;

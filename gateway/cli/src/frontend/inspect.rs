@@ -7,7 +7,7 @@ use super::subject::{LABEL_DETERMINISTIC, Place, PlatformImage, Subject};
 use crate::error::CliError;
 use crate::registry::settings::RegistryArgs;
 use crate::registry::with_registries;
-use crate::store::{print, size_text};
+use crate::text::{print, size_text};
 
 /// Show what a frontend image says of itself: platforms, digest, size, entry point, labels, capabilities, and what it
 /// may do when a build runs it.

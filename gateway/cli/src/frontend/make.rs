@@ -21,7 +21,7 @@ use super::subject::{
 };
 use crate::error::{CliError, UsageError};
 use crate::registry::platform;
-use crate::store::{print, size_text};
+use crate::text::{print, size_text};
 
 /// Where the program is in the image.
 const PROGRAM: &str = "frontend";

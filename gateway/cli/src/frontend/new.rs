@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::error::{CliError, UsageError};
-use crate::store::print;
+use crate::text::print;
 
 /// What is written, and what stands for the crate's name and its dependency in it.
 const FILES: [(&str, &str); 6] = [

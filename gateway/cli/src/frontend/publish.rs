@@ -2,18 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser as _};
+use clap::Args;
 use gateway_images::reference::Reference;
 use gateway_images::registry::{PushOptions, Registries};
 use gateway_images::store::BlobStore;
 
 use super::make::{Make, make};
 use super::subject::{Place, Subject};
-use crate::args::{Cli, Command};
+use crate::build::args::Build;
 use crate::error::{CliError, UsageError};
 use crate::registry::settings::RegistryArgs;
 use crate::registry::{failed, with_registries};
-use crate::store::print;
+use crate::text::print;
 
 /// What users of today run on.
 const PLATFORMS: [&str; 2] = ["linux/amd64", "linux/arm64"];
@@ -246,15 +246,7 @@ async fn newer(
 /// Builds a sample with what was published, as a user's first build would.
 fn check(args: &Publish, sample: &Path, pinned: &str) -> Result<(), CliError> {
     let store = tempfile::tempdir().map_err(CliError::Runtime)?;
-    let words = [
-        Path::new("gateway"),
-        Path::new("build"),
-        Path::new("--"),
-        sample,
-    ];
-    let Ok(Command::Build(mut build)) =
-        Cli::try_parse_from(words.map(Path::as_os_str)).map(|cli| cli.command)
-    else {
+    let Ok(mut build) = Build::of_words([Path::new("--"), sample]) else {
         let problem = "is no folder".to_owned();
         return Err(UsageError::new("--check", sample.to_string_lossy(), problem).into());
     };

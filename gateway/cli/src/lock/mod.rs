@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Args, Parser as _};
+use clap::Args;
 use gateway_bridge::Collect;
 use gateway_images::reference::Reference;
 use gateway_solver::pins::{Pins, read_vendored};
 
-use crate::args::{Build, Cli, Command};
+use crate::build::args::Build;
 use crate::build::{self, Purpose};
 use crate::error::{CliError, UsageError};
-use crate::progress::Mode;
+use crate::progress::mode::Mode;
 use crate::registry::settings::RegistryArgs;
-use crate::store::{print, size_text};
+use crate::text::{print, size_text};
 use file::{Lock as LockFile, Role, difference};
 
 /// What is behind the name of a build file.
@@ -151,14 +151,7 @@ pub struct Vendor {
 impl Meant {
     /// The flags of the build.
     fn build(&self, context: &Path) -> Result<Build, CliError> {
-        let words = [
-            Path::new("gateway"),
-            Path::new("build"),
-            Path::new("--"),
-            context,
-        ];
-        let parsed = Cli::try_parse_from(words.map(Path::as_os_str)).map(|cli| cli.command);
-        let Ok(Command::Build(mut build)) = parsed else {
+        let Ok(mut build) = Build::of_words([Path::new("--"), context]) else {
             let problem = "is no directory or address".to_owned();
             return Err(UsageError::new("CONTEXT", context.to_string_lossy(), problem).into());
         };
@@ -177,7 +170,7 @@ impl Meant {
         build.registries = self.registries.clone();
         build.progress = self.progress;
         build.debug = self.debug;
-        Ok(*build)
+        Ok(build)
     }
 }
 
@@ -467,11 +460,7 @@ mod tests {
     use super::*;
 
     fn build(words: &[&str]) -> Build {
-        let words = ["gateway", "build"].iter().chain(words);
-        match Cli::try_parse_from(words).unwrap().command {
-            Command::Build(build) => *build,
-            _ => panic!("a build"),
-        }
+        Build::of_words(words).unwrap()
     }
 
     #[test]

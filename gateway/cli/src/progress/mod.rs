@@ -7,28 +7,28 @@
 pub mod bytes;
 mod colors;
 mod go;
+pub mod mode;
 mod plain;
 mod summary;
 mod trace;
-mod tty;
+pub mod tty;
 
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use gateway_api::progress::{Progress, Status};
 use time::OffsetDateTime;
 
 use self::colors::Colors;
+use self::mode::Mode;
 use self::plain::{Plain, Style};
 use self::trace::{Keep, Trace};
-pub use self::tty::clean;
 use self::tty::{Look, Size, Tty};
-use crate::build::secrets::Environment;
 use crate::config::Layers;
-use crate::error::{CliError, UsageError};
+use crate::environment::Environment;
+use crate::error::CliError;
 
 /// Pause between two prints: short enough to feel live, long enough to group events.
 const TICK: Duration = Duration::from_millis(100);
@@ -36,45 +36,6 @@ const TICK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// More would leave no room for steps on any terminal.
 const MOST_LOG_LINES: u16 = 200;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// On a terminal the display that repaints itself, else plain text.
-    Auto,
-    /// One line a step, repainted in place; needs a terminal.
-    Tty,
-    /// Lines of text, one step at a time.
-    Plain,
-    /// Plain text in the form of Docker 18.09, for scripts that read it.
-    #[value(name = "plain=2018", alias = "plain-v1")]
-    Plain2018,
-    /// One JSON object per event, as buildctl prints them.
-    Rawjson,
-    /// Nothing but the result, and what failed.
-    #[value(alias = "none")]
-    Quiet,
-}
-
-impl Mode {
-    /// The mode to use: one that was asked for, else what fits stderr.
-    ///
-    /// # Errors
-    /// When a terminal is needed and there is none.
-    pub fn resolve(self, env: &Environment) -> Result<Mode, UsageError> {
-        let terminal = std::io::stderr().is_terminal();
-        let dumb = env.get("TERM").is_some_and(|term| term == "dumb");
-        match self {
-            Mode::Auto if terminal && !dumb => Ok(Mode::Tty),
-            Mode::Auto => Ok(Mode::Plain),
-            Mode::Tty if !terminal => Err(UsageError::new(
-                "--progress",
-                "tty",
-                "stderr is no terminal: use --progress=plain, or auto to choose by itself".into(),
-            )),
-            mode => Ok(mode),
-        }
-    }
-}
 
 /// How the display looks, beside its mode.
 pub struct Options {

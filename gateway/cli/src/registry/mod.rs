@@ -14,10 +14,10 @@ use gateway_images::reference::Reference;
 use gateway_images::registry::{Registries, RegistryError, error_page};
 use tokio_util::sync::CancellationToken;
 
-use crate::build::cancel_on_signal;
-use crate::build::secrets::Environment;
 use crate::config;
+use crate::environment::Environment;
 use crate::error::{CliError, UsageError};
+use crate::interrupt::cancel_on_signal;
 use settings::RegistryArgs;
 
 /// Look at a registry.

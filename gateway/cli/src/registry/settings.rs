@@ -10,9 +10,9 @@ use gateway_images::registry::{
     add_daemon_json, add_hosts_dir, parse_buildkitd_toml, parse_registries_conf, unused_tables,
 };
 
-use crate::build::secrets::Environment;
 use crate::config::Layers;
 use crate::config::layers::user_config;
+use crate::environment::Environment;
 use crate::error::{CliError, UsageError};
 
 /// How registries are reached.

@@ -31,7 +31,7 @@ use super::subject::{Place, Subject};
 use crate::error::{CliError, UsageError};
 use crate::registry::settings::RegistryArgs;
 use crate::registry::with_registries;
-use crate::store::print;
+use crate::text::print;
 
 /// What the image goes by in its tests.
 const NAME: &str = "frontend.test/image:1";
