@@ -11,7 +11,7 @@ pub mod service;
 pub mod transport;
 
 pub use engine::{
-    BuildRequest, BuildResponse, Collect, Engine, EngineOptions, FrontendPolicy, Observed,
-    Observer, capabilities, read_source_policies,
+    BuildRequest, BuildResponse, Collect, Engine, EngineOptions, FrontendPolicy, LateExporters,
+    Observed, Observer, Provenance, capabilities, read_source_policies,
 };
 pub use host::FrontendLimits;

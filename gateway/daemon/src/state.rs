@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{History, Jobs};
+use crate::docker::Uploads;
 use crate::peer::Peer;
 use crate::session::{Locals, Sessions};
 
@@ -75,6 +76,7 @@ pub(crate) struct State {
     pub locals: Locals,
     pub jobs: Jobs,
     pub history: History,
+    pub uploads: Uploads,
     builds: Mutex<HashMap<Peer, Builds>>,
     /// Connections that are open.
     connections: watch::Sender<usize>,
@@ -95,6 +97,7 @@ impl Daemon {
             locals: Locals::open(&options.root.join("locals"))?,
             jobs: Jobs::default(),
             history: History::open(&options.root.join("history"), options.history)?,
+            uploads: Uploads::default(),
             builds: Mutex::default(),
             connections: watch::Sender::new(0),
             stopping: CancellationToken::new(),

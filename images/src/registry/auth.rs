@@ -1,6 +1,7 @@
 //! From a challenge to an `Authorization` header: Basic, or a Bearer token from the registry's token service.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -9,9 +10,10 @@ use reqwest::header::HeaderValue;
 use serde::Deserialize;
 
 use super::Inner;
+use super::authority::{TokenAuthority, TokenRequest};
 use super::challenge::Challenge;
 use super::credentials::{Credential, Login};
-use super::error::{AuthError, HostError};
+use super::error::{AuthError, CredentialsError, HostError};
 use super::hosts::{HostClient, redacted};
 use super::quirks::Quirk;
 use super::transport::{named, read_limited, service_message};
@@ -35,6 +37,16 @@ struct Who {
 
 /// Tokens of one host after which the outdated ones are thrown away.
 const MAX_TOKENS: usize = 256;
+
+/// Who may use a token.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) enum TokenOwner {
+    Login(Option<Credential>),
+    Authority(TokenAuthority),
+}
+
+/// With the scopes.
+pub(crate) type TokenKey = (TokenOwner, String);
 
 /// A token and when to ask for another.
 #[derive(Clone)]
@@ -69,6 +81,11 @@ impl Inner {
         let Some(challenge) = challenge else {
             return Ok(None);
         };
+        if challenge.scheme != "basic"
+            && let Some(header) = self.given_token(client, &challenge, scopes).await?
+        {
+            return Ok(Some(header));
+        }
         let who = self.who(client).await;
         let login = &who.login;
         if let Some(Login {
@@ -92,7 +109,8 @@ impl Inner {
                 )),
             };
         }
-        let key = (login.as_ref().map(|l| l.credential.clone()), joined(scopes));
+        let owner = TokenOwner::Login(login.as_ref().map(|l| l.credential.clone()));
+        let key = (owner, joined(scopes));
         // Held while asking, so that many blobs cost one token.
         let mut tokens = client.tokens.lock().await;
         if let Some(token) = tokens.get(&key)
@@ -102,11 +120,67 @@ impl Inner {
         }
         let token = self.fetch_token(client, &challenge, scopes, &who).await?;
         let header = token.header.clone();
-        if tokens.len() >= MAX_TOKENS {
-            let now = Instant::now();
-            tokens.retain(|_, token| token.renew_at > now);
+        keep(&mut tokens, key, token);
+        Ok(Some(header))
+    }
+
+    /// A token of whoever keeps the login to itself; none when nobody does.
+    async fn given_token(
+        &self,
+        client: &HostClient,
+        challenge: &Challenge,
+        scopes: &BTreeSet<String>,
+    ) -> Result<Option<HeaderValue>, HostError> {
+        let credentials = &self.config.credentials;
+        let failed = |problem: CredentialsError| {
+            HostError::Auth(AuthError {
+                action: "pull",
+                credentials: "kept by the client".to_owned(),
+                status: None,
+                by: client.host.clone(),
+                message: Some(problem.to_string()),
+                transport: None,
+            })
+        };
+        let authority = credentials.authority(&client.host).await;
+        let Some(authority) = authority.map_err(failed)? else {
+            return Ok(None);
+        };
+        let base = Url::parse(&client.base()).ok();
+        let realm = challenge
+            .get("realm")
+            .and_then(|realm| base?.join(realm).ok());
+        // What is not asked of the client is asked, and refused, here.
+        let Some(realm) = realm.filter(|realm| {
+            realm.scheme() == "https" || (realm.scheme() == "http" && client.is_plain())
+        }) else {
+            return Ok(None);
+        };
+        let key = (TokenOwner::Authority(authority), joined(scopes));
+        let turn = turn(client, &key);
+        let _held = turn.lock().await;
+        if let Some(token) = client.tokens.lock().await.get(&key)
+            && token.renew_at > Instant::now()
+        {
+            return Ok(Some(token.header.clone()));
         }
-        tokens.insert(key, token);
+        let request = TokenRequest {
+            host: &client.host,
+            realm: realm.as_str(),
+            service: challenge.get("service").unwrap_or_default(),
+            scopes,
+        };
+        let given = credentials.token(request).await.map_err(failed)?;
+        let lifetime = match given.lifetime.as_secs() {
+            0 => DEFAULT_LIFETIME,
+            seconds => seconds.min(LONGEST_LIFETIME),
+        };
+        let token = Token {
+            header: secret_header(format!("Bearer {}", given.token))?,
+            renew_at: renewed_after(lifetime),
+        };
+        let header = token.header.clone();
+        keep(&mut *client.tokens.lock().await, key, token);
         Ok(Some(header))
     }
 
@@ -338,12 +412,35 @@ pub(super) fn token_of(body: &[u8]) -> Option<Token> {
         .filter(|s| *s > 0)
         .unwrap_or(DEFAULT_LIFETIME)
         .min(LONGEST_LIFETIME);
-    // A quarter is kept back for the way and for clocks that differ.
-    let renew_at = Instant::now() + Duration::from_secs(lifetime) * 3 / 4;
     Some(Token {
         header: secret_header(format!("Bearer {token}")).ok()?,
-        renew_at,
+        renew_at: renewed_after(lifetime),
     })
+}
+
+/// A quarter is kept back for the way and for clocks that differ.
+fn renewed_after(seconds: u64) -> Instant {
+    Instant::now() + Duration::from_secs(seconds) * 3 / 4
+}
+
+fn keep(tokens: &mut HashMap<TokenKey, Token>, key: TokenKey, token: Token) {
+    if tokens.len() >= MAX_TOKENS {
+        let now = Instant::now();
+        tokens.retain(|_, token| token.renew_at > now);
+    }
+    tokens.insert(key, token);
+}
+
+/// Whoever wants the same token of the same authority waits for one fetch; nobody else does.
+fn turn(client: &HostClient, key: &TokenKey) -> Arc<tokio::sync::Mutex<()>> {
+    let mut turns = client.turns.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some(turn) = turns.get(key).and_then(Weak::upgrade) {
+        return turn;
+    }
+    turns.retain(|_, turn| turn.strong_count() > 0);
+    let turn = Arc::default();
+    turns.insert(key.clone(), Arc::downgrade(&turn));
+    turn
 }
 
 fn joined(scopes: &BTreeSet<String>) -> String {

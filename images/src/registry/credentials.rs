@@ -15,6 +15,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
+use super::authority::{AuthorityFuture, TokenFuture, TokenRequest};
 use super::error::CredentialsError;
 
 /// A login. Its `Debug` form hides the secret.
@@ -53,6 +54,21 @@ pub type LoginFuture<'a> =
 /// Gives logins by API host (`registry-1.docker.io`, `host[:port]`).
 pub trait Credentials: Send + Sync {
     fn login<'a>(&'a self, host: &'a str) -> LoginFuture<'a>;
+
+    /// Who fetches tokens for this host and keeps the login to itself. `None`: nobody does; tokens are
+    /// fetched here, with [`Credentials::login`].
+    fn authority<'a>(&'a self, _host: &'a str) -> AuthorityFuture<'a> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Has a token fetched by the authority.
+    fn token<'a>(&'a self, _request: TokenRequest<'a>) -> TokenFuture<'a> {
+        Box::pin(async {
+            Err(CredentialsError::Client(
+                "nobody fetches tokens here".to_owned(),
+            ))
+        })
+    }
 }
 
 /// No logins at all.

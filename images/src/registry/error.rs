@@ -532,4 +532,6 @@ pub enum CredentialsError {
     Config { path: PathBuf, problem: String },
     #[error("error getting credentials - err: {helper}: {problem}")]
     Helper { helper: String, problem: String },
+    #[error("{0}")]
+    Client(String),
 }

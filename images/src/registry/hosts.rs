@@ -2,17 +2,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
 
-use super::auth::Token;
+use super::auth::{Token, TokenKey};
 use super::challenge::Challenge;
 use super::config::{HostConfig, Mirror, MirrorPath, PrefixRule, RegistriesConfig};
-use super::credentials::Credential;
 use super::error::HostError;
 use super::proxy::{self, proxy_for};
 use super::quirks::Quirks;
@@ -100,8 +99,10 @@ pub(crate) struct HostClient {
     pub(crate) may_be_plain: bool,
     scheme: AtomicU8,
     pub(crate) challenge: Mutex<Option<Challenge>>,
-    /// By login and scopes: a token is never used for another login than its own.
-    pub(crate) tokens: tokio::sync::Mutex<HashMap<(Option<Credential>, String), Token>>,
+    /// A token is never used for another login than its own.
+    pub(crate) tokens: tokio::sync::Mutex<HashMap<TokenKey, Token>>,
+    /// Fetches by authorities that are under way, each of which may take as long as it likes.
+    pub(crate) turns: Mutex<HashMap<TokenKey, Weak<tokio::sync::Mutex<()>>>>,
     pub(crate) pinged: AtomicBool,
     pub(crate) head_unreliable: AtomicBool,
     failed: Mutex<Option<(Instant, HostError)>>,
@@ -484,6 +485,7 @@ impl Hosts {
             scheme: AtomicU8::new(scheme),
             challenge: Mutex::default(),
             tokens: tokio::sync::Mutex::default(),
+            turns: Mutex::default(),
             pinged: AtomicBool::new(false),
             head_unreliable: AtomicBool::new(false),
             failed: Mutex::default(),

@@ -4,6 +4,7 @@
 //! mirror was passed over, and the oddities of registries that must work nevertheless. Called by whoever needs an image.
 
 mod auth;
+mod authority;
 mod blob;
 mod challenge;
 mod check;
@@ -40,6 +41,9 @@ mod tests;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+pub use authority::{
+    AuthorityFuture, GivenToken, TokenAuthority, TokenFuture, TokenRequest,
+};
 pub use blob::{BlobStream, blob_reader};
 pub use check::{Check, CheckOptions, CheckStep, Verdict};
 pub use config::{

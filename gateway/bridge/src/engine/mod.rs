@@ -6,6 +6,7 @@ pub mod capabilities;
 mod context;
 mod frontend;
 mod image;
+mod late;
 mod local;
 mod observer;
 mod policy;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::host::FrontendLimits;
 use cache::Caches;
+pub use late::{LateExporters, Provenance};
 use local::LocalGateway;
 use observer::Watch;
 pub use observer::{Observed, Observer};
@@ -80,6 +82,10 @@ pub struct BuildRequest {
     /// With the logins of whoever builds; `None`: the solver's own.
     pub registries: Option<Registries>,
     pub exporters: Vec<Exporter>,
+    /// Asked for more of them when the result is known.
+    pub late_exporters: Option<Arc<dyn LateExporters>>,
+    /// Provenance is in the response, whether or not the build's outputs have it.
+    pub record_provenance: bool,
     /// Caches to look in besides the store. Of local ones frontends may name these only.
     pub cache_imports: Vec<CacheImport>,
     /// Caches to write when all is built.
@@ -109,6 +115,8 @@ pub struct BuildResponse {
     pub exporter: BTreeMap<String, String>,
     /// All of the result's metadata, e.g. the answer to a subrequest.
     pub metadata: BTreeMap<String, Vec<u8>>,
+    /// If it was to be recorded.
+    pub provenance: Vec<Provenance>,
 }
 
 /// A frontend to run, by name.
@@ -239,14 +247,30 @@ impl Engine {
         }
         let origin = solved.origin.clone();
         let mut result = solved.into_exportable();
-        if let Some(wanted) = &provenance {
+        let asked = provenance.is_some();
+        let mut recorded = Vec::new();
+        let record = request.record_provenance && (asked || late::is_exportable(&result));
+        let recording = record
+            .then(provenance::Wanted::for_history);
+        if let Some(wanted) = provenance.or(recording) {
             let platform = gateway_llb::platform::format(self.0.solver.default_platform());
             let attest =
                 |materials| wanted.attest(origin.as_deref(), &materials, &platform, &invocation);
             job.attest_provenance(&mut result, attest).await?;
+            if record {
+                recorded = late::provenance(&result);
+            }
+            if !asked {
+                late::without_last(&mut result);
+            }
+        }
+        let mut exporters = request.exporters;
+        if let Some(late) = &request.late_exporters {
+            let results = late::names(&result);
+            exporters.extend(late.find(&result.metadata, results).await?);
         }
         // Boxed: builds run side by side on one stack, and exporters are a large part of one.
-        let exported = job.export(result, &request.exporters, &caches);
+        let exported = job.export(result, &exporters, &caches);
         let exported = Box::pin(exported).await?;
         let mut exporter = exported.attrs;
         for (key, value) in &metadata {
@@ -259,6 +283,7 @@ impl Engine {
             exporter,
             metadata,
             vendored: None,
+            provenance: recorded,
         })
     }
 

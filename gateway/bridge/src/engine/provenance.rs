@@ -126,6 +126,18 @@ impl Wanted {
         }
     }
 
+    /// What a history keeps of a build that did not ask for any.
+    pub fn for_history() -> Wanted {
+        Wanted {
+            version: Version::V1,
+            builder: String::new(),
+            filename: "provenance.json".to_owned(),
+            reproducible: false,
+            inline_only: true,
+            complete: false,
+        }
+    }
+
     /// The attestation of one result.
     ///
     /// # Errors

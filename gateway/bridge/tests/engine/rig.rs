@@ -151,6 +151,8 @@ impl Rig {
             pins: None,
             collect: None,
             registries: None,
+            late_exporters: None,
+            record_provenance: false,
             exporters: self.exporters.clone(),
             cancel,
         }

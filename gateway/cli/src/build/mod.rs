@@ -189,6 +189,8 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
             pins,
             collect: purpose.collect,
             registries: None,
+            late_exporters: None,
+            record_provenance: false,
             exporters,
             cache_imports,
             cache_exports,

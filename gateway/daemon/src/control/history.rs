@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::broadcast;
 
 use super::log::StatusLog;
+use super::spans::{Spans, Trace};
 use crate::proto::control::{
     BuildHistoryEvent, BuildHistoryEventType, BuildHistoryRecord, Descriptor,
 };
@@ -18,6 +19,9 @@ use crate::state::HistoryLimits;
 
 /// What logs are called.
 const LOG_TYPE: &str = "application/vnd.buildkit.status.v0";
+
+/// What traces are called.
+const TRACE_TYPE: &str = "application/vnd.buildkit.otlp.json.v0";
 
 /// Records at most, however young they are: they are in memory.
 const MOST: usize = 5000;
@@ -117,7 +121,7 @@ impl History {
     }
 
     /// Keeps what is known of a finished build.
-    pub fn finished(&self, mut record: BuildHistoryRecord) {
+    pub fn finished(&self, mut record: BuildHistoryRecord, trace: Option<Trace>) {
         let dir = self.dir(&record.r#ref);
         let status = dir.join("status");
         if let Ok((digest, size)) = digest_of(&status) {
@@ -128,11 +132,34 @@ impl History {
                 ..Descriptor::default()
             });
         }
+        if let Ok(log) = StatusLog::open(&status) {
+            let mut spans = Spans::new(&record.r#ref, trace);
+            // Of a log that cannot be read to its end, what could be.
+            let _ = log.each(|said| spans.see(said));
+            let bytes = spans.finish(&record);
+            record.trace = self.keep(&record.r#ref, TRACE_TYPE, &bytes);
+        }
         self.save(&record);
         let record = Arc::new(record);
         self.locked().insert(record.r#ref.clone(), record.clone());
         self.tell(BuildHistoryEventType::Complete, &record);
         self.collect();
+    }
+
+    /// Keeps a blob of a build that runs. `None` when it cannot be written: a build is more than what is
+    /// remembered of it.
+    pub fn keep(&self, name: &str, media_type: &str, bytes: &[u8]) -> Option<Descriptor> {
+        let hex: String = Sha256::digest(bytes)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        std::fs::write(self.dir(name).join(&hex), bytes).ok()?;
+        Some(Descriptor {
+            media_type: media_type.to_owned(),
+            digest: format!("sha256:{hex}"),
+            size: i64::try_from(bytes.len()).ok()?,
+            ..Descriptor::default()
+        })
     }
 
     /// Never fails: a build is more than what is remembered of it.
@@ -212,30 +239,33 @@ impl History {
         true
     }
 
-    /// Whether a record names this blob.
-    pub fn names(&self, digest: &str) -> bool {
-        let named = |info: &crate::proto::control::BuildResultInfo| {
-            let results = info.results.values().chain(&info.attestations);
-            results
-                .chain(&info.result_deprecated)
-                .any(|d| d.digest == digest)
-        };
-        self.list().iter().any(|record| {
-            record
-                .result
-                .iter()
-                .chain(record.results.values())
-                .any(named)
-        })
+    /// The digests of what the builds made, the newest first.
+    pub fn results(&self) -> Vec<String> {
+        let records = self.list();
+        let infos = records
+            .iter()
+            .flat_map(|record| record.result.iter().chain(record.results.values()));
+        infos
+            .flat_map(|info| info.results.values())
+            .map(|descriptor| descriptor.digest.clone())
+            .collect()
     }
 
     /// What is kept under a digest.
     pub fn blob(&self, digest: &str) -> Option<HistoryBlob> {
-        let record = self.list().into_iter().find(|record| {
-            let logs = record.logs.as_ref();
-            logs.is_some_and(|logs| logs.digest == digest)
+        let is = |descriptor: &&Descriptor| descriptor.digest == digest;
+        let path = self.list().into_iter().find_map(|record| {
+            let dir = self.dir(&record.r#ref);
+            if record.logs.as_ref().filter(is).is_some() {
+                return Some(dir.join("status"));
+            }
+            let results = record.result.iter().chain(record.results.values());
+            let kept = results
+                .flat_map(|info| &info.attestations)
+                .chain(&record.trace)
+                .find(is)?;
+            Some(dir.join(kept.digest.strip_prefix("sha256:")?))
         })?;
-        let path = self.dir(&record.r#ref).join("status");
         let size = std::fs::metadata(&path).ok()?.len();
         Some(HistoryBlob { path, size })
     }
@@ -273,7 +303,7 @@ mod tests {
         let history = History::open(dir.path(), limits).unwrap();
         let keep = |name: &str, seconds| {
             history.log(name).unwrap().end();
-            history.finished(record(name, seconds));
+            history.finished(record(name, seconds), None);
         };
         keep("pinned", 10);
         assert!(history.pin("pinned", true));

@@ -136,6 +136,19 @@ impl StatusLog {
             .clone()
     }
 
+    /// Every message of a finished one.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn each(&self, mut see: impl FnMut(&StatusResponse)) -> io::Result<()> {
+        let (length, _) = *self.0.written.borrow();
+        let mut reader = self.reader();
+        while reader.at < length {
+            see(&reader.read(length)?);
+        }
+        Ok(())
+    }
+
     /// From the beginning.
     pub fn reader(&self) -> Reader {
         Reader {

@@ -2,10 +2,12 @@
 
 mod history;
 mod jobs;
+mod late;
 mod log;
 mod outputs;
 mod progress;
 mod solve;
+mod spans;
 mod usage;
 
 use std::pin::Pin;
@@ -22,13 +24,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub use history::History;
 pub use jobs::Jobs;
-pub use solve::solve;
+pub use solve::{Terms, solve};
 
 use crate::connection::Pieces;
 use crate::peer::Peer;
 use crate::proto::control::control_server::Control;
 use crate::proto::control::*;
-use crate::session::{Encoding, SessionInfo};
+use crate::session::SessionInfo;
 use crate::state::Daemon;
 
 /// Tells clients our clock.
@@ -89,7 +91,7 @@ impl Control for ControlService {
         let built = solve(
             self.daemon.clone(),
             self.peer.clone(),
-            Encoding::Escaped,
+            Terms::of_call(request.metadata()),
             request.into_inner(),
         )
         .await;

@@ -78,7 +78,7 @@ impl Outputs {
         Ok(outputs)
     }
 
-    fn exporter(
+    pub fn exporter(
         &mut self,
         index: usize,
         wanted: Wanted,

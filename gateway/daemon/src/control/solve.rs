@@ -1,11 +1,12 @@
 //! One build: from its request to the answer, whoever drives it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use gateway_api::progress::Progress;
 use gateway_api::{Error, FrontendFn, Gateway};
-use gateway_bridge::{BuildRequest, BuildResponse};
+use gateway_bridge::{BuildRequest, BuildResponse, LateExporters, Provenance};
 use gateway_llb::pb;
 use gateway_proto::error::to_rpc;
 use gateway_session::Session;
@@ -13,16 +14,24 @@ use gateway_solver::policy::SourcePolicies;
 use prost::Message;
 use time::OffsetDateTime;
 
+use super::history::History;
 use super::jobs::Entry;
+use super::late::SessionExporters;
 use super::outputs::{Outputs, Place, wanted};
 use super::progress::{timestamp, to_wire};
+use super::spans::Trace;
 use crate::peer::Peer;
-use crate::proto::control::{BuildHistoryRecord, SolveRequest};
-use crate::session::{ClientLogins, ClientSession, ClientStore, Encoding, NoSession};
+use crate::proto::control::{BuildHistoryRecord, Descriptor, SolveRequest};
+use crate::session::{
+    ClientLogins, ClientSession, ClientStore, Encoding, NoSession, finalize_export,
+};
 use crate::state::Daemon;
 
 /// The version of what builds mean that is known here, as clients number it; 0 is any.
 const COMPATIBILITY: i64 = 30;
+
+/// What blobs of provenance are called.
+const STATEMENT: &str = "application/vnd.in-toto+json";
 
 /// Ids of real builds have 25 characters.
 const MAX_REF: usize = 128;
@@ -39,14 +48,41 @@ impl Drop for Abandon {
     }
 }
 
-/// Runs a build to its end; `encoding` is what its client knows. When the future is dropped, the build is cancelled and ends by itself.
+/// What is known of a client beside its request.
+pub struct Terms {
+    pub encoding: Encoding,
+    /// Files that it sent along, by the ids that the request's options name.
+    pub uploads: HashMap<String, PathBuf>,
+    /// The trace that the call belongs to.
+    pub trace: Option<Trace>,
+}
+
+impl Terms {
+    /// Of a gRPC call.
+    pub fn of_call(metadata: &tonic::metadata::MetadataMap) -> Terms {
+        let parent = metadata.get("traceparent");
+        Terms {
+            encoding: Encoding::Escaped,
+            uploads: HashMap::new(),
+            trace: parent.and_then(|text| Trace::parse(text.to_str().ok()?)),
+        }
+    }
+}
+
+/// What a build ended with.
+struct Built {
+    response: BTreeMap<String, String>,
+    provenance: Vec<Provenance>,
+}
+
+/// Runs a build to its end. When the future is dropped, the build is cancelled and ends by itself.
 ///
 /// # Errors
 /// Of the request, or of the build.
 pub async fn solve(
     daemon: Daemon,
     peer: Peer,
-    encoding: Encoding,
+    terms: Terms,
     request: SolveRequest,
 ) -> Result<BTreeMap<String, String>, Error> {
     check(&daemon, &request)?;
@@ -77,9 +113,10 @@ pub async fn solve(
     let abandoned = Abandon(cancel.clone());
     let inner = daemon.clone();
     let task = tokio::spawn(async move {
-        let built = run(&inner, &peer, encoding, request, &entry).await;
-        end(&inner, entry, record, remembered, &built).await;
-        built
+        let trace = terms.trace.clone();
+        let built = run(&inner, &peer, terms, request, &entry).await;
+        end(&inner, entry, record, remembered.then_some(trace), &built).await;
+        built.map(|built| built.response)
     });
     let built = task.await;
     drop(abandoned);
@@ -141,10 +178,10 @@ fn check(daemon: &Daemon, request: &SolveRequest) -> Result<(), Error> {
 async fn run(
     daemon: &Daemon,
     peer: &Peer,
-    encoding: Encoding,
+    terms: Terms,
     request: SolveRequest,
     entry: &Entry,
-) -> Result<BTreeMap<String, String>, Error> {
+) -> Result<Built, Error> {
     let state = &daemon.0;
     let scratch = tempfile::Builder::new()
         .prefix("b")
@@ -166,16 +203,26 @@ async fn run(
         () = entry.running.cancel.cancelled() => return Err(Error::canceled()),
     };
     let session: Arc<dyn Session> = match request.session.as_str() {
-        "" => Arc::new(NoSession),
+        "" if terms.uploads.is_empty() => Arc::new(NoSession),
         id => Arc::new(ClientSession::new(
             id,
             peer.clone(),
-            encoding,
+            terms.encoding,
             state.sessions.clone(),
             state.locals.clone(),
             scratch.clone(),
+            terms.uploads,
         )),
     };
+    let late = request.enable_session_exporter.then(|| {
+        Arc::new(SessionExporters::new(
+            state.sessions.clone(),
+            peer.clone(),
+            request.session.clone(),
+            outputs.exporters.len(),
+            scratch.path().to_owned(),
+        ))
+    });
     let logins = ClientLogins::new(state.sessions.clone(), peer.clone(), &request.session);
     let registries = state.options.solver.registries();
     let log = entry.running.log.clone();
@@ -200,6 +247,8 @@ async fn run(
         verify_replay: false,
         registries: Some(registries.with_credentials(Arc::new(logins))),
         exporters: outputs.exporters,
+        late_exporters: late.clone().map(|late| late as Arc<dyn LateExporters>),
+        record_provenance: !request.internal,
         cache_imports: outputs.imports,
         cache_exports: outputs.exports,
         cancel: entry.running.cancel.clone(),
@@ -219,7 +268,11 @@ async fn run(
     };
     drop(announced);
     let mut response: BuildResponse = response?;
-    for delivery in outputs.deliveries {
+    let mut deliveries = outputs.deliveries;
+    if let Some(late) = &late {
+        deliveries.extend(late.deliveries());
+    }
+    for delivery in deliveries {
         let handle = state.sessions.find(peer, &request.session).await?;
         if delivery.cache && !delivery.from.exists() {
             continue;
@@ -234,7 +287,14 @@ async fn run(
                 .insert("cache.manifest".to_owned(), manifest);
         }
     }
-    Ok(response.exporter)
+    if late.is_some() {
+        let handle = state.sessions.find(peer, &request.session).await?;
+        finalize_export(&handle, &response.exporter).await?;
+    }
+    Ok(Built {
+        response: response.exporter,
+        provenance: response.provenance,
+    })
 }
 
 /// The manifest that a layout is of, as JSON.
@@ -266,16 +326,16 @@ async fn end(
     daemon: &Daemon,
     entry: Entry,
     mut record: BuildHistoryRecord,
-    remembered: bool,
-    built: &Result<BTreeMap<String, String>, Error>,
+    remembered: Option<Option<Trace>>,
+    built: &Result<Built, Error>,
 ) {
     let history = daemon.0.history.clone();
     let counts = entry.running.log.counts();
     entry.running.log.end();
-    if !remembered {
+    let Some(trace) = remembered else {
         history.forget(&record.r#ref);
         return;
-    }
+    };
     record.completed_at = Some(timestamp(OffsetDateTime::now_utc()));
     (
         record.num_cached_steps,
@@ -284,11 +344,55 @@ async fn end(
         record.num_warnings,
     ) = counts.numbers();
     match built {
-        Ok(response) => record.exporter_response.clone_from(response),
+        Ok(built) => {
+            record.exporter_response.clone_from(&built.response);
+            results(&history, &mut record, built);
+        }
         Err(error) => record.error = Some(to_rpc(error)),
     }
     // It reads all that was said.
-    let _ = tokio::task::spawn_blocking(move || history.finished(record)).await;
+    let _ = tokio::task::spawn_blocking(move || history.finished(record, trace)).await;
     // The build is over, also for those who look for it by its ref, only when history knows it.
     drop(entry);
+}
+
+/// What came out of a build, and what it was made of, as history tells.
+fn results(history: &History, record: &mut BuildHistoryRecord, built: &Built) {
+    for provenance in &built.provenance {
+        let Some(mut descriptor) = history.keep(&record.r#ref, STATEMENT, &provenance.predicate)
+        else {
+            continue;
+        };
+        descriptor.annotations.insert(
+            "in-toto.io/predicate-type".to_owned(),
+            provenance.predicate_type.clone(),
+        );
+        let info = match &provenance.key {
+            None => record.result.get_or_insert_default(),
+            Some(key) => record.results.entry(key.clone()).or_default(),
+        };
+        info.attestations.push(descriptor);
+    }
+    let described = built.response.get("containerimage.descriptor");
+    if let Some(descriptor) = described.and_then(|text| descriptor(text)) {
+        let info = record.result.get_or_insert_default();
+        info.result_deprecated = Some(descriptor.clone());
+        info.results.insert(0, descriptor);
+    }
+}
+
+/// A descriptor as responses carry it: JSON in base64.
+fn descriptor(text: &str) -> Option<Descriptor> {
+    use base64::Engine as _;
+    let json = base64::engine::general_purpose::STANDARD
+        .decode(text)
+        .ok()?;
+    let value: serde_json::Value = serde_json::from_slice(&json).ok()?;
+    let text = |key: &str| Some(value.get(key)?.as_str()?.to_owned());
+    Some(Descriptor {
+        media_type: text("mediaType")?,
+        digest: text("digest")?,
+        size: value.get("size")?.as_i64()?,
+        ..Descriptor::default()
+    })
 }

@@ -1,5 +1,7 @@
 //! `POST /build?version=2`: the build of docker's clients before they had buildx.
 
+use std::collections::HashMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{Request, StatusCode};
@@ -7,13 +9,17 @@ use hyper::body::Incoming;
 use prost::Message;
 use tokio::sync::mpsc;
 
-use super::query::Query;
+use super::query::{Query, UPLOAD, UPLOADED_BEFORE};
+use super::upload::{self, Context};
 use super::{Answer, json, messages, problem};
-use crate::control::solve;
+use crate::control::{Terms, solve};
 use crate::peer::Peer;
 use crate::proto::control::StatusResponse;
 use crate::session::Encoding;
 use crate::state::Daemon;
+
+/// How the id of a request begins that only brings a context: the build's id follows.
+const UPLOAD_OF: &str = "upload-request:";
 
 /// Messages that wait for the client.
 const WAITING: usize = 16;
@@ -21,19 +27,8 @@ const WAITING: usize = 16;
 /// The build is over when its client is gone.
 pub async fn build(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> Answer {
     let query = Query::of(request.uri());
-    if query.get("version") != "2" {
-        return problem(
-            StatusCode::BAD_REQUEST,
-            "only version 2 of the builder is here: set DOCKER_BUILDKIT=1",
-        );
-    }
-    if query.get("buildid").starts_with("upload-request:")
-        || query.get("remote") == "upload-request"
-    {
-        return problem(
-            StatusCode::NOT_IMPLEMENTED,
-            "a context on standard input is not supported over this API: name a directory, or use buildx",
-        );
+    if let Some(id) = query.get("buildid").strip_prefix(UPLOAD_OF) {
+        return upload::send(&daemon, &peer, id, request).await;
     }
     let mut wanted = match query.request() {
         Ok(wanted) => wanted,
@@ -44,11 +39,30 @@ pub async fn build(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> An
         // Of the client's own choice: what is not letters and digits is no loss.
         id => id.chars().filter(char::is_ascii_alphanumeric).collect(),
     };
+    let context = match query.get("remote") {
+        "" => Some(Context::Body(request.into_body())),
+        UPLOADED_BEFORE => Some(Context::Upload(query.get("buildid").to_owned())),
+        _ => None,
+    };
     let name = wanted.r#ref.clone();
     let quiet = query.get("q") == "1";
     let (send, sent) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         let state = daemon.0.clone();
+        let mut uploads = HashMap::new();
+        let held = match context {
+            None => None,
+            Some(context) => match upload::receive(&daemon, &peer, context).await {
+                Ok(file) => {
+                    uploads.insert(UPLOAD.to_owned(), file.path().to_owned());
+                    Some(file)
+                }
+                Err(message) => {
+                    let _ = send.send(failure(&message)).await;
+                    return;
+                }
+            },
+        };
         let shown = async {
             let Some(running) = state.jobs.find(&name).await else {
                 return;
@@ -61,13 +75,19 @@ pub async fn build(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> An
                 }
             }
         };
-        let built = solve(daemon.clone(), peer, Encoding::Raw, wanted);
+        let terms = Terms {
+            encoding: Encoding::Raw,
+            uploads,
+            trace: None,
+        };
+        let built = solve(daemon.clone(), peer, terms, wanted);
         let gone = send.closed();
         let built = tokio::select! {
             // What was said comes before how it ended.
             (built, ()) = async { tokio::join!(built, shown) } => built,
             () = gone => return,
         };
+        drop(held);
         daemon.collect();
         let last = match built {
             Ok(response) => {
@@ -80,14 +100,18 @@ pub async fn build(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> An
                     None => return,
                 }
             }
-            Err(error) => serde_json::json!({
-                "errorDetail": {"code": 1, "message": error.message},
-                "error": error.message,
-            }),
+            Err(error) => failure(&error.message),
         };
         let _ = send.send(last).await;
     });
     messages(sent)
+}
+
+fn failure(message: &str) -> serde_json::Value {
+    serde_json::json!({
+        "errorDetail": {"code": 1, "message": message},
+        "error": message,
+    })
 }
 
 fn trace(status: &StatusResponse) -> serde_json::Value {

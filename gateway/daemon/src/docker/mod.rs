@@ -3,6 +3,9 @@
 
 mod build;
 mod query;
+mod upload;
+
+pub use upload::Uploads;
 
 use std::convert::Infallible;
 

@@ -6,6 +6,14 @@ use serde::Deserialize;
 
 use crate::proto::control::{CacheOptions, CacheOptionsEntry, Exporter, SolveRequest};
 
+/// The context comes with another request, as clients of 2018 to 2020 send an archive from standard input.
+pub const UPLOADED_BEFORE: &str = "upload-request";
+
+/// Where frontends find files of the client.
+const UPLOADS: &str = "http://buildkit-session/";
+/// What the context is called there.
+pub const UPLOAD: &str = "context";
+
 /// Parameters that may be given more than once.
 pub struct Query(HashMap<String, Vec<String>>);
 
@@ -59,6 +67,9 @@ impl Query {
     /// # Errors
     /// For what is not understood, or cannot be done.
     pub fn request(&self) -> Result<SolveRequest, String> {
+        if self.get("version") != "2" {
+            return Err("only version 2 of the builder is here, not the old one: set DOCKER_BUILDKIT=1".to_owned());
+        }
         let mut attrs = BTreeMap::new();
         let mut put = |key: &str, value: &str| {
             if !value.is_empty() {
@@ -90,7 +101,7 @@ impl Query {
         );
         match self.get("remote") {
             "client-session" => {}
-            "" => return Err("a build without remote=client-session needs the old builder, which this daemon is not: set DOCKER_BUILDKIT=1".to_owned()),
+            "" | UPLOADED_BEFORE => put("context", &format!("{UPLOADS}{UPLOAD}")),
             remote => put("context", remote),
         }
         if self.flag("nocache") {
@@ -213,13 +224,13 @@ mod tests {
     use super::*;
 
     fn request(query: &str) -> Result<SolveRequest, String> {
-        Query::of(&format!("/build?{query}").parse().unwrap()).request()
+        Query::of(&format!("/build?version=2&{query}").parse().unwrap()).request()
     }
 
     #[test]
     fn p57_the_query_of_docker_build_is_a_request() {
         let request = request(
-            "version=2&remote=client-session&session=s&dockerfile=D&t=a&t=b:1&target=x\
+            "remote=client-session&session=s&dockerfile=D&t=a&t=b:1&target=x\
              &buildargs=%7B%22A%22%3A%221%22%2C%22B%22%3Anull%7D&labels=%7B%22l%22%3A%22v%22%7D\
              &ulimits=null&nocache=1&pull=1&networkmode=host&extrahosts=h%3A1.2.3.4&cachefrom=%5B%22c%22%5D&shmsize=0",
         )
@@ -262,7 +273,21 @@ mod tests {
 
     #[test]
     fn the_old_builder_is_refused_by_name() {
-        assert!(request("t=a").unwrap_err().contains("DOCKER_BUILDKIT=1"));
+        let old = Query::of(&"/build?t=a".parse().unwrap()).request();
+        assert!(old.unwrap_err().contains("DOCKER_BUILDKIT=1"));
         assert!(request("remote=client-session&buildargs=x").is_err());
+    }
+
+    #[test]
+    fn p31_p57_a_context_that_is_sent_along_is_one_of_the_clients_files() {
+        for remote in ["", "remote=upload-request"] {
+            let request = request(remote).unwrap();
+            assert_eq!(
+                request.frontend_attrs["context"],
+                "http://buildkit-session/context"
+            );
+        }
+        let request = request("remote=https%3A%2F%2Fh.example%2Fr.git").unwrap();
+        assert_eq!(request.frontend_attrs["context"], "https://h.example/r.git");
     }
 }

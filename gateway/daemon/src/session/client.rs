@@ -22,7 +22,7 @@ const CHECK_AGENT: &str = "/moby.sshforward.v1.SSH/CheckAgent";
 const PULL: &str = "/moby.upload.v1.Upload/Pull";
 
 /// Largest archive that is taken from a client's standard input.
-const MAX_UPLOAD: u64 = 64 << 30;
+pub const MAX_UPLOAD: u64 = 64 << 30;
 
 /// The session of one build.
 pub struct ClientSession {
@@ -34,6 +34,7 @@ pub struct ClientSession {
     /// For sockets, uploads and layouts; goes with the build.
     scratch: Arc<tempfile::TempDir>,
     agents: Mutex<HashMap<String, Forward>>,
+    /// Those that are here, by their ids.
     uploads: Mutex<HashMap<String, PathBuf>>,
 }
 
@@ -54,6 +55,7 @@ impl ClientSession {
         sessions: Sessions,
         locals: Locals,
         scratch: Arc<tempfile::TempDir>,
+        uploads: HashMap<String, PathBuf>,
     ) -> Self {
         ClientSession {
             id: id.to_owned(),
@@ -63,7 +65,7 @@ impl ClientSession {
             locals,
             scratch,
             agents: Mutex::default(),
-            uploads: Mutex::default(),
+            uploads: Mutex::new(uploads),
         }
     }
 

@@ -4,6 +4,7 @@
 mod auth;
 mod channel;
 mod client;
+mod exporters;
 mod health;
 mod locals;
 mod mode;
@@ -26,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::peer::Peer;
 pub use auth::ClientLogins;
 pub use channel::{Channel, Encoding};
-pub use client::{ClientSession, NoSession};
+pub use client::{ClientSession, MAX_UPLOAD, NoSession};
+pub use exporters::{finalize_export, find_exporters};
 pub use locals::Locals;
 pub use sink::ClientOutput;
 pub use store::ClientStore;
@@ -126,6 +128,7 @@ pub struct Sessions(Arc<Inner>);
 struct Inner {
     open: Mutex<HashMap<(String, String), Arc<Handle>>>,
     changed: watch::Sender<()>,
+    salt: [u8; 32],
 }
 
 impl Default for Inner {
@@ -133,6 +136,7 @@ impl Default for Inner {
         Inner {
             open: Mutex::default(),
             changed: watch::Sender::new(()),
+            salt: auth::random(),
         }
     }
 }
@@ -140,6 +144,11 @@ impl Default for Inner {
 impl Sessions {
     fn locked(&self) -> MutexGuard<'_, HashMap<(String, String), Arc<Handle>>> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What keys of clients for tokens are derived with: others after every start.
+    pub fn salt(&self) -> &[u8; 32] {
+        &self.0.salt
     }
 
     /// Whether one is open.

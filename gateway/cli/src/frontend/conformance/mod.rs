@@ -278,6 +278,8 @@ impl Bench<'_> {
             pins: None,
             registries: None,
             collect: (!order.whole).then_some(Collect::Nothing),
+            late_exporters: None,
+            record_provenance: false,
             exporters: Vec::new(),
             cache_imports: Vec::new(),
             cache_exports: Vec::new(),
