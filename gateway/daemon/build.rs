@@ -15,6 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .btree_map(".")
         .extern_path(".pb", "::gateway_llb::pb")
+        .extern_path(".moby.buildkit.v1.frontend", "::gateway_proto::frontend")
+        .extern_path(".moby.buildkit.v1.apicaps", "::gateway_proto::apicaps")
         .extern_path(".moby.buildkit.v1.types", "::gateway_proto::types")
         .extern_path(
             ".moby.buildkit.v1.sourcepolicy",

@@ -12,6 +12,6 @@ pub mod transport;
 
 pub use engine::{
     BuildRequest, BuildResponse, Collect, Engine, EngineOptions, FrontendPolicy, LateExporters,
-    Observed, Observer, Provenance, capabilities, read_source_policies,
+    Observed, Observer, Provenance, SourceJudge, Verdict, capabilities, read_source_policies,
 };
 pub use host::FrontendLimits;

@@ -230,7 +230,12 @@ mod tests {
                 {"mediaType": "application/vnd.in-toto+json", "digest": "statement"},
             ],
         });
-        let told = |value| told_of(value).into_iter().map(|(d, _)| d).collect::<Vec<_>>();
+        let told = |value| {
+            told_of(value)
+                .into_iter()
+                .map(|(d, _)| d)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(told(&manifest), ["c", "statement"]);
         let index = serde_json::json!({"manifests": [{"digest": "m"}]});
         assert_eq!(told_of(&index), [("m".to_owned(), true)]);

@@ -41,9 +41,7 @@ mod tests;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-pub use authority::{
-    AuthorityFuture, GivenToken, TokenAuthority, TokenFuture, TokenRequest,
-};
+pub use authority::{AuthorityFuture, GivenToken, TokenAuthority, TokenFuture, TokenRequest};
 pub use blob::{BlobStream, blob_reader};
 pub use check::{Check, CheckOptions, CheckStep, Verdict};
 pub use config::{

@@ -60,6 +60,11 @@ impl Caches {
             "local" => {
                 let src = attr("src").map(PathBuf::from);
                 let src = src.ok_or("a local cache needs the attribute src")?;
+                // A client's directory is somewhere else here: it is known by what it holds.
+                let is_held = |given: &&CacheImport| matches!(given, CacheImport::Local { digest: Some(known), .. } if attr("digest") == Some(known));
+                if let Some(held) = self.given.iter().find(is_held) {
+                    return Ok(held.clone());
+                }
                 let is_given = |given: &CacheImport| matches!(given, CacheImport::Local { src: known, .. } if *known == src);
                 if !self.given.iter().any(is_given) {
                     return Err(format!(
@@ -116,6 +121,20 @@ mod tests {
             .find(&wanted("local", &[("src", "/etc")]))
             .unwrap_err();
         assert!(problem.contains("not given /etc"), "{problem}");
+    }
+
+    #[test]
+    fn p36_a_clients_directory_is_known_by_what_it_holds() {
+        let held = CacheImport::Local {
+            src: PathBuf::from("/brought/here"),
+            digest: Some("sha256:aa".to_owned()),
+            tag: None,
+        };
+        let caches = Caches::of_client(std::slice::from_ref(&held));
+        let named = [("src", "../there"), ("digest", "sha256:aa")];
+        assert_eq!(caches.find(&wanted("local", &named)), Ok(held));
+        let other = [("src", "/brought"), ("digest", "sha256:bb")];
+        assert!(caches.find(&wanted("local", &other)).is_err());
     }
 
     #[test]

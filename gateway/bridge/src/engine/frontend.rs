@@ -31,7 +31,15 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
     let image = context::resolve(engine, job, &call, &source).await?;
     check_caps(&image, &call)?;
 
-    let result = job.load(image.definition.clone(), &call.policies);
+    let policies = match &call.judge {
+        Some(judge) => {
+            judge
+                .of_definition(job, &image.definition, call.policies.clone())
+                .await?
+        }
+        None => call.policies.clone(),
+    };
+    let result = job.load(image.definition.clone(), &policies);
     let verify = call.verify_replay;
     let none = network_none(&image.config);
     let gateway = engine.gateway(job, call.clone());

@@ -34,6 +34,14 @@ pub(super) struct FrontendImage {
     pub name: String,
 }
 
+/// An image of a registry, as a source.
+pub(super) fn image_source(reference: String) -> pb::SourceOp {
+    pb::SourceOp {
+        identifier: format!("docker-image://{reference}"),
+        ..pb::SourceOp::default()
+    }
+}
+
 /// The image of a registry, for the host's platform.
 pub(super) async fn resolve_image(
     engine: &Engine,
@@ -44,6 +52,14 @@ pub(super) async fn resolve_image(
     if let Some(pins) = job.pins() {
         pins.is_frontend(reference);
     }
+    let policies = match &call.judge {
+        Some(judge) => {
+            let source = image_source(reference.to_string());
+            let policies = call.policies.clone();
+            judge.of_source(job, source, None, policies).await?
+        }
+        None => call.policies.clone(),
+    };
     let resolved = job
         .resolve_image_config(
             ResolveImageConfigRequest {
@@ -51,7 +67,7 @@ pub(super) async fn resolve_image(
                 log_name: format!("resolve image config for docker-image://{reference}"),
                 ..ResolveImageConfigRequest::default()
             },
-            &call.policies,
+            &policies,
         )
         .await?;
     let config = gateway_images::config::ImageConfig::parse(&resolved.config).map_err(|error| {
@@ -160,6 +176,7 @@ mod tests {
             inputs: Default::default(),
             depth: 0,
             policies: Default::default(),
+            judge: None,
             caches: std::sync::Arc::new(super::super::cache::Caches::of_client(&[])),
             root: None,
         };

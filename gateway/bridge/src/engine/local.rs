@@ -17,6 +17,8 @@ use gateway_solver::{Job, MountSource, ResultRef, SolvedRefs};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Caches;
+use super::image::image_source;
+use super::judge::Judge;
 use super::provenance::Origin;
 use super::solved::Solved;
 use super::{Engine, FrontendCall, source_policy};
@@ -32,6 +34,7 @@ pub(crate) struct LocalGateway {
     depth: usize,
     /// What its caller set beside the build's own.
     policies: SourcePolicies,
+    judge: Option<Arc<Judge>>,
     caches: Arc<Caches>,
     /// This call, as provenance tells of it.
     origin: Arc<Origin>,
@@ -110,6 +113,7 @@ impl LocalGateway {
             inputs: call.inputs,
             depth: call.depth,
             policies: call.policies,
+            judge: call.judge,
             caches: call.caches,
             origin: Arc::new(Origin {
                 frontend: call.name,
@@ -237,6 +241,7 @@ impl LocalGateway {
             inputs: request.frontend_inputs,
             depth: self.depth + 1,
             policies,
+            judge: self.judge.clone(),
             caches: self.caches.clone(),
             root: Some(
                 self.origin
@@ -285,6 +290,14 @@ impl Gateway for LocalGateway {
             (Some(definition), true) => {
                 // Before anything of it is solved: a step that began does not look again.
                 self.caches.import(&self.job, &request.cache_imports).await;
+                let policies = match &self.judge {
+                    Some(judge) => {
+                        judge
+                            .of_definition(&self.job, &definition, policies)
+                            .await?
+                    }
+                    None => policies,
+                };
                 Solved {
                     refs: SolvedRefs::Single(Some(self.job.load(definition, &policies))),
                     origin: Some(self.origin.clone()),
@@ -309,7 +322,15 @@ impl Gateway for LocalGateway {
         &self,
         request: ResolveImageConfigRequest,
     ) -> Result<ImageConfig, Error> {
-        let policies = self.policies(&request.source_policies)?;
+        let mut policies = self.policies(&request.source_policies)?;
+        // Layouts are the client's own.
+        if let Some(judge) = self.judge.as_ref().filter(|_| request.resolver_type != 1) {
+            let source = image_source(request.reference.clone());
+            let platform = request.platform.clone();
+            policies = judge
+                .of_source(&self.job, source, platform, policies)
+                .await?;
+        }
         self.job.resolve_image_config(request, &policies).await
     }
 
@@ -317,7 +338,13 @@ impl Gateway for LocalGateway {
         &self,
         request: ResolveSourceMetaRequest,
     ) -> Result<SourceMeta, Error> {
-        let policies = self.policies(&request.source_policies)?;
+        let mut policies = self.policies(&request.source_policies)?;
+        if let Some(judge) = &self.judge {
+            let (source, platform) = (request.source.clone(), request.platform.clone());
+            policies = judge
+                .of_source(&self.job, source, platform, policies)
+                .await?;
+        }
         self.job.resolve_source_meta(request, &policies).await
     }
 

@@ -6,6 +6,7 @@ pub mod capabilities;
 mod context;
 mod frontend;
 mod image;
+mod judge;
 mod late;
 mod local;
 mod observer;
@@ -36,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::host::FrontendLimits;
 use cache::Caches;
+use judge::Judge;
+pub use judge::{SourceJudge, Verdict};
 pub use late::{LateExporters, Provenance};
 use local::LocalGateway;
 use observer::Watch;
@@ -75,6 +78,8 @@ pub struct BuildRequest {
     pub entitlements: BTreeSet<String>,
     /// What sources may be used, by the build and for its frontends.
     pub source_policies: SourcePolicies,
+    /// Shown every source that those allow, before it is looked at.
+    pub source_judge: Option<Arc<dyn SourceJudge>>,
     /// What names in it stand for, as far as that is known or to be taken down.
     pub pins: Option<Arc<Pins>>,
     /// Only look at what the build is made of, and build and export nothing.
@@ -129,6 +134,7 @@ pub(crate) struct FrontendCall {
     pub depth: usize,
     /// What those set for its sources, beside the build's own.
     pub policies: SourcePolicies,
+    pub judge: Option<Arc<Judge>>,
     pub caches: Arc<Caches>,
     /// The outermost call, unless this is it.
     pub root: Option<Arc<provenance::Origin>>,
@@ -199,6 +205,9 @@ impl Engine {
             id: request.session.id().to_owned(),
             started: time::OffsetDateTime::now_utc(),
         };
+        let judge = request
+            .source_judge
+            .map(|judge| Arc::new(Judge::new(judge, request.source_policies.clone())));
         let job = self.0.solver.job(JobOptions {
             session: request.session,
             progress: request.progress,
@@ -223,6 +232,7 @@ impl Engine {
             inputs: request.inputs,
             depth: 0,
             policies: SourcePolicies::default(),
+            judge,
             caches: Arc::new(Caches::of_client(&request.cache_imports)),
             root: None,
             verify_replay: request.verify_replay,
@@ -250,8 +260,7 @@ impl Engine {
         let asked = provenance.is_some();
         let mut recorded = Vec::new();
         let record = request.record_provenance && (asked || late::is_exportable(&result));
-        let recording = record
-            .then(provenance::Wanted::for_history);
+        let recording = record.then(provenance::Wanted::for_history);
         if let Some(wanted) = provenance.or(recording) {
             let platform = gateway_llb::platform::format(self.0.solver.default_platform());
             let attest =

@@ -151,6 +151,7 @@ impl Rig {
             pins: None,
             collect: None,
             registries: None,
+            source_judge: None,
             late_exporters: None,
             record_provenance: false,
             exporters: self.exporters.clone(),

@@ -189,6 +189,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
             pins,
             collect: purpose.collect,
             registries: None,
+            source_judge: None,
             late_exporters: None,
             record_provenance: false,
             exporters,

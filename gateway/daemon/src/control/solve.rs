@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gateway_api::progress::Progress;
 use gateway_api::{Error, FrontendFn, Gateway};
-use gateway_bridge::{BuildRequest, BuildResponse, LateExporters, Provenance};
+use gateway_bridge::{BuildRequest, BuildResponse, LateExporters, Provenance, SourceJudge};
 use gateway_llb::pb;
 use gateway_proto::error::to_rpc;
 use gateway_session::Session;
@@ -23,7 +23,7 @@ use super::spans::Trace;
 use crate::peer::Peer;
 use crate::proto::control::{BuildHistoryRecord, Descriptor, SolveRequest};
 use crate::session::{
-    ClientLogins, ClientSession, ClientStore, Encoding, NoSession, finalize_export,
+    ClientLogins, ClientSession, ClientStore, Encoding, NoSession, SessionJudge, finalize_export,
 };
 use crate::state::Daemon;
 
@@ -169,9 +169,6 @@ fn check(daemon: &Daemon, request: &SolveRequest) -> Result<(), Error> {
     if request.proxy_network {
         return refused("networks with a proxy (ProxyNetwork)");
     }
-    if !request.source_policy_session.is_empty() {
-        return refused("source policies of a session (SourcePolicySession)");
-    }
     Ok(())
 }
 
@@ -230,6 +227,13 @@ async fn run(
         Some(policy) => gateway_bridge::read_source_policies(&[policy.encode_to_vec()])?,
         None => SourcePolicies::default(),
     };
+    let judge = match request.source_policy_session.as_str() {
+        "" => None,
+        id => {
+            let judge = SessionJudge::new(state.sessions.clone(), peer.clone(), id);
+            Some(Arc::new(judge) as Arc<dyn SourceJudge>)
+        }
+    };
     let build = BuildRequest {
         frontend: request.frontend.clone(),
         opts: request.frontend_attrs.clone(),
@@ -242,6 +246,7 @@ async fn run(
             .cloned()
             .collect::<BTreeSet<_>>(),
         source_policies: policies,
+        source_judge: judge,
         pins: None,
         collect: None,
         verify_replay: false,

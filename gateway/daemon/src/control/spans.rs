@@ -259,7 +259,11 @@ mod tests {
 
     #[test]
     fn p53_what_is_no_parent_of_a_trace_is_none() {
-        for text in ["", "00-x-y-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01"] {
+        for text in [
+            "",
+            "00-x-y-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        ] {
             assert_eq!(Trace::parse(text), None, "{text}");
         }
     }

@@ -68,7 +68,10 @@ impl Query {
     /// For what is not understood, or cannot be done.
     pub fn request(&self) -> Result<SolveRequest, String> {
         if self.get("version") != "2" {
-            return Err("only version 2 of the builder is here, not the old one: set DOCKER_BUILDKIT=1".to_owned());
+            return Err(
+                "only version 2 of the builder is here, not the old one: set DOCKER_BUILDKIT=1"
+                    .to_owned(),
+            );
         }
         let mut attrs = BTreeMap::new();
         let mut put = |key: &str, value: &str| {

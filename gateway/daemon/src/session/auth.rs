@@ -100,10 +100,7 @@ impl ClientLogins {
 
     /// The key that the client's tokens are kept under. One that it cannot prove to have is good for this
     /// build's tokens only.
-    async fn find_authority(
-        &self,
-        host: &str,
-    ) -> Result<Option<TokenAuthority>, CredentialsError> {
+    async fn find_authority(&self, host: &str) -> Result<Option<TokenAuthority>, CredentialsError> {
         let Some(handle) = self.handle().await else {
             return Ok(None);
         };
@@ -253,9 +250,8 @@ mod tests {
             SigningKey::from_bytes(&[2; 32]),
         );
         let payload = random();
-        let signed = |key: &SigningKey, bytes: &[u8]| {
-            [&key.sign(bytes).to_bytes()[..], bytes].concat()
-        };
+        let signed =
+            |key: &SigningKey, bytes: &[u8]| [&key.sign(bytes).to_bytes()[..], bytes].concat();
         let key = ours.verifying_key().to_bytes();
         assert!(is_signed(&signed(&ours, &payload), &payload, &key));
         assert!(!is_signed(&signed(&other, &payload), &payload, &key));

@@ -8,6 +8,7 @@ mod exporters;
 mod health;
 mod locals;
 mod mode;
+mod policy;
 mod receive;
 mod send;
 mod sink;
@@ -30,6 +31,7 @@ pub use channel::{Channel, Encoding};
 pub use client::{ClientSession, MAX_UPLOAD, NoSession};
 pub use exporters::{finalize_export, find_exporters};
 pub use locals::Locals;
+pub use policy::SessionJudge;
 pub use sink::ClientOutput;
 pub use store::ClientStore;
 

@@ -269,6 +269,20 @@ impl SourcePolicies {
         self.0.is_empty()
     }
 
+    /// What is used in the end when this source is named, in the form in which sources are judged.
+    ///
+    /// # Errors
+    /// It is denied, or converted in a circle.
+    pub fn settled(&self, source: &pb::SourceOp) -> Result<pb::SourceOp, Error> {
+        Ok(match self.evaluate(source)? {
+            Some(converted) => converted,
+            None => pb::SourceOp {
+                identifier: identifier::normalized(source),
+                ..source.clone()
+            },
+        })
+    }
+
     /// What to use instead of a source, or none when it stays.
     ///
     /// # Errors

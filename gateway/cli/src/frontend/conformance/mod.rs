@@ -278,6 +278,7 @@ impl Bench<'_> {
             pins: None,
             registries: None,
             collect: (!order.whole).then_some(Collect::Nothing),
+            source_judge: None,
             late_exporters: None,
             record_provenance: false,
             exporters: Vec::new(),
