@@ -243,12 +243,11 @@ impl LocalGateway {
             policies,
             judge: self.judge.clone(),
             caches: self.caches.clone(),
-            root: Some(
-                self.origin
-                    .root
-                    .clone()
-                    .unwrap_or_else(|| self.origin.clone()),
-            ),
+            root: self.origin.root.clone().or_else(|| {
+                // A client that drives its build itself is no frontend.
+                let named = !self.origin.frontend.is_empty();
+                named.then(|| self.origin.clone())
+            }),
             verify_replay: self.verify_replay,
         };
         self.engine

@@ -2,6 +2,7 @@
 
 mod address;
 mod file;
+mod unused;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use gateway_solver::{Solver, SolverOptions};
 
 use self::address::Address;
 use self::file::DaemonFile;
+use self::unused::Unused;
 use crate::environment::Environment;
 use crate::error::{CliError, UsageError};
 use crate::registry::settings::RegistryArgs;
@@ -91,102 +93,6 @@ pub struct DaemonArgs {
     unused: Unused,
 }
 
-/// Flags of buildkitd that change nothing here.
-#[derive(Debug, Args)]
-struct Unused {
-    #[arg(long, hide = true)]
-    debug: bool,
-    #[arg(long, hide = true)]
-    trace: bool,
-    #[arg(long, hide = true)]
-    rootless: bool,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    oci_worker: Option<Option<String>>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    containerd_worker: Option<Option<String>>,
-    #[arg(long, hide = true)]
-    oci_worker_rootless: bool,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    oci_worker_gc: Option<Option<String>>,
-    #[arg(long, hide = true)]
-    oci_worker_snapshotter: Option<String>,
-    #[arg(long, hide = true)]
-    oci_worker_net: Option<String>,
-    #[arg(long, hide = true)]
-    oci_worker_no_process_sandbox: bool,
-    #[arg(long, hide = true)]
-    oci_worker_binary: Option<String>,
-    #[arg(long, hide = true)]
-    otel_socket_path: Option<String>,
-    #[arg(long, hide = true)]
-    debugaddr: Option<String>,
-    #[arg(long, hide = true)]
-    log_format: Option<String>,
-}
-
-impl Unused {
-    /// What was asked for and is not done, in words.
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        let mut note = |flag: &str, given: bool, why: &str| {
-            if given {
-                notes.push(format!("{flag} is ignored: {why}"));
-            }
-        };
-        let wanted = |flag: &Option<Option<String>>, value: &str| matches!(flag, Some(text) if text.as_deref().unwrap_or("true") == value);
-        note(
-            "--oci-worker=false",
-            wanted(&self.oci_worker, "false"),
-            "there is no other worker",
-        );
-        note(
-            "--containerd-worker",
-            wanted(&self.containerd_worker, "true"),
-            "steps run without containerd",
-        );
-        note(
-            "--oci-worker-gc=false",
-            wanted(&self.oci_worker_gc, "false"),
-            "set worker.oci.gc in the configuration",
-        );
-        for (flag, given, why) in [
-            (
-                "--oci-worker-snapshotter",
-                self.oci_worker_snapshotter.is_some(),
-                "there is one kind of snapshots",
-            ),
-            (
-                "--oci-worker-net",
-                self.oci_worker_net.is_some(),
-                "networks are set by each build",
-            ),
-            (
-                "--oci-worker-binary",
-                self.oci_worker_binary.is_some(),
-                "steps run without another program",
-            ),
-            (
-                "--oci-worker-no-process-sandbox",
-                self.oci_worker_no_process_sandbox,
-                "steps are always sandboxed",
-            ),
-            (
-                "--otel-socket-path",
-                self.otel_socket_path.is_some(),
-                "traces are not collected",
-            ),
-            (
-                "--debugaddr",
-                self.debugaddr.is_some(),
-                "there is no such listener",
-            ),
-        ] {
-            note(flag, given, why);
-        }
-        notes
-    }
-}
-
 /// Connect standard input and output to a daemon, as `buildctl dial-stdio` does.
 #[derive(Debug, Args)]
 pub struct DialStdio {
@@ -220,7 +126,7 @@ async fn serve(args: &DaemonArgs) -> Result<(), CliError> {
     let env = environment();
     let layers = config::Layers::of_daemon(args.registries.config.as_deref(), &env)?;
     let (file, mut warnings) = file::read(&layers)?;
-    warnings.extend(args.unused.notes());
+    warnings.extend(args.unused.0.iter().cloned());
     let settings = config::settings(&args.registries, &layers, &env)?;
     warnings.extend(settings.warnings);
     for warning in &warnings {

@@ -17,11 +17,12 @@ pub const UPLOAD: &str = "context";
 /// Parameters that may be given more than once.
 pub struct Query(HashMap<String, Vec<String>>);
 
+/// Clients write the keys in either case.
 #[derive(Deserialize)]
 struct Output {
-    #[serde(rename = "Type")]
+    #[serde(rename = "Type", alias = "type")]
     kind: String,
-    #[serde(rename = "Attrs", default)]
+    #[serde(rename = "Attrs", alias = "attrs", default)]
     attrs: Option<BTreeMap<String, String>>,
 }
 
@@ -269,6 +270,8 @@ mod tests {
         let request = request(query).unwrap();
         assert_eq!(request.exporters[0].r#type, "local");
         assert!(request.exporters[0].attrs.is_empty());
+        let small = "remote=client-session&outputs=%5B%7B%22type%22%3A%22tar%22%7D%5D";
+        assert_eq!(self::request(small).unwrap().exporters[0].r#type, "tar");
         let none =
             self::request("remote=client-session&outputs=%5B%7B%22Type%22%3A%22cacheonly%22%7D%5D");
         assert!(none.unwrap().exporters.is_empty());
