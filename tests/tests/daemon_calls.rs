@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use gateway_proto::frontend as bridge;
 use gateway_proto::frontend::llb_bridge_client::LlbBridgeClient;
 use gateway_proto::frontend::result::Result as Given;
 use gateway_tests::daemon::Daemon;
-use gateway_tests::program::{run, stderr};
+use gateway_tests::program::{Home, binary, run, stderr};
 use gateway_tests::registry::Registry;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -457,6 +459,47 @@ async fn p02_p17_p48_p49_p50_p51_p54_a_daemon_tells_of_itself_and_forgets_when_t
             .await
             .is_err()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p56_a_daemon_serves_the_one_client_on_its_standard_input_and_output() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+    let theirs = OwnedFd::from(theirs);
+    let mut process = Command::new(binary())
+        .args(["daemon", "--addr", "stdio://", "--root"])
+        .arg(home.store())
+        .arg("--config")
+        .arg(home.dir.path().join("config.toml"))
+        .stdin(Stdio::from(theirs.try_clone().unwrap()))
+        .stdout(Stdio::from(theirs))
+        .spawn()
+        .expect("gateway daemon");
+    ours.set_nonblocking(true).unwrap();
+    let mut stream = Some(tokio::net::UnixStream::from_std(ours).unwrap());
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_with_connector(tower::service_fn(move |_| {
+            let stream = stream.take().ok_or(std::io::ErrorKind::NotConnected);
+            async move { Ok::<_, std::io::Error>(TokioIo::new(stream?)) }
+        }))
+        .await
+        .expect("the one connection");
+    let mut control = ControlClient::new(channel);
+    let request = api::SolveRequest {
+        r#ref: "one".to_owned(),
+        definition: Some(theirs_of("echo one > /one")),
+        ..Default::default()
+    };
+    control.solve(request).await.expect("the build");
+    drop(control);
+    // The client is gone with its connection, and the daemon with its client.
+    let ended = tokio::task::spawn_blocking(move || process.wait());
+    assert!(ended.await.unwrap().unwrap().success());
+}
+
+fn theirs_of(command: &str) -> bollard_buildkit_proto::pb::Definition {
+    theirs(&step(command))
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

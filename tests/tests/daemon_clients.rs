@@ -2,26 +2,19 @@
 //! stay with the client, tunnels instead of sockets, sockets of a service manager, and buildkitd's flags.
 
 use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bollard::grpc::build::{ImageBuildFrontendOptions, ImageBuildLoadInput};
-use bollard::grpc::driver::buildkitd::Endpoint;
-use bollard::grpc::driver::channel::BuildkitChannel;
-use bollard::grpc::driver::{Export, ImageExporterEnum};
-use bollard::grpc::export::ImageExporterOutput;
 use gateway_tests::daemon::{Daemon, said};
 use gateway_tests::nginx::Nginx;
 use gateway_tests::program::{Home, binary, run, tool};
 use gateway_tests::registry::Registry;
 use gateway_tests::tokens::{PASSWORD, Tokens, USER};
-use hyper_util::rt::TokioIo;
 
 fn succeeded(output: &Output) -> String {
     let text = said(output);
@@ -216,58 +209,6 @@ fn p56_a_daemon_is_reached_through_a_tunnel_as_through_its_socket() {
         .stdin(Stdio::null()));
     succeeded(&output);
     assert!(work.out("copied").contains("COPY"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn p56_a_daemon_serves_the_one_client_on_its_standard_input_and_output() {
-    let registry = Registry::with_base_images();
-    let home = Home::new(&registry.as_docker_hub());
-    let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
-    let theirs = OwnedFd::from(theirs);
-    let mut process = Command::new(binary())
-        .args(["daemon", "--addr", "stdio://", "--root"])
-        .arg(home.store())
-        .arg("--config")
-        .arg(home.dir.path().join("config.toml"))
-        .stdin(Stdio::from(theirs.try_clone().unwrap()))
-        .stdout(Stdio::from(theirs))
-        .stderr(Stdio::inherit())
-        .spawn()
-        .expect("gateway daemon");
-    ours.set_nonblocking(true).unwrap();
-    let mut stream = Some(tokio::net::UnixStream::from_std(ours).unwrap());
-    let endpoint = Endpoint::from_static("http://localhost");
-    let channel = endpoint
-        .connect_with_connector(tower::service_fn(move |_| {
-            let stream = stream.take().ok_or(io::ErrorKind::NotConnected);
-            async move { Ok::<_, io::Error>(TokioIo::new(stream?)) }
-        }))
-        .await
-        .expect("the one connection");
-    let to = home.dir.path().join("image.tar");
-    let request = ImageExporterOutput::builder("docker.io/library/one:1").dest(&to);
-    let mut archive = tar::Builder::new(Vec::new());
-    let dockerfile = b"FROM busybox\nRUN echo one > /one\n";
-    let mut header = tar::Header::new_gnu();
-    header.set_size(dockerfile.len() as u64);
-    header.set_mode(0o644);
-    archive
-        .append_data(&mut header, "Dockerfile", &dockerfile[..])
-        .unwrap();
-    BuildkitChannel::new(channel)
-        .export(
-            ImageExporterEnum::OCI(request),
-            ImageBuildFrontendOptions::builder().build(),
-            ImageBuildLoadInput::Upload(archive.into_inner().unwrap().into()),
-            None,
-            None,
-        )
-        .await
-        .expect("the build");
-    assert!(tool("tar", &["tf", &to.display().to_string()]).contains("index.json"));
-    // The client is gone with its connection, and the daemon with its client.
-    let ended = tokio::task::spawn_blocking(move || process.wait());
-    assert!(ended.await.unwrap().unwrap().success());
 }
 
 #[test]
