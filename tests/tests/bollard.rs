@@ -10,7 +10,7 @@ use bollard::grpc::build::{ImageBuildFrontendOptions, ImageBuildLoadInput};
 use bollard::grpc::driver::buildkitd::{BuildkitDaemon, Endpoint};
 use bollard::grpc::driver::moby::Moby;
 use bollard::grpc::driver::{Build, Export, ImageExporterEnum};
-use bollard::grpc::export::ImageExporterOutput;
+use bollard::grpc::export::{ImageExporterOutput, ImageExporterRequest};
 use bollard::models::BuildInfoAux;
 use bollard::query_parameters::{BuildImageOptionsBuilder, BuilderVersion, ImageBuildOutput};
 use bytes::Bytes;
@@ -152,22 +152,27 @@ async fn p46_p57_bollard_asks_for_an_image_over_http_that_becomes_grpc() {
 async fn p20_p31_p46_bollard_gets_an_image_as_an_archive_over_buildkits_socket() {
     let rig = Rig::new();
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let to = dir.path().join("image.tar");
     let socket = format!("unix://{}", rig.daemon.socket().display());
-    let endpoint = Endpoint::try_from(socket).expect("an address");
-    let request = ImageExporterOutput::builder("docker.io/library/bollard:1").dest(&to);
-    BuildkitDaemon::new(endpoint)
-        .export(
-            ImageExporterEnum::OCI(request),
-            ImageBuildFrontendOptions::builder().build(),
-            ImageBuildLoadInput::Upload(context()),
-            None,
-            None,
-        )
-        .await
-        .expect("the build");
-    let files = listed(&to);
+    let export = async |kind: fn(ImageExporterRequest) -> ImageExporterEnum, name: &str| {
+        let to = dir.path().join(name);
+        let endpoint = Endpoint::try_from(socket.clone()).expect("an address");
+        let request = ImageExporterOutput::builder("docker.io/library/bollard:1").dest(&to);
+        BuildkitDaemon::new(endpoint)
+            .export(
+                kind(request),
+                ImageBuildFrontendOptions::builder().build(),
+                ImageBuildLoadInput::Upload(context()),
+                None,
+                None,
+            )
+            .await
+            .expect("the build");
+        listed(&to)
+    };
+    let files = export(ImageExporterEnum::OCI, "oci.tar").await;
     for name in ["oci-layout", "index.json"] {
         assert!(files.lines().any(|line| line == name), "{files}");
     }
+    let files = export(ImageExporterEnum::Docker, "docker.tar").await;
+    assert!(files.lines().any(|line| line == "manifest.json"), "{files}");
 }
