@@ -80,8 +80,9 @@ pub fn program() -> &'static Path {
             .join("../gateway/bridge/examples/raw_frontend.rs");
         let program = crate::program::binary().with_file_name("raw_frontend_static");
         let made = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
-        let part = source.with_extension("").join("hostile.rs");
-        if made(&program) < made(&source).max(made(&part)) {
+        let parts = ["hostile.rs", "breaking.rs"].map(|part| source.with_extension("").join(part));
+        let newest = parts.iter().map(|part| made(part)).max().flatten();
+        if made(&program) < made(&source).max(newest) {
             // Built aside and renamed: tests may run as several processes.
             let own = program.with_extension(std::process::id().to_string());
             std::fs::create_dir_all(&own).expect("a folder for the program");

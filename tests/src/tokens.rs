@@ -1,7 +1,8 @@
 //! A token service as docker-registry wants one: signs what a user may do. Keeps the scopes that it was asked for.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -19,8 +20,44 @@ pub struct Tokens {
     dir: tempfile::TempDir,
 }
 
+/// Where its requests come from.
+enum Requests {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Requests {
+    fn next(&self) -> Option<(Box<dyn Read + Send>, Box<dyn Write + Send>)> {
+        match self {
+            Requests::Tcp(listener) => {
+                let (stream, _) = listener.accept().ok()?;
+                Some((Box::new(stream.try_clone().ok()?), Box::new(stream)))
+            }
+            Requests::Unix(listener) => {
+                let (stream, _) = listener.accept().ok()?;
+                Some((Box::new(stream.try_clone().ok()?), Box::new(stream)))
+            }
+        }
+    }
+}
+
 impl Tokens {
     pub fn start() -> Tokens {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free loopback port");
+        let address = listener.local_addr().expect("its address");
+        Tokens::serve(Requests::Tcp(listener), address)
+    }
+
+    /// Behind a socket with a name, for what stands before it.
+    pub fn start_at(socket: &Path) -> Tokens {
+        let listener = UnixListener::bind(socket).expect("a socket");
+        Tokens::serve(
+            Requests::Unix(listener),
+            SocketAddr::from(([0, 0, 0, 0], 0)),
+        )
+    }
+
+    fn serve(requests: Requests, address: SocketAddr) -> Tokens {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (key, certificate) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
         let made = Command::new("openssl")
@@ -43,14 +80,12 @@ impl Tokens {
             .status()
             .expect("openssl");
         assert!(made.success());
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free loopback port");
-        let address = listener.local_addr().expect("its address");
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
         let (log, folder) = (asked.clone(), dir.path().to_owned());
         std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
+            while let Some((from, to)) = requests.next() {
                 let (log, folder) = (log.clone(), folder.clone());
-                std::thread::spawn(move || answer(stream, &log, &folder));
+                std::thread::spawn(move || answer(from, to, &log, &folder));
             }
         });
         Tokens {
@@ -70,8 +105,13 @@ impl Tokens {
     }
 }
 
-fn answer(mut stream: TcpStream, log: &Mutex<Vec<String>>, dir: &Path) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
+fn answer(
+    from: impl Read,
+    mut stream: impl Write,
+    log: &Mutex<Vec<String>>,
+    dir: &Path,
+) -> Option<()> {
+    let mut reader = BufReader::new(from);
     let mut first = String::new();
     reader.read_line(&mut first).ok()?;
     let mut login = String::new();

@@ -60,8 +60,12 @@ for _ in $(seq 600); do
 done
 mkdir context
 printf '# syntax = 127.0.0.1:5000/alice/hello:0\necho built by docker > /greeting\n' > context/Dockerfile
+mkdir other
+printf '# syntax = 127.0.0.1:5000/alice/imagefile:0\nfrom 127.0.0.1:5000/library/alpine:latest\nenv WHO=docker\nrun echo "image file by $WHO" > /greeting\n' > other/Dockerfile
 docker build --progress=plain --network=none --build-arg BASE=127.0.0.1:5000/library/alpine:latest --output out context
 cat out/greeting
+docker build --progress=plain --network=none --output out2 other
+cat out2/greeting
 kill -TERM "$docker"; wait "$docker" || true
 "#;
 
@@ -94,11 +98,12 @@ fn the_guides_work_as_they_are_written() {
     for wanted in [
         "1 passed",
         "profile     strict",
-        " 0 failed, 0 weak, 0 do not apply",
+        " 0 failed, 0 weak, 3 do not apply",
         "would push docker.io/alice/hello:0.1.0@sha256:",
         "pushed docker.io/alice/hello:latest@sha256:",
         "(linux/amd64, linux/arm64)",
         "checked: example builds with alice/hello:0@sha256:",
+        "checked: example builds with alice/imagefile:0@sha256:",
         "name = \"docker.io/alice/hello:0\"",
         "name = \"docker.io/library/alpine:latest\"",
         "nothing moved",
@@ -106,6 +111,7 @@ fn the_guides_work_as_they_are_written() {
         "2 images, 0 files, 0 checkouts",
         "mirror.example",
         "built by docker",
+        "image file by docker",
     ] {
         assert!(
             said.contains(wanted),

@@ -23,10 +23,14 @@ fn gateway(args: &[&str]) -> Output {
 
 /// An image of it at this version.
 fn layout(dir: &Path, version: &str) -> String {
+    layout_with(dir, version, CAPS)
+}
+
+fn layout_with(dir: &Path, version: &str, caps: &str) -> String {
     let place = dir.join(format!("layout-{version}")).display().to_string();
     let program = format!("--binary=linux/amd64={}", program().display());
     let version = format!("--label=org.opencontainers.image.version={version}");
-    let caps = format!("--label={CAPS}");
+    let caps = format!("--label={caps}");
     let made = gateway(&["frontend", "build", &program, &caps, &version, "-o", &place]);
     assert!(made.status.success(), "{}", stderr(&made));
     format!("oci:{place}")
@@ -301,89 +305,48 @@ fn docker_hub_is_reached_by_its_name_with_the_login_of_docker() {
 }
 
 #[test]
-fn conformance_is_tested_in_the_sandbox_and_reported_in_words_and_json() {
+fn docker_hub_with_its_token_service_takes_the_login_of_its_old_name_and_of_a_helper() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let place = layout(dir.path(), "1.0.0");
-    let said = ok(&gateway(&["frontend", "test", "--strict", &place]));
+    let layout = layout(dir.path(), "1.0.0");
+    // Base64 of the login. The helper speaks as docker's do.
+    let script = format!(
+        "export SSL_CERT_FILE=$HUB/ca.crt GATEWAY_ROOT=$HUB/store XDG_CONFIG_HOME=$HUB/xdg PATH=$HUB/bin:$PATH\n\
+         mkdir -p $HUB/one $HUB/two $HUB/none $HUB/bin\n\
+         echo '{{\"auths\": {{\"https://index.docker.io/v1/\": {{\"auth\": \"YWxpY2U6czNjcmV0LXB3\"}}}}}}' > $HUB/one/config.json\n\
+         echo '{{\"credsStore\": \"trial\"}}' > $HUB/two/config.json\n\
+         cat > $HUB/bin/docker-credential-trial <<'END'\n\
+         #!/bin/sh\n\
+         read -r server; echo \"$1 $server\" >> $HUB/helped\n\
+         [ \"$1 $server\" = 'get https://index.docker.io/v1/' ] || exit 1\n\
+         echo '{{\"ServerURL\": \"https://index.docker.io/v1/\", \"Username\": \"alice\", \"Secret\": \"s3cret-pw\"}}'\n\
+         END\n\
+         chmod +x $HUB/bin/docker-credential-trial\n\
+         if DOCKER_CONFIG=$HUB/none $GATEWAY frontend publish --from {layout} alice/nobody; then exit 9; fi\n\
+         DOCKER_CONFIG=$HUB/one $GATEWAY frontend publish --from {layout} alice/one docker.io/alice/also\n\
+         DOCKER_CONFIG=$HUB/two $GATEWAY frontend publish --from {layout} alice/two\n\
+         DOCKER_CONFIG=$HUB/two $GATEWAY frontend inspect alice/two:1.0\n\
+         cat $HUB/helped\n\
+         skopeo --insecure-policy inspect --authfile $HUB/one/config.json --format 'seen {{{{.Digest}}}}' docker://docker.io/alice/two:1\n",
+    );
+    let (output, scopes) = gateway_tests::hub::run_with_tokens(dir.path(), &script);
+    let text = ok(&output);
     contains(
-        &said,
+        &text,
         &[
-            "profile strict, without network",
-            "ok    f01  builds the sample",
-            "ok    f13  ",
-            "ok    f27  ",
-            "ok    f30  ",
-            "ok    m1   ",
-            "ok    c1   ",
-            " 0 failed, 0 weak, 1 do not apply",
+            "alice/nobody",
+            "gateway login docker.io",
+            "pushed docker.io/alice/one:1.0.0@sha256:",
+            "pushed docker.io/alice/also:latest@sha256:",
+            "# syntax = alice/two:1@sha256:",
+            "name        docker.io/alice/two:1.0",
+            "get https://index.docker.io/v1/",
+            "seen sha256:",
         ],
     );
-    let report = gateway(&["frontend", "test", "--json", &place]);
-    let report: Value = serde_json::from_slice(&report.stdout).expect("JSON");
-    assert_eq!(report["failed"], 0);
-    let pins = report["checks"]
-        .as_array()
-        .expect("checks")
-        .iter()
-        .find(|check| check["id"] == "f16");
-    assert_eq!(pins.expect("the check")["outcome"], "skipped");
-}
-
-#[test]
-fn frontends_that_break_the_protocol_are_told_so_by_its_points() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let layout = dir.path().join("layout");
-    // It says that it answers questions, and builds whatever it is asked.
-    let labels = json!({"moby.buildkit.frontend.caps": "moby.buildkit.frontend.subrequests"});
-    raw_frontend::write_layout(
-        &layout,
-        "x",
-        json!({"Entrypoint": ["/frontend"], "Labels": labels}),
-    );
-    let place = format!("oci:{}", layout.display());
-    let test = |mode: &str| {
-        gateway(&[
-            "frontend",
-            "test",
-            &place,
-            "--build-arg",
-            &format!("MODE={mode}"),
-        ])
-    };
-    let said = refused(&test("current"));
-    contains(
-        &said,
-        &[
-            "profile compat",
-            "ok    f01",
-            "FAIL  f11",
-            "returned one result without a word",
-            "FAIL  f12",
-            "FAIL  f13",
-            "ok    f30",
-        ],
-    );
-    let said = refused(&test("exit"));
-    contains(
-        &said,
-        &[
-            "FAIL  f01",
-            "exit code: 7",
-            "n/a   f04",
-            "give one in its language with --sample",
-        ],
-    );
-    contains(
-        &refused(&test("text")),
-        &["FAIL  f01", "hello, this is not HTTP/2"],
-    );
-    let other = dir.path().join("other");
-    raw_frontend::write_layout(&other, "x", json!({"Entrypoint": ["/no"]}));
-    let other = format!("oci:{}", other.display());
-    contains(
-        &refused(&gateway(&["frontend", "test", &other])),
-        &["hosts could not run it", "is not in the image"],
-    );
+    assert!(!text.contains("s3cret-pw"), "{text}");
+    let asked = |wanted: &str| scopes.iter().any(|scope| scope.contains(wanted));
+    assert!(asked("repository:alice/one:pull,push"), "{scopes:?}");
+    assert!(asked("repository:alice/two:pull"), "{scopes:?}");
 }
 
 #[test]

@@ -200,3 +200,40 @@ fn builds_of_one_project_at_the_same_time_are_replayed_each_with_its_own_session
         assert_eq!(metadata["containerimage.digest"].to_string(), first.digest);
     }
 }
+
+#[test]
+fn pins_are_taken_and_saved_also_of_a_frontend_that_does_not_run() {
+    let (_registry, builds) = Builds::new(FILE);
+    assert!(!builds.build(&[]).replayed);
+    assert!(builds.build(&[]).replayed);
+    let dir = builds.home.dir.path();
+    let file = dir.join("lock");
+    let run = |command: &str, args: &[&std::path::Path]| {
+        let mut command = builds.home.command(&[command]);
+        command.args(["--progress=plain", "--lock-file"]).arg(&file);
+        let output = run(command.args(args).arg(&builds.context));
+        let text = stderr(&output);
+        assert!(output.status.success() && text.contains(NOTE), "{text}");
+    };
+    run("lock", &[]);
+    let written = std::fs::read_to_string(&file).expect("the lock file");
+    for name in [
+        "docker.io/docker/dockerfile:1",
+        "docker.io/library/busybox:latest",
+    ] {
+        assert!(written.contains(&format!("name = {name:?}")), "{written}");
+    }
+    let vendored = dir.join("vendored");
+    run("vendor", &[&vendored]);
+    let index = std::fs::read_to_string(vendored.join("index.json")).expect("an index");
+    for name in [
+        "docker.io/docker/dockerfile:1",
+        "docker.io/library/busybox:latest",
+    ] {
+        assert!(index.contains(name), "{index}");
+    }
+    // Their layers too: a build with nothing else.
+    std::fs::remove_dir_all(builds.home.store()).expect("removing the store");
+    let from = format!("--vendored={}", vendored.display());
+    assert!(!builds.build(&[&from]).replayed);
+}

@@ -11,7 +11,7 @@ use gateway_frontend::llb::{
     CacheSharing, Constraints, Copy, FileActions, ImageSource, Mount, State, pb,
 };
 use gateway_frontend::results::{PlatformResult, assemble};
-use gateway_frontend::subrequest::{self, DESCRIBE};
+use gateway_frontend::subrequest::{self, CAP_INPUTS, CAP_SUBREQUESTS};
 
 const WORDS: &str = "from, packages, env, workdir, copy, run, user and command";
 /// Whichever package manager the base has. What it downloads stays in caches between builds, not in the image.
@@ -27,10 +27,8 @@ fn main() -> ExitCode {
 
 async fn build(gateway: Arc<dyn Gateway>) -> Result<BuildResult, Error> {
     let client = BuildClient::new(gateway)?;
-    match client.opts().get("requestid").map(String::as_str) {
-        None => {}
-        Some(DESCRIBE) => return Ok(subrequest::describe(&[])),
-        Some(other) => return Err(subrequest::unsupported(other)),
+    if let Some(answer) = subrequest::first(client.opts(), &[CAP_INPUTS, CAP_SUBREQUESTS], &[]) {
+        return answer;
     }
     let file = client.read_build_file("Imagefile").await?;
     let config = client.config();

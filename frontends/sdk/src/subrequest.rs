@@ -9,6 +9,11 @@ use serde_json::{Value, json};
 /// The question that every frontend with subrequests answers: which others it answers.
 pub const DESCRIBE: &str = "frontend.subrequests.describe";
 
+/// Capabilities that an image's label lists and callers require: it takes inputs in the place of contexts,
+pub const CAP_INPUTS: &str = "moby.buildkit.frontend.inputs";
+/// and it answers questions.
+pub const CAP_SUBREQUESTS: &str = "moby.buildkit.frontend.subrequests";
+
 /// A question that a frontend answers, as it tells it of itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
@@ -68,6 +73,25 @@ pub fn describe(requests: &[Request<'_>]) -> BuildResult {
         }));
     }
     answer(&Value::Array(list), Some(table.text()), "1.0.0")
+}
+
+/// What a frontend says before it builds: that it lacks what the caller requires (`caps` are what it has, as its
+/// image's label says), or which questions it answers. Questions other than that have their answers before this, or
+/// are refused. `None`: it is to build.
+pub fn first(
+    opts: &BTreeMap<String, String>,
+    caps: &[&str],
+    requests: &[Request<'_>],
+) -> Option<Result<BuildResult, Error>> {
+    let required = opts.get("frontend.caps").map_or("", String::as_str);
+    if let Some(missing) = missing_cap(required, caps) {
+        return Some(Err(missing.error));
+    }
+    match opts.get("requestid").map(String::as_str) {
+        None => None,
+        Some(DESCRIBE) => Some(Ok(describe(requests))),
+        Some(other) => Some(Err(unsupported(other))),
+    }
 }
 
 /// The refusal of a question that the frontend does not know. Clients may ask another frontend.

@@ -5,6 +5,8 @@
 //!
 //! The behaviour is the first argument, or the option `build-arg:MODE`, or `current`.
 
+#[path = "raw_frontend/breaking.rs"]
+mod breaking;
 #[path = "raw_frontend/hostile.rs"]
 mod hostile;
 
@@ -63,7 +65,7 @@ fn main() {
         "source" => source(),
         // The helper image of 2018 frontends for their COPY.
         "copy-helper" => Age::new(true, false, false).build(Ending::CopyHelper),
-        other if hostile::run(other) => {}
+        other if hostile::run(other) || breaking::run(other) => {}
         other => {
             eprintln!("unknown mode {other}");
             exit(64);
@@ -621,6 +623,10 @@ struct Connection {
     windows: BTreeMap<u32, i64>,
     /// The first window of a stream.
     first_window: i64,
+    /// The headers that came last, as they are.
+    last_block: Vec<u8>,
+    /// Does not end when the host is gone.
+    stays: bool,
 }
 
 impl Connection {
@@ -633,6 +639,8 @@ impl Connection {
             streams: BTreeMap::new(),
             windows: [(0, 65_535)].into(),
             first_window: 65_535,
+            last_block: Vec::new(),
+            stays: false,
         };
         let mut start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         // Windows so large that no update is ever needed.
@@ -646,6 +654,9 @@ impl Connection {
         let written = self.output.write_all(bytes);
         if written.and_then(|()| self.output.flush()).is_err() {
             eprintln!("the host is gone");
+            if self.stays {
+                sleep(Duration::from_secs(3600));
+            }
             exit(1);
         }
     }
@@ -714,6 +725,9 @@ impl Connection {
         let mut head = [0; 9];
         if self.input.read_exact(&mut head).is_err() {
             eprintln!("the host closed the connection");
+            if self.stays {
+                sleep(Duration::from_secs(3600));
+            }
             exit(1);
         }
         let [a, b, c, kind, flags, s0, s1, s2, s3] = head;
@@ -739,8 +753,9 @@ impl Connection {
             PING if flags & ACK == 0 => self.write(&frame(PING, ACK, 0, &payload)),
             DATA | HEADERS => {
                 if let Some((body, ended)) = self.streams.get_mut(&stream) {
-                    if kind == DATA {
-                        body.extend(payload);
+                    match kind {
+                        DATA => body.extend(payload),
+                        _ => self.last_block = payload,
                     }
                     *ended |= flags & END_STREAM != 0;
                 }

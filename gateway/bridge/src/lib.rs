@@ -15,3 +15,5 @@ pub use engine::{
     Observed, Observer, Provenance, SourceJudge, Verdict, capabilities, read_source_policies,
 };
 pub use host::FrontendLimits;
+pub use host::conduct::{Conduct, Forms, Manners, ReturnForm};
+pub use host::process::OWN_IMAGE_PATH;

@@ -58,6 +58,12 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
     // Pulling and unpacking, and starting the launcher, at the same time.
     let (rootfs, launcher) = tokio::try_join!(job.rootfs(&result), engine.0.solver.launcher())?;
     let recorder = Arc::new(Recorder::new(gateway.clone()));
+    let asked: Arc<dyn Gateway> = match replay {
+        Some(_) => recorder.clone(),
+        None => gateway.clone(),
+    };
+    let watch = Watch::new(engine.1.as_deref(), &source, asked);
+    let conduct = watch.conduct();
     let process = FrontendProcess {
         image: &source,
         lowers: rootfs.lowers.clone(),
@@ -68,15 +74,11 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
         network_none: none || job.is_vendored() || !engine.0.limits.network,
         network: job.steps().network(pb::NetMode::Unset),
         definition: &image.definition,
+        conduct: conduct.as_deref(),
     };
     let limits = &engine.0.limits;
     let process = start(&launcher, process, limits).await?;
     let unique = Arc::as_ptr(&gateway) as usize;
-    let asked: Arc<dyn Gateway> = match replay {
-        Some(_) => recorder.clone(),
-        None => gateway.clone(),
-    };
-    let watch = Watch::new(engine.1.as_deref(), &source, asked);
     let hosted = host(
         process,
         Call {
@@ -85,6 +87,7 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
             limits,
             cancel: job.cancelled(),
             log: StderrLog::new(job.progress().clone(), &source, &unique.to_string()),
+            conduct: conduct.clone(),
         },
     );
     let returned = Box::pin(hosted).await;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use gateway_api::{BuildResult, Error, Gateway};
 
+use crate::host::conduct::Conduct;
+
 /// Told of every frontend.
 pub trait Observer: Send + Sync {
     /// A frontend begins: `name` is that of a built-in one or the reference of an image.
@@ -16,7 +18,12 @@ pub trait Observed: Send {
     /// What the frontend is given; it must pass all calls on.
     fn gateway(&self) -> Arc<dyn Gateway>;
 
-    /// The frontend has ended.
+    /// How the host of this frontend is to differ from what it is, if its frontend is an image.
+    fn conduct(&self) -> Option<Arc<Conduct>> {
+        None
+    }
+
+    /// The frontend has ended; not told of one that could not be started.
     fn ended(self: Box<Self>, returned: &Result<BuildResult, Error>);
 }
 
@@ -38,6 +45,10 @@ impl Watch {
 
     pub fn gateway(&self) -> Arc<dyn Gateway> {
         self.gateway.clone()
+    }
+
+    pub fn conduct(&self) -> Option<Arc<Conduct>> {
+        self.observed.as_ref()?.conduct()
     }
 
     pub fn ended(self, returned: &Result<BuildResult, Error>) {

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::FrontendLimits;
+use super::conduct::Conduct;
 use super::stderr::StderrLog;
 use crate::service::{BridgeService, Outcome};
 use crate::transport::{Observed, serve};
@@ -60,6 +61,8 @@ pub struct Call<'a> {
     pub limits: &'a FrontendLimits,
     pub cancel: &'a CancellationToken,
     pub log: StderrLog,
+    /// Of a host that is not itself.
+    pub conduct: Option<Arc<Conduct>>,
 }
 
 /// Why we killed a process.
@@ -92,7 +95,8 @@ where
     let mut child = process.child;
     let outcome = Arc::new(Outcome::default());
     let observed = Arc::new(Observed::default());
-    let service = BridgeService::new(call.gateway.clone(), outcome.clone(), call.limits);
+    let service = BridgeService::new(call.gateway.clone(), outcome.clone(), call.limits)
+        .with_conduct(call.conduct.clone());
     let connection = serve(process.stdout, process.stdin, service, observed.clone());
     let mut connection = Connection {
         future: Some(Box::pin(connection)),
@@ -150,6 +154,11 @@ where
                     }
                     continue;
                 }
+                () = leaving(call.conduct.as_deref()), if connection.is_open() => {
+                    connection.future = None;
+                    closed = Some(Box::pin(sleep(grace)));
+                    continue;
+                }
                 () = wait_for(&mut broken), if !dying => Killed::ConnectionBroke,
                 () = wait_for(&mut closed), if !dying => Killed::Lingered,
                 () = wait_for(&mut kill_wait), if dying => {
@@ -168,6 +177,13 @@ where
     })
     .await;
     let fault = connection.ended.take().and_then(Result::err);
+    if let Some(conduct) = &call.conduct {
+        conduct.note(|seen| {
+            seen.empty_authority = observed.has_empty_authority();
+            // Of a process that was killed the last frame may well be torn.
+            seen.torn = killed.is_none() && observed.is_torn();
+        });
+    }
     drop(connection);
     if stderr_open {
         let _ = tokio::time::timeout(DRAIN, &mut stderr).await;
@@ -192,6 +208,13 @@ where
 async fn wait_for(timer: &mut Option<Pin<Box<tokio::time::Sleep>>>) {
     match timer {
         Some(timer) => timer.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn leaving(conduct: Option<&Conduct>) {
+    match conduct {
+        Some(conduct) => conduct.leaves.cancelled().await,
         None => std::future::pending().await,
     }
 }

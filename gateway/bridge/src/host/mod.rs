@@ -1,6 +1,7 @@
 //! Runs one frontend image: its process in a sandbox, the bridge on its stdin and stdout, and the
 //! decision about how the call ended.
 
+pub mod conduct;
 pub mod environment;
 pub mod life;
 pub mod process;

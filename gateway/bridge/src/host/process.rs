@@ -14,13 +14,14 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::net::unix::pipe;
 
 use super::FrontendLimits;
+use super::conduct::Conduct;
 use super::life::{Child, Exit, Process};
 
 /// What a frontend without `ENTRYPOINT` is run as.
 const DEFAULT_ENTRYPOINT: &str = "/run";
 
 /// Where a frontend finds its own image's definition.
-const OWN_IMAGE_PATH: &str = "/run/config/buildkit/metadata/frontend.bin";
+pub const OWN_IMAGE_PATH: &str = "/run/config/buildkit/metadata/frontend.bin";
 
 /// What to run.
 pub struct FrontendProcess<'a> {
@@ -38,6 +39,8 @@ pub struct FrontendProcess<'a> {
     pub network: Network,
     /// The image's own definition.
     pub definition: &'a pb::Definition,
+    /// Of a host that is not itself.
+    pub conduct: Option<&'a Conduct>,
 }
 
 pub type SandboxedProcess = Process<SandboxedChild, pipe::Sender, pipe::Receiver, pipe::Receiver>;
@@ -68,7 +71,7 @@ pub async fn start(
         stderr: Some(stderr_write),
     };
     let running = launcher
-        .spawn(specification(&process, limits), stdio)
+        .spawn(changed(specification(&process, limits), &process), stdio)
         .await
         .map_err(|error| not_started(&process, &error))?;
     let pipes = || -> std::io::Result<_> {
@@ -133,6 +136,14 @@ fn specification(process: &FrontendProcess<'_>, limits: &FrontendLimits) -> Sand
         ulimits: ulimits(limits),
         ..SandboxSpec::new(root, args)
     }
+}
+
+fn changed(mut specification: SandboxSpec, process: &FrontendProcess<'_>) -> SandboxSpec {
+    let change = process.conduct.and_then(|conduct| conduct.process.clone());
+    if let Some(change) = change {
+        change(&mut specification);
+    }
+    specification
 }
 
 /// Without a control group an ordinary user's processes are counted together, those of steps that

@@ -28,6 +28,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::host::FrontendLimits;
+use crate::host::conduct::{Conduct, Forms, ReturnForm};
 use crate::transport::{Activity, Answers};
 pub use builds::{Announcement, BUILD_ID, Builds};
 use containers::ContainerTable;
@@ -51,6 +52,7 @@ pub struct BridgeService {
     activity: Arc<Activity>,
     answers: Answers,
     limits: FrontendLimits,
+    conduct: Option<Arc<Conduct>>,
 }
 
 impl BridgeService {
@@ -64,7 +66,15 @@ impl BridgeService {
             activity: Arc::default(),
             answers: Answers::new(limits.buffered_bytes, limits.message_bytes),
             limits: limits.clone(),
+            conduct: None,
         }
+    }
+
+    /// As a host that is not itself.
+    #[must_use]
+    pub fn with_conduct(mut self, conduct: Option<Arc<Conduct>>) -> Self {
+        self.conduct = conduct;
+        self
     }
 
     /// Where the work of calls is reported.
@@ -131,10 +141,10 @@ impl BridgeService {
     }
 
     async fn do_solve(&self, old_client: bool, call: SolveRequest) -> Result<SolveResponse, Error> {
-        let accepts = result::Accepts {
+        let accepts = self.accepted(result::Accepts {
             result: call.allow_result_return,
             array_ref: call.allow_result_array_ref,
-        };
+        });
         let last = call.r#final.then(|| call.exporter_attr.clone());
         self.refs
             .charge(call.definition.as_ref().map_or(0, Message::encoded_len))?;
@@ -156,11 +166,37 @@ impl BridgeService {
         if let Some(attributes) = last {
             self.finish_inline(solved.clone(), &attributes)?;
         }
-        let response = result::solve_response(solved, accepts)?;
-        Ok(match old_client {
-            true => small_enough(response),
-            false => response,
-        })
+        let mut response = result::solve_response(solved, accepts)?;
+        match self.conduct.as_ref().map(|conduct| conduct.forms) {
+            Some(Forms::WithoutDefinitions) => without_definitions(&mut response),
+            Some(Forms::FirstId) => response.result = None,
+            _ if old_client && response.encoded_len() > OLD_CLIENT_MESSAGE_BYTES => {
+                without_definitions(&mut response);
+            }
+            _ => {}
+        }
+        Ok(response)
+    }
+
+    /// In which form a result is answered: as it is asked for, unless the host is not itself.
+    fn accepted(&self, asked: result::Accepts) -> result::Accepts {
+        let Some(conduct) = &self.conduct else {
+            return asked;
+        };
+        if !asked.result || !asked.array_ref {
+            conduct.note(|seen| seen.narrow_solves += 1);
+        }
+        match conduct.forms {
+            Forms::Asked | Forms::WithoutDefinitions => asked,
+            Forms::Ids => result::Accepts {
+                array_ref: false,
+                ..asked
+            },
+            Forms::FirstId => result::Accepts {
+                result: false,
+                array_ref: false,
+            },
+        }
     }
 
     /// How a build ended before there was Return: the last Solve carries metadata.
@@ -187,6 +223,10 @@ impl BridgeService {
     }
 
     async fn do_return(&self, call: ReturnRequest) -> Result<ReturnResponse, Error> {
+        if let Some(conduct) = &self.conduct {
+            let form = call.result.as_ref().and_then(|r| r.result.as_ref());
+            conduct.note(|seen| seen.returned = Some(return_form(form)));
+        }
         let returned = match (call.result, call.error) {
             (_, Some(error)) => Err(from_rpc(error)),
             (Some(returned), None) => Ok(self.refs.resolve(result::from_wire(returned))?),
@@ -199,18 +239,24 @@ impl BridgeService {
     }
 }
 
-/// Leaves the definitions out of an answer that an old client could not receive: it can do without
-/// them, but not without the answer.
-fn small_enough(mut response: SolveResponse) -> SolveResponse {
+/// Leaves the definitions out of an answer: an old client that could not receive all of it can do without them, but
+/// not without the answer.
+fn without_definitions(response: &mut SolveResponse) {
     use gateway_proto::frontend::result::Result as Form;
-    if response.encoded_len() > OLD_CLIENT_MESSAGE_BYTES {
-        match response.result.as_mut().and_then(|r| r.result.as_mut()) {
-            Some(Form::Ref(reference)) => reference.def = None,
-            Some(Form::Refs(map)) => map.refs.values_mut().for_each(|r| r.def = None),
-            _ => {}
-        }
+    match response.result.as_mut().and_then(|r| r.result.as_mut()) {
+        Some(Form::Ref(reference)) => reference.def = None,
+        Some(Form::Refs(map)) => map.refs.values_mut().for_each(|r| r.def = None),
+        _ => {}
     }
-    response
+}
+
+fn return_form(form: Option<&gateway_proto::frontend::result::Result>) -> ReturnForm {
+    use gateway_proto::frontend::result::Result as Form;
+    match form {
+        None => ReturnForm::None,
+        Some(Form::RefDeprecated(_) | Form::RefsDeprecated(_)) => ReturnForm::Ids,
+        Some(Form::Ref(_) | Form::Refs(_)) => ReturnForm::Messages,
+    }
 }
 
 fn is_old_client<T>(request: &Request<T>) -> bool {
@@ -242,7 +288,11 @@ async fn guarded<T>(
 impl LlbBridge for BridgeService {
     async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PongResponse>, Status> {
         let invocation = self.gateway.invocation();
+        let mute = self.conduct.as_ref().is_some_and(|conduct| conduct.mute);
         self.answer("Ping", async {
+            if mute {
+                std::future::pending::<()>().await;
+            }
             Ok(PongResponse {
                 frontend_api_caps: caps::to_wire(&invocation.frontend_caps),
                 llb_caps: caps::to_wire(&invocation.llb_caps),
@@ -406,6 +456,9 @@ impl LlbBridge for BridgeService {
         &self,
         request: Request<Streaming<ExecMessage>>,
     ) -> Result<Response<Self::ExecProcessStream>, Status> {
+        if let Some(conduct) = &self.conduct {
+            conduct.note(|seen| seen.process_streams += 1);
+        }
         let answers = exec::serve(
             self.containers.clone(),
             self.activity.clone(),

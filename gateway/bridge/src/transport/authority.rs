@@ -63,6 +63,7 @@ pub struct AuthorityPatch {
     payload: u32,
     padding: u32,
     field: Field,
+    patched: bool,
 }
 
 impl Default for AuthorityPatch {
@@ -73,6 +74,7 @@ impl Default for AuthorityPatch {
             payload: 0,
             padding: 0,
             field: Field::Start,
+            patched: false,
         }
     }
 }
@@ -85,6 +87,16 @@ impl AuthorityPatch {
             // `step` never uses more than it was given.
             bytes = bytes.get_mut(used..).unwrap_or_default();
         }
+    }
+
+    /// Whether all frames so far are whole.
+    pub fn is_between_frames(&self) -> bool {
+        self.frame == Frame::Head { filled: 0 }
+    }
+
+    /// Whether there was anything to patch.
+    pub fn has_patched(&self) -> bool {
+        self.patched
     }
 
     /// Handles a first part of `bytes`; how many bytes that was, at least one.
@@ -191,6 +203,7 @@ impl AuthorityPatch {
             Field::Start => {
                 if read == EMPTY_AUTHORITY {
                     *byte = EMPTY_ACCEPT_LANGUAGE;
+                    self.patched = true;
                 }
                 field_start(read)
             }

@@ -1,6 +1,7 @@
 //! What the reader of a frontend's stdout saw, for whoever explains how the connection ended: the
 //! HTTP/2 library may report a fault late, in its own words, or not at all.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -14,6 +15,9 @@ pub struct Observed {
     fault: Mutex<Option<String>>,
     speaks_http2: watch::Sender<bool>,
     activity: Arc<Activity>,
+    /// What was read last ends within a frame.
+    torn: AtomicBool,
+    empty_authority: AtomicBool,
 }
 
 impl Default for Observed {
@@ -22,6 +26,8 @@ impl Default for Observed {
             fault: Mutex::default(),
             speaks_http2: watch::Sender::new(false),
             activity: Arc::default(),
+            torn: AtomicBool::new(false),
+            empty_authority: AtomicBool::new(false),
         }
     }
 }
@@ -44,6 +50,22 @@ impl Observed {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    pub(super) fn set_frames(&self, torn: bool, empty_authority: bool) {
+        self.torn.store(torn, Ordering::Relaxed);
+        self.empty_authority
+            .store(empty_authority, Ordering::Relaxed);
+    }
+
+    /// The stream ended within a frame.
+    pub fn is_torn(&self) -> bool {
+        self.torn.load(Ordering::Relaxed)
+    }
+
+    /// A request had an empty `:authority`.
+    pub fn has_empty_authority(&self) -> bool {
+        self.empty_authority.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_speaks_http2(&self) {

@@ -121,6 +121,8 @@ impl<R: AsyncRead + Unpin> AsyncRead for FrontendReader<R> {
                     ready!(Pin::new(&mut this.inner).poll_read(cx, out))?;
                     this.observed.activity().touch();
                     patch.apply(out.filled_mut().get_mut(before..).unwrap_or_default());
+                    this.observed
+                        .set_frames(!patch.is_between_frames(), patch.has_patched());
                     return Poll::Ready(Ok(()));
                 }
                 State::Stray { text, until } => {
@@ -215,6 +217,15 @@ mod tests {
         expected.truncate(PREFACE.len() + 9);
         expected.extend([0x91, 0x91]);
         assert_eq!(result.unwrap(), expected);
+        assert!(observed.has_empty_authority() && !observed.is_torn());
+    }
+
+    #[tokio::test]
+    async fn a_frame_without_its_end_is_noted() {
+        let mut input = PREFACE.to_vec();
+        input.extend(*b"done\n");
+        let (_, observed) = read_all(&input).await;
+        assert!(observed.is_torn() && !observed.has_empty_authority());
     }
 
     proptest! {

@@ -78,6 +78,7 @@ async fn run_with(mode: &str, limits: FrontendLimits, cancel: CancellationToken)
             limits: &limits,
             cancel: &cancel,
             log: StderrLog::new(progress, "example/raw:1", "1"),
+            conduct: None,
         },
     )
     .await;

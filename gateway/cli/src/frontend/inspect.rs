@@ -66,11 +66,14 @@ fn text_of(subject: &Subject) -> String {
         };
         let (name, words) = profile(image);
         out += &format!(
-            "\nplatform    {}\ndigest      {}\nsize        {} in {} layers\nentrypoint  {entrypoint}\nprofile     {name}: {words}\n",
+            "\nplatform    {}\ndigest      {}\nsize        {} in {}\nentrypoint  {entrypoint}\nprofile     {name}: {words}\n",
             image.platform,
             image.descriptor.digest,
             size_text(image.size()),
-            image.manifest.layers.len(),
+            match image.manifest.layers.len() {
+                1 => "1 layer".to_owned(),
+                count => format!("{count} layers"),
+            },
         );
         let caps = image.caps();
         out += &match caps.is_empty() {

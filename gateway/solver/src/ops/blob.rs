@@ -16,6 +16,7 @@ use super::single::SingleFile;
 use crate::job::JobInner;
 use crate::key::{BlobKey, blob_key, digest_of, source_digest};
 use crate::live::{LiveVertex, VertexKey};
+use crate::pins::{self, Pins};
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
 use crate::store::{Layer, LazyBlob, Snapshot};
@@ -150,6 +151,9 @@ pub async fn fetch(job: &Arc<JobInner>, vertex: &str, op: &pb::SourceOp) -> Outc
 }
 
 async fn bring(job: &Arc<JobInner>, vertex: &str, blob: &Blob) -> Outcome<()> {
+    if let Some(dir) = job.options.pins.as_deref().and_then(Pins::layout) {
+        return pins::saved_blob(job, dir, blob.reference.to_string(), &blob.digest).await;
+    }
     match &blob.place {
         Place::Registry => from_registry(job, vertex, blob).await,
         Place::Layout(store) => oci_layout::copy_blob(job, store, &blob.digest).await,

@@ -1,6 +1,6 @@
 //! The ops: how each is keyed and run.
 
-mod blob;
+pub mod blob;
 pub mod build;
 mod cache_mount;
 mod combine;

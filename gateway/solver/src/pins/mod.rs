@@ -14,8 +14,8 @@ use gateway_images::digest::Digest;
 use gateway_images::reference::Reference;
 use gateway_images::registry::shown_url;
 
-pub(crate) use vendor::saved_checkout;
 pub use vendor::{VendorReport, read_vendored};
+pub(crate) use vendor::{saved_blob, saved_checkout};
 
 /// What an image's name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]

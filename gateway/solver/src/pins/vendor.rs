@@ -1,7 +1,7 @@
 //! Everything that the names in a build stand for, saved as an OCI layout; and such a layout in place of all networks.
 //!
-//! Images are entries of the index under their names in full, with the platforms that the build used. Files of the web
-//! and git checkouts are artifacts beside them, with what a build must know of them as annotations. So the layout needs
+//! Images are entries of the index under their names in full, with the platforms that the build used. Files of the web,
+//! single blobs and git checkouts are artifacts beside them, with what a build must know of them as annotations. So the layout needs
 //! no lock file, and other tools can read it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +34,7 @@ use crate::store::{Layer, LazyBlob, Snapshot};
 /// What the artifacts are.
 const FILE: &str = "application/vnd.gateway.source.http.v1";
 const GIT: &str = "application/vnd.gateway.source.git.v1";
+const SINGLE: &str = "application/vnd.gateway.source.blob.v1";
 const FILE_CONTENT: &str = "application/octet-stream";
 
 /// What a build must know of them.
@@ -104,7 +105,17 @@ impl Job {
             let saved = match op.identifier.split_once("://").map(|(scheme, _)| scheme) {
                 Some("http" | "https") => file(job, &mut to, vertex, op, &mut seen).await?,
                 Some("git") => repository(job, &mut to, vertex, op, &mut seen).await?,
-                _ => continue,
+                Some("docker-image+blob" | "oci-layout+blob") => {
+                    single(job, &mut to, vertex, op, &mut seen).await?
+                }
+                // Saved above; and what is on this machine anyway.
+                Some("docker-image" | "oci-layout" | "local") => continue,
+                _ => {
+                    return Err(unsaved(
+                        &op.identifier,
+                        "a source of this kind is not known",
+                    ));
+                }
             };
             match (saved, op.identifier.starts_with("git://")) {
                 (false, _) => {}
@@ -327,6 +338,64 @@ async fn file(
     Ok(true)
 }
 
+/// A single blob of a registry or a layout. False when it is there already.
+async fn single(
+    job: &Arc<JobInner>,
+    to: &mut Destination,
+    vertex: &Arc<LiveVertex>,
+    op: &pb::SourceOp,
+    seen: &mut BTreeSet<String>,
+) -> Outcome<bool> {
+    let digest = ops::blob::fetch(job, &vertex.digest, op).await?;
+    if !seen.insert(digest.to_string()) {
+        return Ok(false);
+    }
+    let path = job.store().blobs().path(&digest);
+    let size = std::fs::metadata(&path).map_err(internal)?.len();
+    to.copy(&path, &digest, size)?;
+    let annotations = BTreeMap::from([
+        (URL.to_owned(), op.identifier.clone()),
+        (CHECKSUM.to_owned(), digest.to_string()),
+    ]);
+    let content = Descriptor::new(FILE_CONTENT, digest, size);
+    to.artifact(SINGLE, &content, annotations)?;
+    Ok(true)
+}
+
+fn unsaved(name: &str, why: &str) -> Error {
+    Error::unknown(format!("{name} cannot be saved: {why}"))
+}
+
+/// A single blob that was saved, brought into the store.
+pub(crate) async fn saved_blob(
+    job: &Arc<JobInner>,
+    dir: &Path,
+    name: String,
+    digest: &Digest,
+) -> Outcome<()> {
+    let (job, dir, digest) = (job.clone(), dir.to_owned(), digest.clone());
+    blocking(move || {
+        let blobs = job.store().blobs();
+        if blobs.contains(&digest) {
+            return Ok(());
+        }
+        let copied = Layout::open(&dir).and_then(|layout| {
+            let size = layout.size(&digest)?;
+            layout.copy(blobs, &Descriptor::new("", digest.clone(), size))
+        });
+        copied.map_err(|error| {
+            let dir = dir.display();
+            Error::unknown(format!("{name} is not in {dir} as {digest}: {error}")).with_help(
+                format!(
+                    "The blob was not saved, or is damaged, and no network may be used.\n\
+                 `gateway vendor {dir}` with the flags of this build saves it.\n"
+                ),
+            )
+        })
+    })
+    .await
+}
+
 /// A checkout, as the layer that it becomes. False when it is there already.
 async fn repository(
     job: &Arc<JobInner>,
@@ -338,6 +407,17 @@ async fn repository(
     let (git, resolved, layer) = ops::git::layer(job, op).await?;
     if !seen.insert(layer.clone()) {
         return Ok(false);
+    }
+    match git.bundle_blob() {
+        Some(bundle) => {
+            single(job, to, vertex, &bundle, seen).await?;
+        }
+        None if git.signed_by.is_some() => {
+            let name = format!("{}#{}", git.shown(), git.reference);
+            let why = "its signature is checked in the repository, and only the checkout is saved. Name a bundle of it (git.bundle), or check the signature before";
+            return Err(unsaved(&name, why));
+        }
+        None => {}
     }
     let snapshots = ops::run(job, vertex, Vec::new()).await?;
     let snapshot = snapshots
@@ -413,6 +493,8 @@ pub fn read_vendored(dir: &Path) -> Result<PinSet, Error> {
                 let key = (url, said(REFERENCE).unwrap_or_default());
                 pins.git.insert(key, pin);
             }
+            // Its name says what it is.
+            Some(SINGLE) => {}
             _ => {
                 let Some(name) = said(ANNOTATION_IMAGE_NAME).or_else(|| said(ANNOTATION_REF_NAME))
                 else {

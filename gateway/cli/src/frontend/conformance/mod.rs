@@ -2,6 +2,8 @@
 //! gone, and what it makes of them.
 
 mod checks;
+mod contexts;
+mod judge;
 mod probe;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use futures_util::{StreamExt as _, stream};
 use gateway_api::progress::Progress;
 use gateway_bridge::{
     BuildRequest, Collect, Engine, EngineOptions, FrontendLimits, FrontendPolicy,
@@ -24,7 +27,8 @@ use gateway_solver::{Solver, SolverOptions, StepOptions};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use self::checks::{CHECKS, Check, Order, Ran, Verdict};
+use self::checks::{CHECKS, Check, Known, Order, SAMPLE, Verdict};
+use self::judge::Ran;
 use self::probe::{Probe, Watching};
 use super::inspect::profile;
 use super::subject::{Place, Subject};
@@ -40,8 +44,13 @@ const LAYOUT_ID: &str = "frontend";
 const SESSION: &str = "0123456789012345678901234";
 /// For one run; real frontends take below a second.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// A build file that those of the Dockerfile family understand, for images of which no sample is known.
-const SAMPLE: &str = "FROM scratch\nCOPY hello.txt /\n";
+/// How long a frontend may stay when it has nothing more to do.
+const GRACE: Duration = Duration::from_secs(5);
+/// In this time a frontend that does not wait has returned.
+const GOES_ON: Duration = Duration::from_millis(300);
+const NO_SAMPLE: &str = "it does not build the sample: give one in its language with --sample";
+/// Checks at once: most of their time is waiting.
+const AT_ONCE: usize = 3;
 
 /// Test whether a frontend image keeps to the protocol.
 ///
@@ -52,6 +61,7 @@ const SAMPLE: &str = "FROM scratch\nCOPY hello.txt /\n";
 Examples:
   gateway frontend test . --sample example          the crate here, after `gateway frontend build`
   gateway frontend test docker/dockerfile:1         one of a registry, with a small Dockerfile as its sample
+  gateway frontend test . --sample example --only f22  one check again, while it is being mended
   gateway frontend test --json oci:out > report.json")]
 pub struct Test {
     /// Reference, oci:DIR[:NAME], or the folder of a crate that was built
@@ -65,6 +75,10 @@ pub struct Test {
     /// Build argument for all runs
     #[arg(long = "build-arg", value_name = "KEY=VALUE")]
     build_args: Vec<String>,
+
+    /// Only these checks, by their names in the report, e.g. f03,f22b; the first one is always made
+    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    only: Vec<String>,
 
     /// Fail also when it does not survive a host whose answers are broken
     #[arg(long)]
@@ -92,6 +106,12 @@ pub fn run(args: &Test) -> Result<(), CliError> {
     {
         let problem = "is no folder".to_owned();
         return Err(UsageError::new("--sample", sample.to_string_lossy(), problem).into());
+    }
+    let known = |id: &&String| !CHECKS.iter().any(|check| check.id == **id);
+    if let Some(unknown) = args.only.iter().find(known) {
+        let ids: Vec<&str> = CHECKS.iter().map(|check| check.id).collect();
+        let problem = format!("there is no such check: there are {}", ids.join(", "));
+        return Err(UsageError::new("--only", unknown, problem).into());
     }
     let (subject, platform, lines) = with_registries(&args.registries, |registries| async move {
         test(args, &registries, &place).await
@@ -146,67 +166,108 @@ async fn test(
     };
     let sample = match &args.sample {
         Some(sample) => std::path::absolute(sample).map_err(CliError::Runtime)?,
-        None => {
-            let sample = dir.path().join("sample");
-            std::fs::create_dir_all(&sample).map_err(CliError::Runtime)?;
-            for (name, text) in [("Dockerfile", SAMPLE), ("hello.txt", "hello\n")] {
-                std::fs::write(sample.join(name), text).map_err(CliError::Runtime)?;
-            }
-            sample
-        }
+        None => own_sample(dir.path(), "sample", SAMPLE)?,
     };
     let bench = Bench {
         registries,
         layout: &layout,
         digest: subject.root.descriptor.digest.to_string(),
         sample: &sample,
+        own_sample: args.sample.is_none(),
         build_args: &args.build_args,
         stores: dir.path(),
     };
-    let mut lines: Vec<Line> = Vec::new();
-    for check in CHECKS {
-        let started = Instant::now();
-        let builds = lines
-            .first()
-            .is_none_or(|first| first.verdict == Verdict::Passed);
-        let verdict = match (check.applies)(own) {
-            Err(reason) => Verdict::Skipped(reason),
-            Ok(()) if !builds => Verdict::Skipped(
-                "it does not build the sample: give one in its language with --sample".to_owned(),
-            ),
-            Ok(()) => {
-                let mut runs = Vec::new();
-                for order in (check.orders)() {
-                    runs.push(bench.run(order).await?);
-                }
-                (check.judge)(&runs)
-            }
-        };
-        lines.push(Line {
+    let at = bench.image();
+    let mut known = Known {
+        image: own,
+        first: None,
+        own_sample: args.sample.is_none(),
+        layout: &at,
+    };
+    let mut checks = CHECKS.iter();
+    let Some(first) = checks.next() else {
+        return Err(failed(&"there are no checks"));
+    };
+    let wanted = |check: &&Check| args.only.is_empty() || args.only.iter().any(|id| id == check.id);
+    let rest: Vec<&'static Check> = checks.filter(wanted).collect();
+    let (line, ran) = bench.check(first, &known).await?;
+    let builds = line.verdict == Verdict::Passed;
+    known.first = ran.first();
+    let mut lines = vec![line];
+    if builds {
+        let checked = stream::iter(rest).map(|check| bench.check(check, &known));
+        let checked: Vec<_> = checked.buffered(AT_ONCE).collect().await;
+        for checked in checked {
+            lines.push(checked?.0);
+        }
+    } else {
+        lines.extend(rest.into_iter().map(|check| Line {
             check,
-            verdict,
-            took: started.elapsed(),
-        });
+            verdict: Verdict::Skipped(NO_SAMPLE.to_owned()),
+            took: Duration::ZERO,
+        }));
     }
     let platform = own.platform.clone();
     Ok((subject, platform, lines))
 }
 
-/// Where runs are made. Each has a store of its own: nothing that one left helps the next.
+/// A folder with this Dockerfile, and what it copies.
+fn own_sample(dir: &Path, name: &str, dockerfile: &str) -> Result<PathBuf, CliError> {
+    let sample = dir.join(name);
+    std::fs::create_dir_all(&sample).map_err(CliError::Runtime)?;
+    for (name, text) in [("Dockerfile", dockerfile), ("hello.txt", "hello\n")] {
+        std::fs::write(sample.join(name), text).map_err(CliError::Runtime)?;
+    }
+    Ok(sample)
+}
+
+/// Where runs are made. Each has a store of its own: nothing that one left helps the next, and no answer is replayed.
 struct Bench<'a> {
     registries: &'a Registries,
     layout: &'a Path,
     digest: String,
     sample: &'a Path,
+    own_sample: bool,
     build_args: &'a [String],
     stores: &'a Path,
 }
 
 impl Bench<'_> {
+    async fn check(
+        &self,
+        check: &'static Check,
+        known: &Known<'_>,
+    ) -> Result<(Line, Vec<Ran>), CliError> {
+        let started = Instant::now();
+        let mut runs = Vec::new();
+        let verdict = match (check.orders)(known) {
+            Err(reason) => Verdict::Skipped(reason),
+            Ok(orders) => {
+                for order in orders {
+                    runs.push(self.run(order).await?);
+                }
+                (check.judge)(&runs)
+            }
+        };
+        let took = started.elapsed();
+        Ok((
+            Line {
+                check,
+                verdict,
+                took,
+            },
+            runs,
+        ))
+    }
+
     async fn run(&self, order: Order) -> Result<Ran, CliError> {
         let store = tempfile::tempdir_in(self.stores).map_err(CliError::Runtime)?;
+        let sample = match order.sample.filter(|_| self.own_sample) {
+            Some(dockerfile) => own_sample(store.path(), "sample", dockerfile)?,
+            None => self.sample.to_owned(),
+        };
         let solver = Solver::open(SolverOptions {
-            root: store.path().to_owned(),
+            root: store.path().join("store"),
             registries: self.registries.clone(),
             launcher: gateway_sandbox::LauncherOptions::default(),
             max_parallelism: 0,
@@ -214,63 +275,68 @@ impl Bench<'_> {
             default_platform: gateway_llb::platform::host(),
         })
         .await?;
-        let probe = Probe::new(order.twist);
+        let probe = Probe::new(order.twist, order.conduct.clone());
+        let timeout = order.timeout.unwrap_or(TIMEOUT);
         let engine = Engine::new(EngineOptions {
             solver,
             builtins: BTreeMap::new(),
             policy: FrontendPolicy::default(),
             limits: FrontendLimits {
-                start_timeout: TIMEOUT,
-                timeout: Some(TIMEOUT),
+                start_timeout: timeout,
+                timeout: Some(timeout),
+                exit_grace: GRACE,
                 network: false,
                 ..FrontendLimits::default()
             },
         })
         .observed_by(Arc::new(Watching(probe.clone())));
         let cancel = CancellationToken::new();
-        if let Some(after) = order.cancel_after {
-            let cancel = cancel.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(after).await;
-                cancel.cancel();
-            });
-        }
         let started = Instant::now();
-        let built = engine.build(self.request(&order, cancel)).await.map(drop);
+        let building = engine.build(self.request(&order, &sample, cancel.clone()));
+        let mut building = std::pin::pin!(building);
+        let mut from = started;
+        let built = tokio::select! {
+            built = &mut building => built,
+            () = hung(&probe), if order.cancelled => {
+                cancel.cancel();
+                from = Instant::now();
+                building.await
+            }
+        };
         Ok(Ran {
             seen: probe.seen(),
-            built,
-            took: started.elapsed(),
+            built: built.map(drop),
+            took: from.elapsed(),
             name: NAME.to_owned(),
+            note: order.note,
         })
     }
 
-    fn request(&self, order: &Order, cancel: CancellationToken) -> BuildRequest {
-        let mut opts = BTreeMap::from(
-            [
-                ("source", NAME.to_owned()),
-                // As behind a `# syntax` line: nobody looks for another frontend.
-                ("cmdline", NAME.to_owned()),
-            ]
-            .map(|(key, value)| (key.to_owned(), value)),
-        );
-        opts.insert(
-            format!("context:{NAME}"),
-            format!("oci-layout://{LAYOUT_ID}@{}", self.digest),
-        );
+    /// The frontend's image, as contexts name it.
+    fn image(&self) -> String {
+        format!("oci-layout://{LAYOUT_ID}@{}", self.digest)
+    }
+
+    fn request(&self, order: &Order, sample: &Path, cancel: CancellationToken) -> BuildRequest {
+        let mut opts = BTreeMap::from([("source".to_owned(), NAME.to_owned())]);
+        if !order.outermost {
+            // As behind a `# syntax` line: nobody looks for another frontend.
+            opts.insert("cmdline".to_owned(), NAME.to_owned());
+        }
+        opts.insert(format!("context:{NAME}"), self.image());
         for text in self.build_args {
             let (key, value) = text.split_once('=').unwrap_or((text, ""));
             opts.insert(format!("build-arg:{key}"), value.to_owned());
         }
         opts.extend(order.opts.clone());
         let session = LocalSession::new(SESSION.to_owned())
-            .with_dir("context", self.sample)
-            .with_dir("dockerfile", self.sample)
+            .with_dir("context", sample)
+            .with_dir("dockerfile", sample)
             .with_oci_store(LAYOUT_ID, self.layout);
         BuildRequest {
             frontend: "gateway.v0".to_owned(),
             opts,
-            inputs: BTreeMap::new(),
+            inputs: order.inputs.clone(),
             session: Arc::new(session),
             progress: Progress::discard(),
             entitlements: BTreeSet::new(),
@@ -288,6 +354,12 @@ impl Bench<'_> {
             cancel,
         }
     }
+}
+
+/// The frontend waits for a solve that does not end; or goes on without.
+async fn hung(probe: &Probe) {
+    probe.hanging.cancelled().await;
+    tokio::time::sleep(GOES_ON).await;
 }
 
 /// Passed, failed, weak, skipped.
@@ -323,7 +395,8 @@ fn text_of(subject: &Subject, platform: &Platform, lines: &[Line]) -> String {
         "{}\n{}  {platform}, profile {profile}, without network\n\n",
         subject.shown, subject.root.descriptor.digest
     );
-    for line in lines {
+    let unmade = Verdict::Skipped(NO_SAMPLE.to_owned());
+    for line in lines.iter().filter(|line| line.verdict != unmade) {
         let (outcome, reason) = line.outcome();
         let word = match outcome {
             "passed" => "ok  ",
@@ -331,10 +404,13 @@ fn text_of(subject: &Subject, platform: &Platform, lines: &[Line]) -> String {
             "weak" => "weak",
             _ => "n/a ",
         };
-        out += &format!("{word}  {:3}  {}\n", line.check.id, line.check.name);
+        out += &format!("{word}  {:4}  {}\n", line.check.id, line.check.name);
         for text in reason.into_iter().flat_map(|reason| reason.lines()) {
-            out += &format!("           {text}\n");
+            out += &format!("            {text}\n");
         }
+    }
+    if lines.iter().any(|line| line.verdict == unmade) {
+        out += &format!("n/a   all other checks\n            {NO_SAMPLE}\n");
     }
     let [passed, failed, weak, skipped] = counts(lines);
     out + &format!("\n{passed} passed, {failed} failed, {weak} weak, {skipped} do not apply\n")

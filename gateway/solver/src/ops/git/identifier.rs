@@ -80,6 +80,14 @@ impl Bundle {
         body.split_once('@').map_or(body, |(name, _)| name)
     }
 
+    /// The blob, as a source.
+    pub fn blob(&self) -> pb::SourceOp {
+        pb::SourceOp {
+            identifier: self.locator.clone(),
+            attrs: [("oci.store".to_owned(), self.store().to_owned())].into(),
+        }
+    }
+
     /// # Errors
     /// It names no blob by its SHA-256.
     fn check(&self) -> Outcome<()> {
@@ -204,6 +212,11 @@ impl Git {
             vertex.clone_into(&mut bundle.vertex);
         }
         self
+    }
+
+    /// The bundle that it is taken from, as a source.
+    pub fn bundle_blob(&self) -> Option<pb::SourceOp> {
+        self.bundle.as_ref().map(Bundle::blob)
     }
 
     fn signed_by(&mut self) -> &mut SignedBy {

@@ -56,6 +56,14 @@ async fn program(job: &Arc<JobInner>, git: &Git) -> Outcome<(Program, WorkDir)> 
         program.origin = Some(path.to_string_lossy().into_owned());
         return Ok((program, work));
     }
+    if let Some(dir) = job.options.pins.as_deref().and_then(Pins::layout) {
+        return Err(Error::unknown(format!(
+            "{}#{}: its repository is needed (for a signature, or the names in it), and {} has its files only",
+            git.shown(),
+            git.reference,
+            dir.display()
+        )));
+    }
     if let Some(login) = git.url_login() {
         program.secrets.push(login.to_owned());
         program.secrets.extend(
@@ -374,10 +382,7 @@ async fn bundle_file(
     bundle: &identifier::Bundle,
     work: &WorkDir,
 ) -> Outcome<std::path::PathBuf> {
-    let op = pb::SourceOp {
-        identifier: bundle.locator.clone(),
-        attrs: [("oci.store".to_owned(), bundle.store().to_owned())].into(),
-    };
+    let op = bundle.blob();
     let failed =
         |error: Error| error.context(format!("failed to fetch git bundle {}", bundle.locator));
     let digest = blob::fetch(job, &bundle.vertex, &op)
