@@ -32,6 +32,8 @@ impl Host {
                 .unwrap_or_default()
         };
         let whole = [(0, 0, u64::from(u32::MAX))];
+        // Asked here, it need not be asked by each of its children.
+        crate::overlay::takes_layers_one_by_one();
         let groups = maps("/proc/self/gid_map");
         let setgroups = std::fs::read_to_string("/proc/self/setgroups");
         Host {

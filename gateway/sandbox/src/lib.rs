@@ -24,6 +24,8 @@ mod etc_files;
 mod host;
 mod isolated;
 mod launcher;
+mod new_fs;
+pub mod overlay;
 pub mod rootless;
 mod seccomp;
 mod spawn;

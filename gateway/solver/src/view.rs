@@ -8,15 +8,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen,
-};
-
-/// `OVL_MAX_STACK` of Linux.
-const MOST_LOWERS: usize = 500;
+use gateway_sandbox::Stage;
+use gateway_sandbox::overlay::{Overlay, Place};
+use rustix::mount::MountAttrFlags;
 
 /// An open view; the tree stays as long as this.
 pub struct View {
@@ -48,38 +42,21 @@ impl View {
     }
 
     fn overlay(lowers: &[PathBuf], changes: Option<(&Path, &Path)>) -> io::Result<View> {
-        if lowers.len() > MOST_LOWERS {
-            return Err(io::Error::other(format!(
-                "{} layers, more than the {MOST_LOWERS} that the kernel puts over each other",
-                lowers.len()
-            )));
-        }
-        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        let context = &context;
-        let _held = set_lowers(context, lowers)?;
-        if in_user_namespace() {
-            // Unpacked layers carry the attributes that overlayfs reads with this.
-            fsconfig_set_flag(context, "userxattr")?;
-        }
-        // What the differ could not read back is off.
-        for option in ["index", "metacopy", "redirect_dir"] {
-            // Off by itself with `userxattr`, which refuses to be told so.
-            if option != "redirect_dir" || !in_user_namespace() {
-                fsconfig_set_string(context, option, "off")?;
-            }
-        }
-        if let Some((upper, work)) = changes {
-            fsconfig_set_string(context, "upperdir", upper)?;
-            fsconfig_set_string(context, "workdir", work)?;
-            // Without it the unmount syncs the whole file system below.
-            fsconfig_set_flag(context, "volatile")?;
-        }
-        fsconfig_create(context)?;
-        let attributes = match changes {
-            Some(_) => MountAttrFlags::empty(),
-            None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+        let overlay = Overlay {
+            lowers,
+            changes,
+            // Unpacked layers carry the attributes that overlayfs reads there.
+            user_namespace: in_user_namespace(),
         };
-        let mount = fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        let mount = overlay
+            .mount(MountAttrFlags::empty(), Place::Shared, Stage::RootFs)
+            .map_err(|error| match error.errno {
+                0 => io::Error::other(error.detail),
+                errno => {
+                    let reason = io::Error::from_raw_os_error(errno);
+                    io::Error::new(reason.kind(), format!("{}: {reason}", error.detail))
+                }
+            })?;
         Ok(View {
             path: PathBuf::from(format!("/proc/self/fd/{}/.", mount.as_raw_fd())),
             _mount: Some(mount),
@@ -90,42 +67,6 @@ impl View {
     pub fn path(&self) -> &Path {
         &self.path
     }
-}
-
-/// Names the lower layers. What is given back must live until the overlay is made.
-fn set_lowers(context: &OwnedFd, lowers: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
-    for (index, lower) in lowers.iter().enumerate() {
-        // One call a layer: no limit on the length of the whole text.
-        match fsconfig_set_string(context, "lowerdir+", lower) {
-            Ok(()) => {}
-            // Linux before 6.5.
-            Err(Errno::INVAL) if index == 0 => return set_lowers_at_once(context, lowers),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(Vec::new())
-}
-
-/// The kernel takes 255 bytes here: descriptors keep the names short enough for some 12 layers.
-fn set_lowers_at_once(context: &OwnedFd, lowers: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
-    let held: Vec<OwnedFd> = lowers
-        .iter()
-        .map(|lower| {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::open(lower, flags, Mode::empty())
-        })
-        .collect::<Result<_, _>>()?;
-    let names: Vec<String> = held
-        .iter()
-        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
-        .collect();
-    fsconfig_set_string(context, "lowerdir", names.join(":")).map_err(|errno| {
-        io::Error::other(format!(
-            "{errno}: {} layers are too many for this kernel, Linux 6.5 takes them",
-            lowers.len()
-        ))
-    })?;
-    Ok(held)
 }
 
 /// Whether ids are mapped here, so that `trusted` attributes are out of reach.
@@ -142,30 +83,6 @@ pub fn in_user_namespace() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn layers_can_be_named_at_once_for_older_kernels() {
-        let dir = tempfile::tempdir().unwrap();
-        let lowers: Vec<PathBuf> = (0..10)
-            .map(|i| {
-                let path = dir.path().join(i.to_string());
-                std::fs::create_dir(&path).unwrap();
-                std::fs::write(path.join(format!("f{i}")), "").unwrap();
-                path
-            })
-            .collect();
-        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
-        let _held = set_lowers_at_once(&context, &lowers).unwrap();
-        fsconfig_create(&context).unwrap();
-        let mount = fsmount(
-            &context,
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::MOUNT_ATTR_RDONLY,
-        )
-        .unwrap();
-        let root = format!("/proc/self/fd/{}/.", mount.as_raw_fd());
-        assert_eq!(std::fs::read_dir(root).unwrap().count(), 10);
-    }
 
     #[test]
     fn a_view_shows_all_layers_and_keeps_changes_in_its_upper() {

@@ -9,9 +9,10 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::detached::{self, NewFs};
+use super::detached;
 use crate::error::{At, SetupError, Stage};
 use crate::host::Host;
+use crate::new_fs::NewFs;
 use crate::spec::{Profile, SandboxSpec, Security};
 use crate::sys;
 use crate::walk::{self, Create};

@@ -10,8 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MoveMountFlags, move_mount};
 
-use super::detached::{self, NewFs};
+use super::detached;
 use crate::error::{At, SetupError, Stage};
+use crate::new_fs::NewFs;
 
 const STAGE: Stage = Stage::MountSource;
 

@@ -19,12 +19,13 @@ use std::path::Path;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::{MountAttrFlags, MoveMountFlags, UnmountFlags, move_mount};
 
-use super::detached::{self, NewFs};
+use super::detached;
 use super::parking::Parking;
 use super::sources::{self, Source};
 use super::{Ready, Report, attach, exec, kernel_fs, rootfs, user, working_directory};
 use crate::error::{At, SetupError, Stage};
 use crate::host::Host;
+use crate::new_fs::NewFs;
 use crate::spec::{Network, SandboxSpec, Security, StubRemoval};
 use crate::sys;
 use crate::walk::{self, Create, Made};
