@@ -13,6 +13,7 @@ pub mod expect;
 pub mod git;
 pub mod hub;
 pub mod image;
+pub mod machine;
 pub mod measure;
 pub mod nginx;
 pub mod program;

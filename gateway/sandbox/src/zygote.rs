@@ -385,6 +385,13 @@ impl Zygote {
         }
     }
 
+    /// Closing is not enough: whoever has the other descriptors of the same files, the caller its process, a child
+    /// that is being made all of them, would keep them in the set, where an ended process is news without end.
+    fn unwatch(&self, run: &Run) {
+        let _ = epoll::delete(&self.epoll, &run.pidfd);
+        let _ = epoll::delete(&self.epoll, &run.socket);
+    }
+
     /// A signal to pass on, or the end of the caller's interest.
     fn on_socket(&mut self, serial: u64) {
         let Some(run) = self.runs.get(&serial) else {
@@ -416,8 +423,9 @@ impl Zygote {
         if !run.read_report() {
             return;
         }
-        // Closing it also removes it from the epoll set.
-        run.report = None;
+        if let Some(report) = run.report.take() {
+            let _ = epoll::delete(&self.epoll, &report);
+        }
         if let (None, Some(ready)) = (&run.failed, &run.ready) {
             let started = Reply::Started {
                 serial,
@@ -433,6 +441,7 @@ impl Zygote {
         let Some(run) = self.runs.remove(&serial) else {
             return;
         };
+        self.unwatch(&run);
         let status =
             rustix::process::waitid(WaitId::PidFd(run.pidfd.as_fd()), WaitIdOptions::EXITED);
         let status = status.ok().flatten();

@@ -256,3 +256,34 @@ async fn a_signal_that_ends_a_step_is_reported() {
     let status = running.wait().await.expect("status");
     assert_eq!((status.signal, status.exit_code()), (Some(9), 137));
 }
+
+#[tokio::test]
+async fn an_ended_step_whose_caller_keeps_it_costs_the_launcher_nothing() {
+    let rig = Rig::new().await;
+    let mut running = rig.start(rig.spec(&["sleep", "1000"])).await;
+    let payload = running.pid().expect("a pid");
+    let fields = |pid: &str| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+        let (_, rest) = stat.rsplit_once(')').expect("its name");
+        rest.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    // Fields count from the state: the parent, later the ticks of user and system time.
+    let launcher = fields(&payload.to_string())[1].clone();
+    let ticks = || fields(&launcher)[11..13].to_vec();
+    running.signal(9).expect("a signal");
+    running.wait().await.expect("its end");
+    // One that goes round without rest takes some in every interval.
+    let mut rested = false;
+    for _ in 0..50 {
+        let before = ticks();
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        rested = before == ticks();
+        if rested {
+            break;
+        }
+    }
+    assert!(rested, "the launcher is busy");
+    drop(running);
+}

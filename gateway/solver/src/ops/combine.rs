@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use gateway_api::{Code, Error};
+use gateway_api::Error;
 use gateway_llb::pb;
 
+use super::file::{CancelOnDrop, commit};
+use super::{difference, image};
+use crate::fs::Root;
 use crate::job::JobInner;
 use crate::live::LiveVertex;
-use crate::shared::Outcome;
+use crate::shared::{Outcome, blocking};
+use crate::solve::internal;
 use crate::store::{Layer, Snapshot};
+use crate::view::View;
 
 fn at(inputs: &[Snapshot], index: i64) -> Outcome<Snapshot> {
     if index == -1 {
@@ -50,7 +55,8 @@ pub fn merge(
     }
 }
 
-/// What was added on top of the lower side.
+/// What must be added to the lower side to have the upper one: the layers above it, or, where they are not built on
+/// one another, a layer of what differs.
 pub async fn diff(
     job: &Arc<JobInner>,
     vertex: &Arc<LiveVertex>,
@@ -60,8 +66,8 @@ pub async fn diff(
     let running = job.reports.start(&vertex.digest);
     let lower = at(&inputs, op.lower.as_ref().map_or(-1, |side| side.input));
     let upper = at(&inputs, op.upper.as_ref().map_or(-1, |side| side.input));
-    let outcome = lower.and_then(|lower| {
-        let upper = upper?;
+    let outcome = async {
+        let (lower, upper) = (lower?, upper?);
         let is_ancestor = lower.layers.len() <= upper.layers.len()
             && lower
                 .layers
@@ -69,10 +75,7 @@ pub async fn diff(
                 .zip(upper.layers.iter())
                 .all(|(a, b)| a.id == b.id);
         if !is_ancestor {
-            return Err(Error::new(
-                Code::Unimplemented,
-                "a diff of results that are not built on one another is not supported yet",
-            ));
+            return Ok(vec![unrelated(job, vertex, lower, upper).await?]);
         }
         let added: Vec<Layer> = upper
             .layers
@@ -81,9 +84,41 @@ pub async fn diff(
             .cloned()
             .collect();
         Ok(vec![Snapshot::new(added)])
-    });
+    }
+    .await;
     running.finish(&outcome);
     outcome
+}
+
+/// A layer of what differs between two file systems.
+async fn unrelated(
+    job: &Arc<JobInner>,
+    vertex: &Arc<LiveVertex>,
+    lower: Snapshot,
+    upper: Snapshot,
+) -> Outcome<Snapshot> {
+    image::ensure(job, &lower).await?;
+    image::ensure(job, &upper).await?;
+    let (store, description) = (job.store().clone(), vertex.name.clone());
+    let cancel = CancelOnDrop(Arc::default());
+    let flag = cancel.0.clone();
+    blocking(move || {
+        let views = [&lower, &upper].map(|side| View::read_only(&store.lowers(side)));
+        let [below, above] = views;
+        let (below, above) = (below.map_err(internal)?, above.map_err(internal)?);
+        let (below, above) = (
+            Root::open(below.path()).map_err(internal)?,
+            Root::open(above.path()).map_err(internal)?,
+        );
+        let work = store.work_dir().map_err(internal)?;
+        let out = Root::open(&work.sub("fs").map_err(internal)?).map_err(internal)?;
+        difference::write(&below, &above, &out, Some(&flag)).map_err(internal)?;
+        let made = commit(&store, &lower, &work, &description)?;
+        // Of what it was made on, it is the difference: the lower side's own layers are no part of it.
+        let own = made.layers.last().cloned().into_iter().collect();
+        Ok(Snapshot::new(own))
+    })
+    .await
 }
 
 /// The inputs under other numbers.

@@ -126,7 +126,7 @@ async fn attempt(
 }
 
 /// Tells the thread that works to stop when nobody waits for it any more.
-struct CancelOnDrop(Arc<AtomicBool>);
+pub(super) struct CancelOnDrop(pub(super) Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {

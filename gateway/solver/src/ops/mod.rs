@@ -5,6 +5,7 @@ pub mod build;
 mod cache_mount;
 mod combine;
 mod copy_helper;
+mod difference;
 pub mod exec;
 mod file;
 pub mod git;

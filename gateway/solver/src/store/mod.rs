@@ -359,10 +359,21 @@ impl Store {
                 break;
             }
         }
-        if lowers.is_empty() {
+        // A directory alone is shown as it is. Of one that was made on others, and is without them the result of a
+        // diff, that would show the marks of what it removes: below an overlay's root they are not seen.
+        let alone = match (lowers.as_slice(), snapshot.layers.first()) {
+            ([_], Some(layer)) if layer.local.is_none() => self.was_made_on_others(&layer.id),
+            _ => false,
+        };
+        if lowers.is_empty() || alone {
             lowers.push(self.empty_dir());
         }
         lowers
+    }
+
+    fn was_made_on_others(&self, id: &str) -> bool {
+        let record = self.db().layer(id);
+        record.is_ok_and(|record| record.is_some_and(|record| !record.base.is_empty()))
     }
 
     /// An empty directory: the lower of scratch.

@@ -6,6 +6,7 @@ mod cache;
 mod context;
 mod copy_helper;
 mod definitions;
+mod differences;
 mod exec;
 mod export;
 mod points;
