@@ -143,7 +143,11 @@ impl Machine {
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(self.dir.path().join("initramfs"))
-            .args(["-append", "console=ttyS0 quiet panic=-1", "-blockdev"])
+            .args([
+                "-append",
+                "console=ttyS0 quiet panic=-1 no_timer_check",
+                "-blockdev",
+            ])
             .arg(drive.to_string())
             .args(["-device", "virtio-blk-pci,drive=drive,write-cache=on"])
             .stdin(Stdio::null())

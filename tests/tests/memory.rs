@@ -60,3 +60,62 @@ fn a_file_larger_than_the_memory_that_is_allowed_goes_through() {
     let _ = std::fs::remove_file(archive);
     assert!(cost.memory < MOST, "{} MiB", cost.memory);
 }
+
+/// Bytes of nothing that anybody has seen before, but that a file system may compress. `TMPDIR` says where it all is.
+fn large_file(path: &Path, megabytes: u32) {
+    let mut file = std::fs::File::create(path).expect("a file");
+    let mut block: Vec<u8> = (0..1 << 20).map(|i: u32| (i % 251) as u8).collect();
+    for number in 0..megabytes {
+        block[..4].copy_from_slice(&number.to_le_bytes());
+        file.write_all(&block).expect("writing a file");
+    }
+}
+
+#[test]
+#[ignore = "20 GB of disk: cargo nextest run --profile long --run-ignored only -p gateway-tests --test memory"]
+fn a_context_of_ten_gigabytes_fits_into_little_memory() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    let file = "FROM scratch\nCOPY large small /\n";
+    std::fs::write(context.path().join("Dockerfile"), file).expect("writing the build file");
+    large_file(&context.path().join("large"), 10 << 10);
+    for edit in ["first", "edited"] {
+        std::fs::write(context.path().join("small"), edit).expect("writing a file");
+        let cost = build(&home, context.path(), &["--output=type=cacheonly"]);
+        println!(
+            "10 GB, {edit}: {:.1} cpu s, {:.1} wall s, {:.0} MiB",
+            cost.cpu, cost.wall, cost.memory
+        );
+        assert!(cost.memory < MOST, "{edit}: {} MiB", cost.memory);
+    }
+}
+
+#[test]
+#[ignore = "minutes: cargo nextest run --profile long --run-ignored only -p gateway-tests --test memory"]
+fn a_context_of_a_hundred_thousand_files_fits_into_little_memory() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    let file = "FROM scratch\nCOPY . /\n";
+    std::fs::write(context.path().join("Dockerfile"), file).expect("writing the build file");
+    for dir in 0..1000 {
+        let dir = context.path().join(format!("d{dir}"));
+        std::fs::create_dir(&dir).expect("a folder");
+        for file in 0..100 {
+            let path = dir.join(format!("f{file}"));
+            std::fs::write(&path, path.to_string_lossy().as_bytes()).expect("writing a file");
+        }
+    }
+    for edit in ["first", "unchanged", "edited"] {
+        if edit == "edited" {
+            std::fs::write(context.path().join("d500/f50"), edit).expect("writing a file");
+        }
+        let cost = build(&home, context.path(), &["--output=type=cacheonly"]);
+        println!(
+            "100,000 files, {edit}: {:.1} cpu s, {:.1} wall s, {:.0} MiB",
+            cost.cpu, cost.wall, cost.memory
+        );
+        assert!(cost.memory < MOST, "{edit}: {} MiB", cost.memory);
+    }
+}

@@ -287,3 +287,65 @@ async fn an_ended_step_whose_caller_keeps_it_costs_the_launcher_nothing() {
     assert!(rested, "the launcher is busy");
     drop(running);
 }
+
+/// What the kernel runs programs of a machine with, while this lives. The machine is one that nobody has.
+struct Emulator {
+    /// The kernel's table was not there before.
+    mounted: bool,
+}
+
+const EMULATOR: &str = "/proc/sys/fs/binfmt_misc";
+const MACHINE: [u8; 2] = [0x34, 0x12];
+
+impl Emulator {
+    /// busybox: it takes the name of the program that it shall run as the name of what it shall be. The `F` has it
+    /// opened here: the step's own file system has none.
+    fn register() -> Emulator {
+        let mounted = !fs::exists(format!("{EMULATOR}/register")).expect("a look");
+        if mounted {
+            let made = std::process::Command::new("mount")
+                .args(["-t", "binfmt_misc", "binfmt_misc", EMULATOR])
+                .status();
+            assert!(made.is_ok_and(|status| status.success()), "binfmt_misc");
+        }
+        let _ = fs::write(format!("{EMULATOR}/gateway-test"), "-1");
+        let mask =
+            r"\xff\xff\xff\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xfe\xff\xff\xff";
+        let magic = format!(
+            r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x{:02x}\x{:02x}",
+            MACHINE[0], MACHINE[1]
+        );
+        let line = format!(":gateway-test:M::{magic}:{mask}:/bin/busybox:F");
+        fs::write(format!("{EMULATOR}/register"), line).expect("registering an emulator");
+        Emulator { mounted }
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = fs::write(format!("{EMULATOR}/gateway-test"), "-1");
+        if self.mounted {
+            let _ = std::process::Command::new("umount").arg(EMULATOR).status();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_program_of_another_machine_runs_where_the_kernel_knows_an_emulator() {
+    let rig = Rig::new().await;
+    let mut program = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0".to_vec();
+    program.extend(MACHINE);
+    program.extend([0; 100]);
+    let path = rig.path("layer").join("bin/echo");
+    let _ = fs::remove_file(&path);
+    fs::write(&path, program).expect("a program");
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    let error = exec_error(&rig, &["/bin/echo", "emulated"]).await;
+    assert!(error.contains("binfmt_misc"), "{error}");
+
+    let emulator = Emulator::register();
+    let outcome = rig.run(rig.spec(&["/bin/echo", "emulated"])).await;
+    drop(emulator);
+    assert_eq!(outcome.stdout, "emulated\n", "{outcome:?}");
+    assert_eq!(outcome.status.code, Some(0));
+}

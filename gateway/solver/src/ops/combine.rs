@@ -1,9 +1,11 @@
 //! Ops that combine results without running anything: merge, diff, passthrough.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use gateway_api::Error;
+use gateway_api::{Code, Error};
 use gateway_llb::pb;
+use gateway_sandbox::overlay::MAX_LAYERS;
 
 use super::file::{CancelOnDrop, commit};
 use super::{difference, image};
@@ -25,6 +27,19 @@ fn at(inputs: &[Snapshot], index: i64) -> Outcome<Snapshot> {
         .ok_or_else(|| Error::unknown(format!("invalid input index {index}")))
 }
 
+/// Takes out what is there again further up: the lower one shows nothing that the upper one does not. A few merges
+/// of merges would else have more layers than memory.
+fn keep_last(layers: &mut Vec<Layer>) {
+    let mut seen = HashSet::new();
+    let mut kept: Vec<Layer> = layers
+        .drain(..)
+        .rev()
+        .filter(|layer| seen.insert(layer.id.clone()))
+        .collect();
+    kept.reverse();
+    *layers = kept;
+}
+
 /// The layers of all inputs, one above the other.
 pub fn merge(
     job: &Arc<JobInner>,
@@ -44,6 +59,16 @@ pub fn merge(
                 .take_while(|(a, b)| a.id == b.id)
                 .count();
             layers.extend(snapshot.layers.iter().skip(common).cloned());
+            if layers.len() > MAX_LAYERS {
+                keep_last(&mut layers);
+            }
+            if layers.len() > MAX_LAYERS {
+                let text = format!(
+                    "a merge of {} layers: the kernel puts no more than {MAX_LAYERS} over each other",
+                    layers.len()
+                );
+                return Err(Error::new(Code::Unimplemented, text));
+            }
         }
         Ok(layers)
     })();

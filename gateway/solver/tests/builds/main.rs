@@ -9,6 +9,7 @@ mod definitions;
 mod differences;
 mod exec;
 mod export;
+mod graphs;
 mod points;
 
 pub use bench::Bench;
