@@ -292,8 +292,7 @@ async fn make(
             return Ok(variant);
         }
         // Several directories are one layer when it was derived from another.
-        let own = View::read_only(&store.lowers(&Snapshot::new(vec![layer.clone()])))
-            .map_err(internal)?;
+        let own = View::read_only(&store.own_dirs(&layer)).map_err(internal)?;
         let parents = match below.layers.is_empty() {
             true => Vec::new(),
             false => store.lowers(&below),

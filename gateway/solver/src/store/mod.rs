@@ -346,6 +346,25 @@ impl Store {
 
     /// Where the layers of a snapshot are, topmost first; never empty. All must be here.
     pub fn lowers(&self, snapshot: &Snapshot) -> Vec<PathBuf> {
+        let mut lowers = self.dirs(snapshot);
+        // A directory alone is shown as it is. Of one that was made on others, and is without them the result of a
+        // diff, that would show the marks of what it removes: below an overlay's root they are not seen.
+        let alone = match (lowers.as_slice(), snapshot.layers.first()) {
+            ([_], Some(layer)) if layer.local.is_none() => self.was_made_on_others(&layer.id),
+            _ => false,
+        };
+        if lowers.is_empty() || alone {
+            lowers.push(self.empty_dir());
+        }
+        lowers
+    }
+
+    /// Where a layer is by itself, topmost first, for whoever reads overlays' marks.
+    pub fn own_dirs(&self, layer: &Layer) -> Vec<PathBuf> {
+        self.dirs(&Snapshot::new(vec![layer.clone()]))
+    }
+
+    fn dirs(&self, snapshot: &Snapshot) -> Vec<PathBuf> {
         let mut lowers = Vec::with_capacity(snapshot.layers.len());
         for layer in snapshot.layers.iter().rev() {
             match &layer.local {
@@ -358,15 +377,6 @@ impl Store {
             if self.layer_dir(&layer.id).with_extension("opaque").exists() {
                 break;
             }
-        }
-        // A directory alone is shown as it is. Of one that was made on others, and is without them the result of a
-        // diff, that would show the marks of what it removes: below an overlay's root they are not seen.
-        let alone = match (lowers.as_slice(), snapshot.layers.first()) {
-            ([_], Some(layer)) if layer.local.is_none() => self.was_made_on_others(&layer.id),
-            _ => false,
-        };
-        if lowers.is_empty() || alone {
-            lowers.push(self.empty_dir());
         }
         lowers
     }
