@@ -8,11 +8,13 @@
 //!
 //!   BUILDKITD=/path/buildkitd BUILDCTL=/path/buildctl GATEWAY=... cargo bench -p gateway-tests
 //!
+//! `BUILDAH=/usr/bin/buildah` adds a builder that has no daemon: a second line for each workload, with its ratio. (Its own
+//! `BUILDAH_RUNTIME=runc` helps where crun does not like the control groups.)
 //! `RUNS=9` sets the counted runs of each workload, `ONLY=no-op` chooses one.
 
 use std::path::Path;
 
-use gateway_tests::measure::{BuildKit, Cost, Ours, count_descendants, median_cost};
+use gateway_tests::measure::{BuildKit, Buildah, Cost, Ours, count_descendants, median_cost};
 use gateway_tests::registry::Registry;
 
 /// One kind of build.
@@ -172,6 +174,7 @@ fn main() {
         return;
     };
     let peer = BuildKit::start(&registry);
+    let buildah = Buildah::of(&registry);
     println!(
         "{:<44} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7}",
         "median of each", "cpu s", "wall s", "peer cpu", "peer wall", "cpu x", "wall x"
@@ -185,7 +188,7 @@ fn main() {
         }
         let context = tempfile::tempdir().expect("a temporary folder");
         (workload.prepare)(context.path());
-        let mut costs: [Vec<Cost>; 2] = [Vec::new(), Vec::new()];
+        let mut costs: [Vec<Cost>; 3] = [Vec::new(), Vec::new(), Vec::new()];
         for run in 0..=runs {
             if let Some(touch) = workload.touch {
                 touch(context.path(), run);
@@ -205,24 +208,39 @@ fn main() {
                 let more = [&["--output", "type=image,name=bench"], no_cache].concat();
                 record(1, peer.build(context.path(), &more));
             }
+            if let Some(buildah) = &buildah {
+                record(2, buildah.build(context.path(), workload.no_cache));
+            }
         }
-        let [ours, peers] = costs.map(|costs| median_cost(&costs));
-        let (cpu, wall) = (ours.map(|c| c.cpu), ours.map(|c| c.wall));
-        let (peer_cpu, peer_wall) = (peers.map(|c| c.cpu), peers.map(|c| c.wall));
-        let number = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.3}"));
-        let ratio = |a: Option<f64>, b: Option<f64>| match (a, b) {
-            (Some(a), Some(b)) if b > 0.0 => format!("{:.2}", a / b),
-            _ => "-".to_owned(),
+        let [ours, peers, others] = costs.map(|costs| median_cost(&costs));
+        let line = |name: &str, peers: Option<Cost>| {
+            let (cpu, wall) = (ours.map(|c| c.cpu), ours.map(|c| c.wall));
+            let (peer_cpu, peer_wall) = (peers.map(|c| c.cpu), peers.map(|c| c.wall));
+            println!(
+                "{:<44} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7}",
+                name,
+                number(cpu),
+                number(wall),
+                number(peer_cpu),
+                number(peer_wall),
+                ratio(cpu, peer_cpu),
+                ratio(wall, peer_wall)
+            );
         };
-        println!(
-            "{:<44} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7}",
-            workload.name,
-            number(cpu),
-            number(wall),
-            number(peer_cpu),
-            number(peer_wall),
-            ratio(cpu, peer_cpu),
-            ratio(wall, peer_wall)
-        );
+        line(workload.name, peers);
+        if others.is_some() {
+            line("  the same, with buildah as the peer", others);
+        }
+    }
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), |v| format!("{v:.3}"))
+}
+
+fn ratio(a: Option<f64>, b: Option<f64>) -> String {
+    match (a, b) {
+        (Some(a), Some(b)) if b > 0.0 => format!("{:.2}", a / b),
+        _ => "-".to_owned(),
     }
 }

@@ -275,3 +275,43 @@ impl Drop for BuildKit {
         let _ = self.daemon.wait();
     }
 }
+
+/// buildah with a store of its own, named by `BUILDAH`: a builder without a daemon.
+pub struct Buildah {
+    program: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Buildah {
+    /// `None` where the variable is not set. Images of docker.io come from `registry`.
+    pub fn of(registry: &Registry) -> Option<Buildah> {
+        let program = PathBuf::from(std::env::var_os("BUILDAH")?);
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let config = format!(
+            "unqualified-search-registries = [\"docker.io\"]\n\n\
+             [[registry]]\nprefix = \"docker.io\"\nlocation = \"{}\"\ninsecure = true\n",
+            registry.address
+        );
+        std::fs::write(dir.path().join("registries.conf"), config).expect("writing configuration");
+        Some(Buildah { program, dir })
+    }
+
+    /// Builds the Dockerfile in `context` with its layers kept, as it is told to for caching.
+    pub fn build(&self, context: &Path, no_cache: bool) -> Cost {
+        let mut command = Command::new(&self.program);
+        command
+            .env(
+                "CONTAINERS_REGISTRIES_CONF",
+                self.dir.path().join("registries.conf"),
+            )
+            .arg("--root")
+            .arg(self.dir.path().join("root"))
+            .arg("--runroot")
+            .arg(self.dir.path().join("run"))
+            .args(["build", "--layers", "--network=host", "-t", "bench"]);
+        if no_cache {
+            command.arg("--no-cache");
+        }
+        timed(command.arg(context))
+    }
+}

@@ -27,6 +27,9 @@ fn at(inputs: &[Snapshot], index: i64) -> Outcome<Snapshot> {
         .ok_or_else(|| Error::unknown(format!("invalid input index {index}")))
 }
 
+/// Up to so many, layers stay as their inputs have them, repeated ones too: as BuildKit exports them.
+const FEW_LAYERS: usize = 64;
+
 /// Takes out what is there again further up: the lower one shows nothing that the upper one does not. A few merges
 /// of merges would else have more layers than memory.
 fn keep_last(layers: &mut Vec<Layer>) {
@@ -59,7 +62,7 @@ pub fn merge(
                 .take_while(|(a, b)| a.id == b.id)
                 .count();
             layers.extend(snapshot.layers.iter().skip(common).cloned());
-            if layers.len() > MAX_LAYERS {
+            if layers.len() > FEW_LAYERS {
                 keep_last(&mut layers);
             }
             if layers.len() > MAX_LAYERS {
