@@ -1,9 +1,9 @@
-//! The texts of LLB: platforms, Git remotes, paths. A cleaned path is clean; a platform that reads
-//! reads again from what is shown.
+//! The texts of LLB: platforms, Git remotes, paths, ops as JSON. A cleaned path is clean; a platform or an op
+//! that reads reads again from what is shown.
 
 #![no_main]
 
-use gateway_llb::{GitRemote, path, platform};
+use gateway_llb::{GitRemote, json, path, platform};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -16,6 +16,12 @@ fuzz_target!(|text: &str| {
         assert_eq!(platform::format(&again), shown);
     }
     let _ = GitRemote::parse(text);
+    if let Ok(op) = serde_json::from_str(text)
+        .map_err(drop)
+        .and_then(|value| json::read_op(&value).map_err(drop))
+    {
+        assert_eq!(json::read_op(&json::op(&op)).as_ref(), Ok(&op));
+    }
     let clean = path::clean(text);
     assert_eq!(path::clean(&clean), clean);
     path::base(text);

@@ -105,6 +105,8 @@ pub struct SolveDetail {
     pub op: Option<Box<pb::Op>>,
     /// Index of the failing action of a file op.
     pub file_index: Option<i64>,
+    /// Index of the result whose content could not be digested. Never beside `file_index`.
+    pub cache_index: Option<i64>,
     pub description: std::collections::BTreeMap<String, String>,
 }
 

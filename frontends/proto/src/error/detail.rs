@@ -104,7 +104,9 @@ fn encode_solve(solve: &SolveDetail) -> Value {
         object.insert("op".to_owned(), gateway_llb::json::op(op));
     }
     if let Some(index) = solve.file_index {
-        object.insert("file".to_owned(), json!({ "index": index.to_string() }));
+        object.insert("file".to_owned(), subject(index));
+    } else if let Some(index) = solve.cache_index {
+        object.insert("cache".to_owned(), subject(index));
     }
     if !solve.description.is_empty() {
         object.insert("description".to_owned(), json!(solve.description));
@@ -112,29 +114,38 @@ fn encode_solve(solve: &SolveDetail) -> Value {
     Value::Object(object)
 }
 
-/// None when it holds something that the value has no place for (an op, the subject `cache`): then
-/// only the original text is whole.
+/// What failed within a step: as everywhere, zero is left out.
+fn subject(index: i64) -> Value {
+    if index == 0 {
+        return json!({});
+    }
+    json!({ "index": index.to_string() })
+}
+
+/// None when it does not read; what newer builders add is passed over.
 fn decode_solve(object: &Map<String, Value>) -> Option<SolveDetail> {
     let mut solve = SolveDetail::default();
-    for (key, value) in object {
+    for (key, value) in object.iter().filter(|(_, value)| !value.is_null()) {
         match key.as_str() {
             "inputIDs" => solve.input_ids = json::strings(value)?,
             "mountIDs" => solve.mount_ids = json::strings(value)?,
-            "file" => solve.file_index = Some(file_index(value)?),
+            "op" => solve.op = Some(Box::new(gateway_llb::json::read_op(value).ok()?)),
+            "file" => solve.file_index = Some(index(value)?),
+            "cache" => solve.cache_index = Some(index(value)?),
             "description" => {
                 for (name, text) in value.as_object()? {
                     let text = text.as_str()?.to_owned();
                     solve.description.insert(name.clone(), text);
                 }
             }
-            _ => return None,
+            _ => {}
         }
     }
     Some(solve)
 }
 
-fn file_index(file: &Value) -> Option<i64> {
-    match file.as_object()?.get("index") {
+fn index(subject: &Value) -> Option<i64> {
+    match subject.as_object()?.get("index") {
         None => Some(0),
         Some(Value::String(text)) => text.parse().ok(),
         Some(number) => number.as_i64(),

@@ -110,6 +110,7 @@ mod tests {
                 mount_ids: vec!["w::m".to_owned()],
                 op: None,
                 file_index: Some(2),
+                cache_index: None,
                 description: [("k".to_owned(), "v".to_owned())].into(),
             }),
             Detail::Vertex {
@@ -185,6 +186,27 @@ mod tests {
         assert_eq!(value["op"]["inputs"][0]["digest"], "sha256:aa");
         let empty = detail::encode(&Detail::Solve(SolveDetail::default()));
         assert_eq!(empty.value, b"{}");
+        let any = detail::encode(&detail);
+        assert_eq!(detail::decode(any), detail);
+    }
+
+    #[test]
+    fn a_solve_detail_of_the_reference_reads_with_its_op() {
+        let any = prost_types::Any {
+            type_url: "github.com/moby/buildkit/errdefs.Solve+json".to_owned(),
+            // As a step fails whose input could not be digested; protojson puts blanks at random.
+            value: br#"{"inputIDs":["in1"], "op":{"exec":{"meta":{"args":["/bin/sh","-c","x"],"cwd":"/"},"mounts":[{"dest":"/","output":"1"}]},"newer":true},"cache":{},"newer":[]}"#.to_vec(),
+        };
+        let Detail::Solve(solve) = detail::decode(any) else {
+            panic!("kept as it came");
+        };
+        let Some(pb::op::Op::Exec(exec)) = solve.op.and_then(|op| op.op) else {
+            panic!("no command");
+        };
+        assert_eq!(exec.meta.unwrap().args, ["/bin/sh", "-c", "x"]);
+        assert_eq!(exec.mounts[0].output, 1);
+        assert_eq!((solve.cache_index, solve.file_index), (Some(0), None));
+        assert_eq!(solve.input_ids, ["in1"]);
     }
 
     #[test]
@@ -197,11 +219,11 @@ mod tests {
     }
 
     #[test]
-    fn broken_json_and_an_op_that_is_only_forwarded_are_kept_as_they_came() {
+    fn what_does_not_read_is_kept_as_it_came() {
         for (kind, value) in [
             ("errdefs.Source+json", r#"{"info":"no object"}"#),
             ("errdefs.Vertex+json", "not json"),
-            ("errdefs.Solve+json", r#"{ "op": {"exec":{}} }"#),
+            ("errdefs.Solve+json", r#"{ "op": {"exec":[]} }"#),
         ] {
             let any = prost_types::Any {
                 type_url: format!("github.com/moby/buildkit/{kind}"),

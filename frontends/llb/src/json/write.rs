@@ -1,9 +1,10 @@
-//! Ops as JSON, in the form that Go prints protobuf messages (names in camel case, 64-bit
-//! numbers as text, enums by name): for the `convertllb` answer, error details and debugging.
+//! Writing: zero values are left out.
 
 use serde_json::{Map, Value, json};
 
 use crate::pb;
+
+use super::names::{CACHE_SHARING, CONTENT_CACHE, MOUNT_TYPE, NET_MODE, SECURITY_MODE};
 
 /// A whole definition: ops and metadata by digest, and where they come from.
 ///
@@ -48,6 +49,12 @@ pub fn op(op: &pb::Op) -> Value {
         Some(pb::op::Op::Build(build)) => {
             let mut o = Object::new();
             o.int64("builder", build.builder);
+            if !build.inputs.is_empty() {
+                let inputs = build.inputs.iter();
+                let inputs = inputs.map(|(name, i)| (name.clone(), input(i.input)));
+                o.set("inputs", Value::Object(inputs.collect()));
+            }
+            o.maybe("def", build.def.as_ref().map(nested));
             o.map("attrs", &build.attrs);
             out.set("build", o.done());
         }
@@ -172,6 +179,85 @@ pub fn location(location: &pb::Location) -> Value {
     out.done()
 }
 
+/// A graph inside an op, in the same form as the op around it.
+fn nested(definition: &pb::Definition) -> Value {
+    let mut out = Object::new();
+    out.list("def", &definition.def, |bytes| json!(base64(bytes)));
+    if !definition.metadata.is_empty() {
+        let entries = definition.metadata.iter();
+        let entries = entries.map(|(digest, known)| (digest.clone(), nested_metadata(known)));
+        out.set("metadata", Value::Object(entries.collect()));
+    }
+    out.maybe("Source", definition.source.as_ref().map(nested_source));
+    out.done()
+}
+
+fn nested_metadata(metadata: &pb::OpMetadata) -> Value {
+    let mut out = Object::new();
+    out.flag("ignoreCache", metadata.ignore_cache);
+    out.map("description", &metadata.description);
+    out.maybe(
+        "exportCache",
+        metadata.export_cache.as_ref().map(|export| {
+            let mut o = Object::new();
+            o.flag("Value", export.value);
+            o.done()
+        }),
+    );
+    if !metadata.caps.is_empty() {
+        let caps = metadata.caps.iter().map(|(k, v)| (k.clone(), json!(v)));
+        out.set("caps", Value::Object(caps.collect()));
+    }
+    out.maybe(
+        "progressGroup",
+        metadata.progress_group.as_ref().map(|group| {
+            let mut o = Object::new();
+            o.text("id", &group.id);
+            o.text("name", &group.name);
+            o.flag("weak", group.weak);
+            o.done()
+        }),
+    );
+    out.maybe(
+        "linuxResources",
+        metadata.linux_resources.as_ref().map(|r| {
+            let mut o = Object::new();
+            o.int64("memory", r.memory);
+            o.int64("memorySwap", r.memory_swap);
+            o.uint64("cpuShares", r.cpu_shares);
+            o.uint64("cpuPeriod", r.cpu_period);
+            o.int64("cpuQuota", r.cpu_quota);
+            o.text("cpusetCpus", &r.cpuset_cpus);
+            o.text("cpusetMems", &r.cpuset_mems);
+            o.done()
+        }),
+    );
+    out.done()
+}
+
+fn nested_source(source: &pb::Source) -> Value {
+    let mut out = Object::new();
+    if !source.locations.is_empty() {
+        let places = source.locations.iter().map(|(digest, places)| {
+            let mut o = Object::new();
+            o.list("locations", &places.locations, location);
+            (digest.clone(), o.done())
+        });
+        out.set("locations", Value::Object(places.collect()));
+    }
+    out.list("infos", &source.infos, |info| {
+        let mut o = Object::new();
+        o.text("filename", &info.filename);
+        if !info.data.is_empty() {
+            o.set("data", json!(base64(&info.data)));
+        }
+        o.maybe("definition", info.definition.as_ref().map(nested));
+        o.text("language", &info.language);
+        o.done()
+    });
+    out.done()
+}
+
 fn embedded(definition: &pb::Definition) -> Value {
     let mut out = Object::new();
     out.list("def", &definition.def, |bytes| json!(base64(bytes)));
@@ -211,8 +297,8 @@ fn exec(exec: &pb::ExecOp) -> Value {
     let mut out = Object::new();
     out.maybe("meta", exec.meta.as_ref().map(meta));
     out.list("mounts", &exec.mounts, mount);
-    out.name("network", exec.network, exec.network().as_str_name());
-    out.name("security", exec.security, exec.security().as_str_name());
+    out.name("network", exec.network, NET_MODE);
+    out.name("security", exec.security, SECURITY_MODE);
     out.list("secretenv", &exec.secretenv, |secret| {
         let mut o = Object::new();
         o.text("ID", &secret.id);
@@ -277,11 +363,7 @@ fn mount(mount: &pb::Mount) -> Value {
     out.text("dest", &mount.dest);
     out.int64("output", mount.output);
     out.flag("readonly", mount.readonly);
-    out.name(
-        "mountType",
-        mount.mount_type,
-        mount.mount_type().as_str_name(),
-    );
+    out.name("mountType", mount.mount_type, MOUNT_TYPE);
     out.maybe(
         "TmpfsOpt",
         mount.tmpfs_opt.as_ref().map(|tmpfs| {
@@ -295,7 +377,7 @@ fn mount(mount: &pb::Mount) -> Value {
         mount.cache_opt.as_ref().map(|cache| {
             let mut o = Object::new();
             o.text("ID", &cache.id);
-            o.name("sharing", cache.sharing, cache.sharing().as_str_name());
+            o.name("sharing", cache.sharing, CACHE_SHARING);
             o.done()
         }),
     );
@@ -323,11 +405,7 @@ fn mount(mount: &pb::Mount) -> Value {
             .map(|s| forwarded(&s.id, s.uid, s.gid, s.mode, s.optional)),
     );
     out.text("resultID", &mount.result_id);
-    out.name(
-        "contentCache",
-        mount.content_cache,
-        mount.content_cache().as_str_name(),
-    );
+    out.name("contentCache", mount.content_cache, CONTENT_CACHE);
     out.done()
 }
 
@@ -478,15 +556,24 @@ impl Object {
         }
     }
 
+    fn uint64(&mut self, key: &str, value: u64) {
+        if value != 0 {
+            self.set(key, json!(value.to_string()));
+        }
+    }
+
     fn int64(&mut self, key: &str, value: i64) {
         if value != 0 {
             self.set(key, json!(value.to_string()));
         }
     }
 
-    fn name(&mut self, key: &str, number: i32, name: &str) {
+    /// A number that has no name yet is written as it is.
+    fn name(&mut self, key: &str, number: i32, names: &[&str]) {
         if number != 0 {
-            self.set(key, json!(name));
+            let at = usize::try_from(number).ok();
+            let name = at.and_then(|at| names.get(at));
+            self.set(key, name.map_or_else(|| json!(number), |name| json!(name)));
         }
     }
 
