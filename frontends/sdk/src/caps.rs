@@ -53,6 +53,37 @@ pub fn missing_llb_cap(definition: &pb::Definition, host: &CapSet, product: &str
         .filter(|(id, needed)| **needed && !NEVER_ANNOUNCED.contains(&id.as_str()))
         .find(|(id, _)| !host.supports(id))
         .map(|(id, _)| missing(id, host, product))
+        .or_else(|| missing_file_cap(definition, host, product))
+}
+
+/// The same for copies, whose metadata do not tell what they need: an older host passes over the
+/// patterns and modes that it does not know, and would put files into images that were left out.
+fn missing_file_cap(definition: &pb::Definition, host: &CapSet, product: &str) -> Option<Error> {
+    let patterns = host.supports(caps::FILE_COPY_INCLUDE_EXCLUDE_PATTERNS);
+    // No host lists modes in letters. They came right after this one.
+    let modes = host.supports(caps::EXEC_SECRET_ENV);
+    if patterns && modes {
+        return None;
+    }
+    let needs = |copy: &pb::FileActionCopy| {
+        let with_patterns = !copy.include_patterns.is_empty() || !copy.exclude_patterns.is_empty();
+        if with_patterns && !patterns {
+            return Some(caps::FILE_COPY_INCLUDE_EXCLUDE_PATTERNS);
+        }
+        (!copy.mode_str.is_empty() && !modes).then_some(caps::FILE_COPY_MODE_STRING)
+    };
+    let ops = definition.def.iter();
+    let mut ops = ops.filter_map(|bytes| <pb::Op as prost::Message>::decode(&bytes[..]).ok());
+    let id = ops.find_map(|op| match op.op {
+        Some(pb::op::Op::File(file)) => {
+            file.actions.iter().find_map(|action| match &action.action {
+                Some(pb::file_action::Action::Copy(copy)) => needs(copy),
+                _ => None,
+            })
+        }
+        _ => None,
+    })?;
+    Some(missing(id, host, product))
 }
 
 /// An error when the host lacks a gateway capability.
@@ -83,4 +114,49 @@ fn missing(id: &str, host: &CapSet, product: &str) -> Error {
         ),
     };
     Error::new(Code::Unimplemented, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gateway_llb::{Chmod, Constraints, Copy, FileActions, ImageSource, MarshalOptions, State};
+
+    /// Refused by a host that has all capabilities but `lacking`?
+    fn refusal(options: Copy, lacking: &str) -> Option<String> {
+        let from =
+            ImageSource::new("docker.io/library/busybox:latest").state(Constraints::default());
+        let actions = FileActions::new().copy(&from, "/a", "/", options);
+        let state = State::scratch().file(actions, Constraints::default());
+        let graph = state.marshal(&MarshalOptions::default()).unwrap();
+        let host = caps::ALL.iter().copied().filter(|id| *id != lacking);
+        let host = CapSet::enabled(host);
+        missing_llb_cap(&graph, &host, "docker").map(|error| error.message)
+    }
+
+    #[test]
+    fn a_copy_that_an_older_host_would_do_otherwise_is_refused_by_name() {
+        let left_out = Copy {
+            exclude_patterns: vec!["*.key".to_owned()],
+            ..Copy::default()
+        };
+        let letters = Copy {
+            chmod: Some(Chmod::Symbolic("go-r".to_owned())),
+            ..Copy::default()
+        };
+        assert_eq!(
+            refusal(left_out.clone(), caps::FILE_COPY_INCLUDE_EXCLUDE_PATTERNS).unwrap(),
+            "requested feature file.copy.includeexcludepatterns is not supported by the build server, please update docker"
+        );
+        let error = refusal(letters.clone(), caps::EXEC_SECRET_ENV).unwrap();
+        assert!(error.contains("file.copy.modestring"), "{error}");
+        for (options, lacking) in [
+            (left_out.clone(), caps::EXEC_SECRET_ENV),
+            (left_out, "none"),
+            (letters.clone(), caps::FILE_COPY_INCLUDE_EXCLUDE_PATTERNS),
+            (letters, "none"),
+            (Copy::default(), caps::FILE_COPY_INCLUDE_EXCLUDE_PATTERNS),
+        ] {
+            assert_eq!(refusal(options, lacking), None, "{lacking}");
+        }
+    }
 }

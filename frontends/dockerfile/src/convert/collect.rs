@@ -36,13 +36,13 @@ impl Converter<'_> {
         }
     }
 
-    fn check_from_args(&self, expanded: &Expanded, stage: &crate::parse::Stage) {
+    fn check_from_args(&self, unmatched: &BTreeSet<String>, stage: &crate::parse::Stage) {
         let known: BTreeSet<&str> = self
             .global
             .keys()
             .chain(self.global_args.keys().map(String::as_str))
             .collect();
-        for name in &expanded.unmatched {
+        for name in unmatched {
             if known.contains(name.as_str()) {
                 continue;
             }
@@ -56,11 +56,11 @@ impl Converter<'_> {
     pub(super) fn collect_stages(&mut self) -> Result<(), Error> {
         for (index, parsed) in self.dockerfile.stages.iter().enumerate() {
             let lines = parsed.location;
-            let base = self
-                .rules
-                .expand(&parsed.base, &self.global)
-                .map_err(|e| self.at(Error::unknown(e.to_string()), lines))?;
-            self.check_from_args(&base, parsed);
+            let base = self.rules.expand(&parsed.base, &self.global).map_err(|e| {
+                self.check_from_args(&e.unmatched, parsed);
+                self.at(Error::unknown(e.to_string()), lines)
+            })?;
+            self.check_from_args(&base.unmatched, parsed);
             if base.value.is_empty() {
                 let text = format!("base name ({}) should not be blank", parsed.base);
                 return Err(self.at(Error::unknown(text), lines));
@@ -120,10 +120,11 @@ impl Converter<'_> {
         };
         let lines = parsed.location;
         let expanded = self.rules.expand(written, &self.global).map_err(|e| {
+            self.check_from_args(&e.unmatched, parsed);
             let text = format!("failed to process arguments for platform : {e}");
             self.at(Error::unknown(text), lines)
         })?;
-        self.check_from_args(&expanded, parsed);
+        self.check_from_args(&expanded.unmatched, parsed);
         self.check_platform_flag(written, &expanded, parsed);
         let hint = |text: String| {
             let keys: Vec<&str> = self.global.keys().collect();
@@ -241,9 +242,9 @@ impl Converter<'_> {
             _ => {}
         }
         if let Some(stage) = self.stages.get_mut(stage) {
-            stage
-                .deps
-                .extend(sources.iter().map(|source| (*source, lines)));
+            for source in &sources {
+                stage.depends(*source, lines);
+            }
         }
         Ok(Command {
             instruction,

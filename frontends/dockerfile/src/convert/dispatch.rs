@@ -14,6 +14,9 @@ use crate::parse::suggest::nearest;
 use crate::parse::{Instruction, Kind};
 use gateway_frontend::conventions::ignore;
 
+/// How errors of expansion begin.
+const UNEXPANDED: &str = "failed to process \"";
+
 impl Converter<'_> {
     /// Converts the stages that are needed, in file order.
     pub(super) async fn dispatch_stages(
@@ -105,8 +108,18 @@ impl Converter<'_> {
         stage.in_trigger = command.is_trigger;
         let instruction = &*command.instruction;
         let has_shell = !stage.image.config.shell.is_empty();
-        self.checks
-            .with(|linter| stage.checks.check(instruction, has_shell, linter));
+        let done = self.dispatch_kind(stage, command);
+        // What is wrong with its variables comes first, and where they cannot be expanded, alone (observed).
+        let expanded = !matches!(&done, Err(error) if error.message.starts_with(UNEXPANDED));
+        if expanded {
+            self.checks
+                .with(|linter| stage.checks.check(instruction, has_shell, linter));
+        }
+        done
+    }
+
+    fn dispatch_kind(&mut self, stage: &mut Stage, command: &Command) -> Result<(), Error> {
+        let instruction = &*command.instruction;
         match &instruction.kind {
             Kind::Env(pairs) => self.env(stage, instruction, pairs),
             Kind::Label(pairs) => self.label(stage, instruction, pairs),

@@ -121,10 +121,10 @@ impl Converter<'_> {
                     let done = self.rules.expand(word, &env).map_err(|e| e.to_string())?;
                     source = Some(remote(&done.value)?);
                 }
-                other => {
+                _ => {
                     return Err(format!(
                         "SOURCE_DATE_EPOCH stage does not meet source-only requirements: unsupported {} instruction",
-                        other.name()
+                        instruction.keyword
                     ));
                 }
             }

@@ -36,7 +36,7 @@ pub struct Stage {
     pub named: Option<NamedContext>,
     /// The stage that it is built on.
     pub base: Option<usize>,
-    /// The stages and images that its instructions use, with the lines that do.
+    /// The stages and images that its instructions use, each with the last lines that do.
     pub deps: Vec<(usize, LineRange)>,
     /// Its instructions.
     pub commands: Vec<Command>,
@@ -106,6 +106,14 @@ pub struct Command {
 }
 
 impl Stage {
+    /// Notes that `lines` use another stage; of several such lines the last is shown in errors (observed).
+    pub fn depends(&mut self, on: usize, lines: LineRange) {
+        match self.deps.iter_mut().find(|(dep, _)| *dep == on) {
+            Some((_, last)) => *last = lines,
+            None => self.deps.push((on, lines)),
+        }
+    }
+
     /// The system that it is for.
     pub fn os(&self) -> &str {
         self.platform.as_ref().map_or("linux", |p| p.os.as_str())

@@ -132,6 +132,7 @@ impl Expander {
             out: Expanded::default(),
             depth: 0,
             inserted: 0,
+            nested: 0,
             steps: Steps::default(),
         };
         let mut words = Words::default();
@@ -186,6 +187,8 @@ struct Walk<'a, V: ?Sized> {
     depth: usize,
     /// Bytes of values so far.
     inserted: usize,
+    /// Words inside `${}` so far.
+    nested: usize,
     steps: Steps,
 }
 
@@ -227,12 +230,14 @@ impl<V: Vars + ?Sized> Walk<'_, V> {
         mut words: Option<&mut Words>,
     ) -> Result<String, String> {
         let mut out = String::new();
+        self.nested += usize::from(words.is_none());
         while let Some(c) = self.peek() {
             if Some(c) == stop {
                 self.next();
                 return Ok(out);
             }
             let quotes = !self.rules.skip_quotes;
+            let nested = self.nested;
             let special = match c {
                 '$' => Some(self.dollar()?),
                 '<' => Some(self.heredoc_mark()),
@@ -242,6 +247,11 @@ impl<V: Vars + ?Sized> Walk<'_, V> {
             };
             if let Some(text) = special {
                 if let Some(words) = words.as_deref_mut() {
+                    if self.nested != nested {
+                        // The word that surrounds another one starts anew after it: of `80${X:-81}`
+                        // EXPOSE has 81, and `<<${X:-EOF}` is no heredoc (observed).
+                        words.word.clear();
+                    }
                     if c == '$' {
                         text.chars().for_each(|c| words.plain(c));
                     } else {

@@ -359,14 +359,8 @@ fn sbom(opts: &BTreeMap<String, String>) -> Result<Option<Sbom>, Error> {
         let Some(kind) = kind.map(str::to_lowercase) else {
             continue;
         };
-        match kind.as_str() {
-            "provenance" => continue,
-            "sbom" => {}
-            other => {
-                return Err(Error::unknown(format!(
-                    "unknown attestation type {other:?}"
-                )));
-            }
+        if !matches!(kind.as_str(), "provenance" | "sbom") {
+            return Err(Error::unknown(format!("unknown attestation type {kind:?}")));
         }
         let mut params = BTreeMap::new();
         let fields = match value.as_str() {
@@ -374,6 +368,9 @@ fn sbom(opts: &BTreeMap<String, String>) -> Result<Option<Sbom>, Error> {
             value => csv::fields(value)
                 .map_err(|e| Error::unknown(format!("failed to parse {kind}: {e}")))?,
         };
+        if kind == "provenance" {
+            continue;
+        }
         for field in fields.iter().filter(|field| !field.is_empty()) {
             let (key, value) = field.split_once('=').unwrap_or((field, ""));
             params.insert(key.to_owned(), value.to_owned());

@@ -168,7 +168,9 @@ fn words_split_after_expansion_unless_quoted() {
     assert_eq!(words("\"$list\" 82"), ["80 81", "82"]);
     assert_eq!(words("$empty"), Vec::<String>::new());
     assert_eq!(words(r"a\ b c"), ["a b", "c"]);
-    assert_eq!(words("a${nope:-b}"), ["ab"]);
+    // As the reference splits: a word inside of braces drops what stands before it.
+    assert_eq!(words("a${nope:-b} c"), ["b", "c"]);
+    assert_eq!(words("a${x}c ${nope:-b}d"), ["ahelloc", "bd"]);
 }
 
 #[test]

@@ -1,0 +1,180 @@
+//! Large files of every shape that a line-by-line reader may do badly at.
+
+/// Files of about `size` bytes, each by the name of its shape.
+pub fn shapes(size: usize) -> Vec<(&'static str, String)> {
+    let long = 65_000;
+    let mut shapes = vec![
+        (
+            "short instructions",
+            repeat("FROM scratch\n", size, |i| format!("RUN a {i}\n")),
+        ),
+        (
+            "long lines",
+            repeat("FROM scratch\n", size, |_| {
+                format!("RUN {}\n", "a b ".repeat(long / 4))
+            }),
+        ),
+        (
+            "one instruction of many lines",
+            repeat("FROM scratch\nRUN a", size, |_| " \\\n b".to_owned()),
+        ),
+        (
+            "blank lines and comments inside of one instruction",
+            repeat("FROM scratch\nRUN a \\\n", size, |_| "# c\n\n".to_owned()),
+        ),
+        (
+            "comments",
+            repeat("FROM scratch\n", size, |i| format!("# c {i}\n")),
+        ),
+        (
+            "blank lines",
+            repeat("FROM scratch\n", size, |_| "\n".to_owned()),
+        ),
+        (
+            "stages",
+            repeat("", size, |i| format!("FROM scratch AS s{i}\n")),
+        ),
+        (
+            "stages with one name",
+            repeat("", size, |_| "FROM scratch AS s\n".to_owned()),
+        ),
+        (
+            "stages on each other",
+            repeat("FROM scratch AS s0\n", size, |i| {
+                format!("FROM s{i} AS s{}\nCOPY --from=s{i} /a /\n", i + 1)
+            }),
+        ),
+        (
+            "heredocs",
+            repeat("FROM scratch\n", size, |i| format!("RUN <<E\n{i}\nE\n")),
+        ),
+        (
+            "heredocs of one line",
+            repeat("FROM scratch\n", size, |_| {
+                format!("RUN {}\n{}", "<<E ".repeat(5_000), "E\n".repeat(5_000))
+            }),
+        ),
+        (
+            "one heredoc",
+            repeat("FROM scratch\nRUN <<E\n", size, |i| format!("echo {i}\n")) + "E\n",
+        ),
+        (
+            "one heredoc without an end",
+            repeat("FROM scratch\nRUN <<E\n", size, |i| format!("echo {i}\n")),
+        ),
+        (
+            "a heredoc without an end after many with one",
+            repeat("FROM scratch\n", size, |_| "RUN <<E\nE\n".to_owned()) + "RUN <<F\n",
+        ),
+        (
+            "words that look like heredocs",
+            repeat("FROM scratch\n", size, |_| {
+                format!("RUN {}\n", "a<<b $((1<<2)) ".repeat(long / 15))
+            }),
+        ),
+        (
+            "arguments",
+            repeat("FROM scratch\n", size, |i| format!("ARG A{i}=${{A:-b}}\n")),
+        ),
+        (
+            "substitutions in each other",
+            repeat("FROM scratch\n", size, |_| {
+                format!(
+                    "ENV A={}{}\n",
+                    "${A:-".repeat(long / 6),
+                    "}".repeat(long / 6)
+                )
+            }),
+        ),
+        (
+            "open substitutions",
+            repeat("FROM scratch\n", size, |_| {
+                format!("ENV A={}\n", "${".repeat(long / 2))
+            }),
+        ),
+        (
+            "open quotes",
+            repeat("FROM scratch\n", size, |_| {
+                format!("ENV A={}\n", "\"a '".repeat(long / 4))
+            }),
+        ),
+        (
+            "pairs",
+            repeat("FROM scratch\n", size, |i| {
+                format!("LABEL a{i}=\"b\" c=d\\ e\n")
+            }),
+        ),
+        (
+            "many pairs of one instruction",
+            repeat("FROM scratch\nLABEL", size, |i| format!(" a{i}=b \\\n")),
+        ),
+        (
+            "JSON",
+            repeat("FROM scratch\n", size, |_| {
+                format!("CMD [{}\"a\"]\n", "\"a\",".repeat(long / 4))
+            }),
+        ),
+        (
+            "brackets that are no JSON",
+            repeat("FROM scratch\n", size, |_| {
+                format!("CMD {}\n", "[".repeat(long))
+            }),
+        ),
+        (
+            "flags",
+            repeat("FROM scratch\n", size, |_| {
+                format!("COPY {} a /\n", "--exclude=a ".repeat(long / 12))
+            }),
+        ),
+        (
+            "mounts",
+            repeat("FROM scratch\n", size, |_| {
+                format!(
+                    "RUN {} a\n",
+                    "--mount=type=cache,target=/a ".repeat(long / 29)
+                )
+            }),
+        ),
+        (
+            "sources",
+            repeat("FROM scratch\n", size, |_| {
+                format!("COPY {} /\n", "a ".repeat(long / 2))
+            }),
+        ),
+        (
+            "triggers",
+            repeat("FROM scratch\n", size, |_| {
+                "ONBUILD RUN <<E\na\nE\n".to_owned()
+            }),
+        ),
+        (
+            "checks",
+            repeat("FROM scratch\n", size, |_| {
+                "# check=skip=all\nRUN a\n".to_owned()
+            }),
+        ),
+        (
+            "carriage returns",
+            repeat("FROM scratch\n", size, |_| "RUN a\r\n".to_owned()),
+        ),
+        (
+            "escapes",
+            repeat("FROM scratch\nRUN ", size, |_| "\\\\\\\n".to_owned()),
+        ),
+    ];
+    shapes.push((
+        "unknown instructions",
+        repeat("FROM scratch\n", size, |_| "COPPY a /\n".to_owned()),
+    ));
+    shapes
+}
+
+fn repeat(start: &str, size: usize, part: impl Fn(usize) -> String) -> String {
+    let mut text = start.to_owned();
+    let mut i = 0;
+    while text.len() < size {
+        text += &part(i);
+        i += 1;
+    }
+    text
+}

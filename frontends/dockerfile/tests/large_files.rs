@@ -1,0 +1,34 @@
+//! Large files of every shape are read and built in time that grows with their size.
+
+mod large;
+
+use std::time::{Duration, Instant};
+
+use gateway_dockerfile::{build, parse};
+use gateway_frontend::testing::MockGateway;
+
+/// Far above what a megabyte takes without optimisation on a machine under load, far below what
+/// quadratic work takes.
+const CEILING: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_megabyte_of_any_shape_is_read_in_time_that_grows_with_it() {
+    for (name, text) in large::shapes(1_000_000) {
+        let start = Instant::now();
+        let _ = parse::parse_lenient(text.as_bytes());
+        assert!(start.elapsed() < CEILING, "{name}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn large_files_of_any_shape_are_built_or_refused_in_time() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    for (name, text) in large::shapes(100_000) {
+        let gateway = MockGateway::new().file("dockerfile", "Dockerfile", text.as_bytes());
+        let start = Instant::now();
+        let _ = runtime.block_on(build(gateway.shared()));
+        assert!(start.elapsed() < CEILING, "{name}: {:?}", start.elapsed());
+    }
+}
