@@ -319,3 +319,21 @@ fn layered(base: &[u8]) -> [Vec<u8>; 4] {
         .bytes();
     [base.to_vec(), two, three, four]
 }
+
+/// The files of busybox, from a layout that is written into `dir`.
+pub fn busybox_files(dir: &Path) -> std::collections::BTreeMap<String, crate::image::Node> {
+    write_layout(dir).expect("writing base images");
+    let archive = dir.join("busybox.tar");
+    crate::program::tool(
+        "skopeo",
+        &[
+            "--insecure-policy".to_owned(),
+            "copy".to_owned(),
+            "--quiet".to_owned(),
+            format!("oci:{}:library/busybox:latest", dir.display()),
+            format!("oci-archive:{}", archive.display()),
+        ],
+    );
+    let images = crate::image::images(&crate::image::read_archive(&archive));
+    images.into_iter().next().expect("the image").files
+}

@@ -5,6 +5,43 @@ use std::path::{Path, PathBuf};
 /// mtime of every file and directory of a context: 2021-01-01T00:00:00Z.
 pub const CONTEXT_TIME: i64 = 1_609_459_200;
 
+/// The folders of cases.
+pub const THEMES: [&str; 9] = [
+    "add", "args", "config", "copy", "lint", "net", "parse", "run", "stages",
+];
+
+fn data(theme: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("data/oracle/cases")
+        .join(theme)
+}
+
+/// The folders of cases that there are, sorted.
+pub fn themes() -> Vec<String> {
+    let folders = std::fs::read_dir(data("")).expect("the themes").flatten();
+    let names = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut themes: Vec<_> = names.collect();
+    themes.sort();
+    themes
+}
+
+/// The cases of a theme with what is expected of them, sorted by name.
+pub fn cases(theme: &str) -> Vec<(Case, serde_json::Value)> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(data(theme))
+        .expect("the theme's folder")
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "case"))
+        .collect();
+    paths.sort();
+    let read = |path: &PathBuf| {
+        let expected = std::fs::read(path.with_extension("json")).expect("an expectation");
+        let expected = serde_json::from_slice(&expected).expect("JSON");
+        (Case::read(path), expected)
+    };
+    paths.iter().map(read).collect()
+}
+
 #[derive(Debug, Default)]
 pub struct Case {
     pub name: String,

@@ -20,6 +20,12 @@ pub struct Image {
     pub layers: usize,
 }
 
+impl Image {
+    pub fn without_layers(config: Value) -> Image {
+        assemble(config, Vec::new(), Value::Null, None)
+    }
+}
+
 /// A path of a flattened root file system.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -33,18 +39,50 @@ pub struct Node {
     pub hard: bool,
 }
 
+/// A symbolic link in it stands for the file that it names.
 pub fn read_archive(path: &Path) -> Archive {
     let file = std::fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let mut archive = tar::Archive::new(file);
     let mut files = Archive::new();
+    let mut links = Vec::new();
     for entry in archive.entries().expect("a tar archive") {
         let mut entry = entry.expect("a tar entry");
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if entry.header().entry_type().is_symlink() {
+            let target = entry.link_name_bytes().expect("a link's target");
+            let target = String::from_utf8_lossy(&target).into_owned();
+            links.push((name, target.trim_start_matches("../").to_owned()));
+            continue;
+        }
         let mut data = Vec::new();
         entry.read_to_end(&mut data).expect("an entry's data");
         files.insert(name, data);
     }
+    for (name, target) in links {
+        if let Some(data) = files.get(&target).cloned() {
+            files.insert(name, data);
+        }
+    }
     files
+}
+
+/// Every image of an archive that `docker save` wrote.
+pub fn saved_images(archive: &Archive) -> Vec<Image> {
+    let member = |path: &Value| {
+        let path = path.as_str().expect("a path");
+        let found = archive.get(path);
+        found.unwrap_or_else(|| panic!("{path} is missing from the archive"))
+    };
+    let manifest = parse(archive.get("manifest.json").expect("manifest.json"));
+    let images = manifest.as_array().expect("a list of images").iter();
+    images
+        .map(|entry| {
+            let config = parse(member(&entry["Config"]));
+            let layers = entry["Layers"].as_array().into_iter().flatten();
+            let layers = layers.map(|path| member(path).clone()).collect();
+            assemble(config, layers, entry.clone(), entry["RepoTags"][0].as_str())
+        })
+        .collect()
 }
 
 /// Every image of an archive's index, nested indexes followed, attestations left out.
@@ -69,17 +107,23 @@ fn collect(archive: &Archive, index: &Value, name: Option<&str>, out: &mut Vec<I
 
 fn image(archive: &Archive, manifest: Value, name: Option<&str>) -> Image {
     let config = parse(blob(archive, &manifest["config"]));
+    let layers = manifest["layers"].as_array().into_iter().flatten();
+    let layers = layers
+        .map(|layer| uncompressed(blob(archive, layer)))
+        .collect();
+    assemble(config, layers, manifest, name)
+}
+
+/// An image of its parts; `layers` are uncompressed.
+fn assemble(config: Value, layers: Vec<Vec<u8>>, manifest: Value, name: Option<&str>) -> Image {
     let mut files = BTreeMap::new();
-    let layers = manifest["layers"].as_array().cloned().unwrap_or_default();
-    for (position, layer) in layers.iter().enumerate() {
-        let bytes = blob(archive, layer);
-        let tar = uncompressed(bytes);
+    for (position, tar) in layers.iter().enumerate() {
         assert_eq!(
             config["rootfs"]["diff_ids"][position],
-            format!("sha256:{}", hex::encode(Sha256::digest(&tar))),
+            format!("sha256:{}", hex::encode(Sha256::digest(tar))),
             "diffID of layer {position}"
         );
-        apply(&mut files, &tar);
+        apply(&mut files, tar);
     }
     let text = |key: &str| config[key].as_str().unwrap_or_default().to_owned();
     let variant = text("variant");

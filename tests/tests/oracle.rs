@@ -1,12 +1,14 @@
-//! The expected results of real builds: ours must make the same, with the built-in frontend.
+//! The expected results of real builds: ours must make the same, with the built-in frontend
+//! and with the same frontend as an image.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gateway_tests::case::Case;
+use gateway_tests::base_images;
+use gateway_tests::case::{Case, THEMES, cases, themes};
 use gateway_tests::expect::{Outcome, differences};
 use gateway_tests::image::{Node, images, read_archive};
 use gateway_tests::program::{Home, run, stderr};
@@ -15,52 +17,6 @@ use serde_json::Value;
 
 /// Builds at once: steps sleep and sync more than they compute.
 const WORKERS: usize = 4;
-
-fn data(theme: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("data/oracle/cases")
-        .join(theme)
-}
-
-fn cases(theme: &str) -> Vec<(Case, Value)> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(data(theme))
-        .expect("the theme's folder")
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "case"))
-        .collect();
-    paths.sort();
-    paths
-        .iter()
-        .map(|path| {
-            let expected = std::fs::read(path.with_extension("json")).expect("an expectation");
-            (
-                Case::read(path),
-                serde_json::from_slice(&expected).expect("JSON"),
-            )
-        })
-        .collect()
-}
-
-fn busybox(registry_layout: &Path) -> BTreeMap<String, Node> {
-    gateway_tests::base_images::write_layout(registry_layout).expect("writing base images");
-    let archive = registry_layout.join("busybox.tar");
-    gateway_tests::program::tool(
-        "skopeo",
-        &[
-            "--insecure-policy".to_owned(),
-            "copy".to_owned(),
-            "--quiet".to_owned(),
-            format!("oci:{}:library/busybox:latest", registry_layout.display()),
-            format!("oci-archive:{}", archive.display()),
-        ],
-    );
-    images(&read_archive(&archive))
-        .into_iter()
-        .next()
-        .expect("the image")
-        .files
-}
 
 /// Builds one case in `home` and compares.
 fn build_case(
@@ -111,9 +67,15 @@ fn build_case(
     } else {
         Vec::new()
     };
+    let mut said = stderr(&output);
+    if let Some(syntax) = syntax {
+        // Errors without a line say how their frontend was chosen.
+        let chosen = format!("failed with build-arg:BUILDKIT_SYNTAX = {syntax}: ");
+        said = said.replace(&chosen, "");
+    }
     let outcome = Outcome {
         ok,
-        stderr: stderr(&output),
+        stderr: said,
         images,
         started,
     };
@@ -140,20 +102,33 @@ fn run_theme(theme: &str, exceptions: &[(&str, &str)]) {
 
 fn run_theme_in(home: &Home, theme: &str, exceptions: &[(&str, &str)], syntax: Option<&str>) {
     let layout = tempfile::tempdir().expect("a temporary folder");
-    let base = busybox(layout.path());
+    let base = base_images::busybox_files(layout.path());
+    let (count, report) = differing(home, theme, exceptions, syntax, &base);
+    assert!(report.is_empty(), "of {count} cases differ:\n{report}");
+    println!("{theme}: {count} cases match");
+}
+
+/// How many cases the theme has, and what differs in which of them.
+fn differing(
+    home: &Home,
+    theme: &str,
+    exceptions: &[(&str, &str)],
+    syntax: Option<&str>,
+    base: &BTreeMap<String, Node>,
+) -> (usize, String) {
     let only = std::env::var("ORACLE_CASE").ok();
     let cases: Vec<_> = cases(theme)
         .into_iter()
         .filter(|(case, _)| only.as_ref().is_none_or(|only| case.name == *only))
         .collect();
-    assert!(!cases.is_empty(), "no cases in {theme}");
+    assert!(only.is_some() || !cases.is_empty(), "no cases in {theme}");
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for _ in 0..WORKERS.min(cases.len()) {
             scope.spawn(|| {
                 while let Some((case, expected)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let differences = build_case(home, case, expected, &base, syntax);
+                    let differences = build_case(home, case, expected, base, syntax);
                     if !differences.is_empty() {
                         let mut failures = failures.lock().expect("no panic holds the lock");
                         failures.insert(case.name.clone(), differences);
@@ -168,17 +143,11 @@ fn run_theme_in(home: &Home, theme: &str, exceptions: &[(&str, &str)], syntax: O
             println!("{theme}/{name} differs, as expected here: {reason}");
         }
     }
-    let report: String = failures
+    let report = failures
         .iter()
         .map(|(name, lines)| format!("== {theme}/{name}\n{}\n", lines.join("\n")))
         .collect();
-    assert!(
-        report.is_empty(),
-        "{} of {} cases differ:\n{report}",
-        failures.len(),
-        cases.len()
-    );
-    println!("{theme}: {} cases match", cases.len());
+    (cases.len(), report)
 }
 
 #[test]
@@ -191,17 +160,30 @@ fn copy_cases_match_the_reference() {
     run_theme("copy", &[]);
 }
 
-/// The project's frontend as an image: what is built in, behind a `# syntax` line.
+/// The project's frontend as an image: what is built in, behind a `# syntax` line. One registry and one
+/// store for all cases.
 #[test]
-fn run_and_copy_cases_match_through_our_own_frontend_image() {
+fn all_cases_match_through_our_own_frontend_image() {
     const FRONTEND: &str = "you/your-frontend:1";
     let registry = Registry::with_base_images();
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     registry.build_and_push(&project, FRONTEND);
     let home = Home::new(&registry.as_docker_hub());
-    for theme in ["run", "copy"] {
-        run_theme_in(&home, theme, &[], Some(FRONTEND));
+    let layout = tempfile::tempdir().expect("a temporary folder");
+    let base = base_images::busybox_files(layout.path());
+    let (mut count, mut report) = (0, String::new());
+    for theme in THEMES {
+        let (cases, differing) = differing(&home, theme, &[], Some(FRONTEND), &base);
+        count += cases;
+        report += &differing;
     }
+    assert!(report.is_empty(), "of {count} cases differ:\n{report}");
+    println!("{count} cases match");
+}
+
+#[test]
+fn every_theme_has_its_test() {
+    assert_eq!(themes(), THEMES);
 }
 
 #[test]

@@ -88,6 +88,17 @@ fn a_frontend_runs_only_when_something_changed_for_it() {
     assert!(first.warnings > 0);
     let again = builds.build(&[]);
     assert!(again.replayed);
+    // A recording holds what frontends ask, so they must run for it.
+    let records = builds.home.dir.path().join("records");
+    let recorded = builds.build(&["--record", &records.display().to_string()]);
+    assert!(!recorded.replayed);
+    let names = std::fs::read_dir(&records).expect("recordings").flatten();
+    let mut names: Vec<_> = names.map(|entry| entry.file_name()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["1-dockerfile.v0.json", "2-docker_dockerfile_1.json"]
+    );
     assert_eq!(again.warnings, first.warnings);
     assert_eq!(again.digest, first.digest);
     // The files that steps use are not the frontend's business: they have keys of their own.
