@@ -39,12 +39,15 @@ pub trait SourceJudge: Send + Sync {
     ) -> Result<Verdict, Error>;
 }
 
+/// What was said of one source, or is being asked.
+type Decision = Arc<OnceCell<Option<Rule>>>;
+
 /// The judge of one build, and what it said.
 pub(crate) struct Judge {
     judge: Arc<dyn SourceJudge>,
     /// Those of the build, which hold before the judge sees a source.
     policies: SourcePolicies,
-    decided: Mutex<HashMap<Vec<u8>, Arc<OnceCell<Option<Rule>>>>>,
+    decided: Mutex<HashMap<Vec<u8>, Decision>>,
 }
 
 impl Judge {
