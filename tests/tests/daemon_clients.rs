@@ -182,6 +182,33 @@ fn p28_tokens_are_fetched_by_the_client_and_used_by_its_next_build_only() {
 }
 
 #[test]
+fn p28_a_client_that_fetches_no_tokens_is_asked_for_its_login() {
+    let images = Registry::with_base_images();
+    let guarded = Guarded::start();
+    // Now it is the daemon that asks the token service.
+    let config = [
+        images.as_docker_hub(),
+        guarded.registry.table(),
+        guarded.front.table(),
+    ];
+    let daemon = Daemon::start(&config.concat(), &[]);
+    let work = Work::new("FROM busybox\nRUN echo made > /made\n");
+    guarded.login(&work.path("docker"), PASSWORD);
+    let to = format!(
+        "type=image,name={}/team/app:1,push=true",
+        guarded.registry.address
+    );
+    let mut docker = daemon.docker(&work.path("docker"));
+    docker
+        .env("BUILDKIT_NO_CLIENT_TOKEN", "1")
+        .args(["build", "--progress=plain", "-o", &to])
+        .arg(work.path("context"));
+    let text = succeeded(&run(&mut docker));
+    assert!(!text.contains(PASSWORD) && !daemon.log().contains(PASSWORD));
+    assert!(!guarded.tokens.asked().is_empty());
+}
+
+#[test]
 fn p56_a_daemon_is_reached_through_a_tunnel_as_through_its_socket() {
     let registry = Registry::with_base_images();
     let daemon = Daemon::start(&registry.as_docker_hub(), &[]);

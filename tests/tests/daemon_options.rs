@@ -314,6 +314,28 @@ async fn p21_p33_p44_p45_images_are_pushed_with_provenance_and_annotations_as_se
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p34_an_image_of_several_platforms_is_pushed_as_one() {
+    let rig = Rig::new();
+    let name = format!("{}/out/several:1", rig.registry.address);
+    let request = api::SolveRequest {
+        exporters: vec![exporter("image", &[("name", &name), ("push", "true")])],
+        ..Default::default()
+    };
+    let mut driven = Driven::begin(&rig, request, "several").await;
+    let opts = [("platform", "linux/amd64,linux/arm64")];
+    let text = "FROM scratch\nARG TARGETARCH\nCOPY in-context /of-$TARGETARCH\n";
+    let result = driven.dockerfile(text, &opts, &[]).await.expect("a result");
+    driven.end(result).await.expect("the build");
+    let index = rig.raw("out/several:1");
+    let manifests = index["manifests"].as_array().expect("an index");
+    let architectures: Vec<&str> = manifests
+        .iter()
+        .filter_map(|manifest| manifest["platform"]["architecture"].as_str())
+        .collect();
+    assert_eq!(architectures, ["amd64", "arm64"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p36_a_cache_in_a_registry_is_written_and_found_again() {
     let rig = Rig::new();
     let mut control = rig.control().await;
