@@ -397,6 +397,13 @@ async fn p02_p17_p48_p49_p50_p51_p54_a_daemon_tells_of_itself_and_forgets_when_t
     assert_eq!(failed.code(), Code::Unknown);
     assert!(failed.message().contains("exit code: 7"), "{failed}");
     assert!(!failed.details().is_empty());
+    let bad = history(&mut control, "bad").await.remove(0);
+    let error = bad.error.expect("an error");
+    assert!(error.message.contains("exit code: 7") && error.details.is_empty());
+    let whole = bad.external_error.expect("the whole error").digest;
+    let whole = blob(&rig.channel().await, &whole).await;
+    let whole = gateway_proto::rpc::Status::decode(whole.as_slice()).expect("a status");
+    assert!(!whole.details.is_empty());
 
     // One empty filter is none.
     let request = || api::DiskUsageRequest {

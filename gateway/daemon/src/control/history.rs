@@ -263,6 +263,7 @@ impl History {
             let kept = results
                 .flat_map(|info| &info.attestations)
                 .chain(&record.trace)
+                .chain(&record.external_error)
                 .find(is)?;
             Some(dir.join(kept.digest.strip_prefix("sha256:")?))
         })?;

@@ -30,6 +30,9 @@ use crate::state::Daemon;
 /// The version of what builds mean that is known here, as clients number it; 0 is any.
 const COMPATIBILITY: i64 = 30;
 
+/// What blobs of errors are called, misspelt as everybody does.
+const STATUS: &str = "application/vnd.googeapis.google.rpc.status+proto";
+
 /// What blobs of provenance are called.
 const STATEMENT: &str = "application/vnd.in-toto+json";
 
@@ -353,7 +356,16 @@ async fn end(
             record.exporter_response.clone_from(&built.response);
             results(&history, &mut record, built);
         }
-        Err(error) => record.error = Some(to_rpc(error)),
+        Err(error) => {
+            let mut status = to_rpc(error);
+            let whole = status.encode_to_vec();
+            record.external_error = history.keep(&record.r#ref, STATUS, &whole);
+            // The details are in the blob; lists of builds stay small.
+            if record.external_error.is_some() {
+                status.details.clear();
+            }
+            record.error = Some(status);
+        }
     }
     // It reads all that was said.
     let _ = tokio::task::spawn_blocking(move || history.finished(record, trace)).await;
