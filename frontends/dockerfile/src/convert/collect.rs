@@ -242,9 +242,9 @@ impl Converter<'_> {
             _ => {}
         }
         if let Some(stage) = self.stages.get_mut(stage) {
-            for source in &sources {
-                stage.depends(*source, lines);
-            }
+            stage
+                .deps
+                .extend(sources.iter().map(|source| (*source, lines)));
         }
         Ok(Command {
             instruction,

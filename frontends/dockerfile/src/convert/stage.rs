@@ -36,7 +36,7 @@ pub struct Stage {
     pub named: Option<NamedContext>,
     /// The stage that it is built on.
     pub base: Option<usize>,
-    /// The stages and images that its instructions use, each with the last lines that do.
+    /// The stages and images that its instructions use, with the lines that do.
     pub deps: Vec<(usize, LineRange)>,
     /// Its instructions.
     pub commands: Vec<Command>,
@@ -106,12 +106,10 @@ pub struct Command {
 }
 
 impl Stage {
-    /// Notes that `lines` use another stage; of several such lines the last is shown in errors (observed).
-    pub fn depends(&mut self, on: usize, lines: LineRange) {
-        match self.deps.iter_mut().find(|(dep, _)| *dep == on) {
-            Some((_, last)) => *last = lines,
-            None => self.deps.push((on, lines)),
-        }
+    /// The last lines that use another stage: those are shown in errors (observed).
+    fn last_use(&self, of: usize) -> Option<LineRange> {
+        let mut uses = self.deps.iter().rev();
+        uses.find(|(dep, _)| *dep == of).map(|(_, lines)| *lines)
     }
 
     /// The system that it is for.
@@ -287,20 +285,20 @@ impl Stages {
             if marks.get(start) != Some(&Mark::New) {
                 continue;
             }
-            // Stage, its next dependency to look at, and the line that led here.
-            let mut path: Vec<(usize, usize, Option<LineRange>)> = vec![(start, 0, None)];
-            while let Some((stage, next, _)) = path.last_mut() {
+            // Stage, and its next dependency to look at.
+            let mut path: Vec<(usize, usize)> = vec![(start, 0)];
+            while let Some((stage, next)) = path.last_mut() {
                 let stage = *stage;
                 let dep = self
                     .list
                     .get(stage)
                     .and_then(|s| s.deps.get(*next))
-                    .copied();
+                    .map(|(dep, _)| *dep);
                 *next += 1;
                 if let Some(mark) = marks.get_mut(stage) {
                     *mark = Mark::OnPath;
                 }
-                let Some((dep, line)) = dep else {
+                let Some(dep) = dep else {
                     if let Some(mark) = marks.get_mut(stage) {
                         *mark = Mark::Done;
                     }
@@ -309,12 +307,14 @@ impl Stages {
                 };
                 match marks.get(dep) {
                     Some(Mark::OnPath) => {
-                        let mut lines: Vec<LineRange> =
-                            path.iter().filter_map(|(_, _, line)| *line).collect();
-                        lines.push(line);
-                        return Some((start, lines));
+                        let users = path.iter().map(|(stage, _)| *stage);
+                        let used = users.clone().skip(1).chain([dep]);
+                        let lines = users.zip(used).filter_map(|(user, used)| {
+                            self.list.get(user).and_then(|user| user.last_use(used))
+                        });
+                        return Some((start, lines.collect()));
                     }
-                    Some(Mark::New) => path.push((dep, 0, Some(line))),
+                    Some(Mark::New) => path.push((dep, 0)),
                     _ => {}
                 }
             }

@@ -45,6 +45,13 @@ pub fn shapes(size: usize) -> Vec<(&'static str, String)> {
             }),
         ),
         (
+            "copies from many stages",
+            repeat("", size / 2, |i| format!("FROM scratch AS s{i}\n"))
+                + &repeat("FROM scratch\n", size / 2, |i| {
+                    format!("COPY --from=s{i} /a /\n")
+                }),
+        ),
+        (
             "heredocs",
             repeat("FROM scratch\n", size, |i| format!("RUN <<E\n{i}\nE\n")),
         ),
