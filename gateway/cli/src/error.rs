@@ -19,11 +19,19 @@ pub const INTERRUPTED: u8 = 130;
 
 /// A flag that cannot be used as it was given.
 #[derive(Debug, thiserror::Error)]
-#[error("{flag} {value:?}: {problem}")]
+#[error("{flag}{}: {problem}", given(value))]
 pub struct UsageError {
     flag: String,
     value: String,
     problem: String,
+}
+
+/// A switch has no value to show.
+fn given(value: &str) -> String {
+    match value {
+        "" => String::new(),
+        value => format!(" {value:?}"),
+    }
 }
 
 impl UsageError {
@@ -219,11 +227,24 @@ impl CliError {
                 }
                 page
             }
+            CliError::Store(gateway_solver::SolverError::Io { source, .. })
+                if is_of_place(source) =>
+            {
+                let fix = "a store must be a folder that can be made and written: name another place with --root or \
+                           GATEWAY_ROOT";
+                format!("error: {self}\n{fix}\n")
+            }
             CliError::CheckFailed => String::new(),
             CliError::Told => String::new(),
             other => format!("error: {other}\n"),
         }
     }
+}
+
+/// A store cannot be where it was to be.
+fn is_of_place(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotADirectory | NotFound | PermissionDenied)
 }
 
 /// What an error carries beside its message, the outermost first: which frontends it went through, which step it

@@ -19,6 +19,7 @@ mod llb;
 mod lock;
 mod progress;
 mod registry;
+mod rego;
 mod shell;
 mod store;
 mod text;

@@ -57,15 +57,62 @@ fn pages(
     name: &str,
     write: &mut impl FnMut(&str, &[u8]) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone())
-        .render(&mut page)
-        .map_err(CliError::Runtime)?;
+    let page = page(command, name).map_err(CliError::Runtime)?;
     write(name, &page)?;
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         pages(sub, &format!("{name}-{}", sub.get_name()), write)?;
     }
     Ok(())
+}
+
+/// One page, with its examples as they were typed: the generator would fill them like prose.
+fn page(command: &clap::Command, name: &str) -> std::io::Result<Vec<u8>> {
+    let date = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let date = date
+        .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds.parse().ok()?).ok())
+        .map(|time| time.date().to_string());
+    let man = clap_mangen::Man::new(command.clone())
+        .title(name.to_uppercase())
+        .date(date.unwrap_or_default())
+        .source(concat!("gateway ", env!("CARGO_PKG_VERSION")))
+        .manual("User Commands");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    if command
+        .get_arguments()
+        .any(|argument| !argument.is_hide_set())
+    {
+        man.render_options_section(&mut page)?;
+    }
+    if command.get_subcommands().any(|sub| !sub.is_hide_set()) {
+        man.render_subcommands_section(&mut page)?;
+    }
+    let after = command.get_after_help().map(ToString::to_string);
+    if let Some(text) = after.as_deref() {
+        let (heading, text) = match text.strip_prefix("Examples:") {
+            Some(examples) => ("EXAMPLES", examples),
+            None => ("NOTES", text),
+        };
+        let text = text
+            .trim_matches('\n')
+            .replace('\\', "\\e")
+            .replace('-', "\\-");
+        writeln!(page, ".SH {heading}\n.nf")?;
+        for line in text.lines() {
+            // A line that begins with a dot or a quote would be a request.
+            let guard = if line.starts_with(['.', '\'']) {
+                "\\&"
+            } else {
+                ""
+            };
+            writeln!(page, "{guard}{line}")?;
+        }
+        writeln!(page, ".fi")?;
+    }
+    Ok(page)
 }
 
 #[cfg(test)]
@@ -94,6 +141,10 @@ mod tests {
         man(&args, Cli::command()).unwrap();
         let page = std::fs::read_to_string(dir.path().join("gateway-build.1")).unwrap();
         assert!(page.contains("no\\-cache\\-filter"), "{page}");
+        assert!(
+            page.contains(".SH EXAMPLES\n.nf\n  gateway build .  "),
+            "{page}"
+        );
         assert!(dir.path().join("gateway.1").exists());
     }
 

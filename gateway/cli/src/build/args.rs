@@ -20,7 +20,13 @@ Examples:
   gateway build -t me/app --output type=oci,dest=app.tar .   write an OCI archive
   gateway build -t registry.example/me/app --push .      push it
   gateway build --build-arg VERSION=1.2 --target test .  a stage, with an argument
-  gateway build --secret id=npm,src=$HOME/.npmrc .       a secret for RUN --mount=type=secret,id=npm"
+  gateway build --secret id=npm,src=$HOME/.npmrc .       a secret for RUN --mount=type=secret,id=npm
+  gateway build --platform linux/amd64,linux/arm64 .     for several platforms
+  gateway build --output dist --target files .           the files of a stage into the folder dist
+  gateway build https://git.example/me/app.git#v1:dir    a folder of a repository, at a tag
+  gateway build - < context.tar                          an archive on stdin
+  gateway build --check .                                look for mistakes, build nothing
+  gateway build --progress plain .                       lines of text, for logs"
 )]
 pub struct Build {
     /// Directory whose files the build may copy, the address of a git repository or an archive,
@@ -45,7 +51,7 @@ pub struct Build {
     #[arg(long)]
     pub push: bool,
 
-    /// Give the image to docker or podman
+    /// Give the image to docker, podman, nerdctl or containerd: the first of them that is there
     #[arg(long)]
     pub load: bool,
 
@@ -159,7 +165,8 @@ pub struct Build {
     #[arg(long, value_name = "DIR")]
     pub vendored: Option<PathBuf>,
 
-    /// Rules of docker buildx in Rego; only disabled=true is known here: --source-policy has rules of ours
+    /// Rules about sources in Rego, as docker buildx has them: filename=FILE, reset=true, disabled=true, log-level=debug.
+    /// A file with .rego behind the build file's name is found by itself (may be repeated)
     #[arg(long = "policy", value_name = "KEY=VALUE")]
     pub policies: Vec<String>,
 

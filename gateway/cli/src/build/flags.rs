@@ -148,9 +148,11 @@ const FLAGS: &[Flag] = &[
     same("--platform", &["--platform", "linux/arm64"], |_, i| {
         opt(i, "platform") == "linux/arm64"
     }),
-    same("--policy", &["--policy", "disabled=true"], |b, _| {
-        super::policy::check_rego(b).is_ok()
-    }),
+    same(
+        "--policy",
+        &["--policy", "filename=cwd://src/rego/testdata/all.rego"],
+        |b, _| crate::rego::read(b, &Environment::new()).is_ok_and(|policies| policies.len() == 1),
+    ),
     same("--print", &["--print", "outline"], asks),
     same("--progress", &["--progress", "none"], |b, _| {
         b.progress == crate::progress::mode::Mode::Quiet

@@ -1,5 +1,6 @@
 //! `gateway build`.
 
+mod advice;
 pub mod args;
 mod attest;
 mod cache;
@@ -8,6 +9,7 @@ mod contexts;
 mod fetched;
 #[cfg(test)]
 mod flags;
+mod metadata;
 mod output;
 mod policy;
 mod proxies;
@@ -98,8 +100,8 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         None => output::exporters(args, &env)?,
     };
     let cache_imports = cache::imports(&args.cache_from)?;
-    policy::check_rego(args)?;
     let source_policies = policy::read(&args.source_policies, &env)?;
+    let rego = crate::rego::read(args, &env)?;
     let cache_exports = match &call {
         Some(_) => Vec::new(),
         None => cache::exports(&args.cache_to)?,
@@ -116,7 +118,8 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         eprintln!("warning: {warning}");
     }
     let file = fetched::build_file(args, &settings.registries).await?;
-    let mut inputs = request::inputs(args, &env, session_id(), file)?;
+    let id = session_id();
+    let mut inputs = request::inputs(args, &env, id.clone(), file)?;
     if args.vendored.is_some() {
         inputs
             .opts
@@ -189,9 +192,9 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
             pins,
             collect: purpose.collect,
             registries: None,
-            source_judge: None,
+            source_judge: crate::rego::judge(rego, &display.progress()),
             late_exporters: None,
-            record_provenance: false,
+            record_provenance: args.metadata_file.is_some() && metadata::wants_provenance(&env),
             exporters,
             cache_imports,
             cache_exports,
@@ -201,13 +204,24 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         .await;
     drop((engine, inputs.held));
     // Tasks that are still ending need the runtime to send their last events.
-    let _ = tokio::task::spawn_blocking(move || display.finish()).await;
+    let warnings = tokio::task::spawn_blocking(move || display.finish()).await;
     let outcome = match result {
         Ok(response) => {
             let told = match call {
                 None => match &graphs {
                     Some((path, graphs)) => graphs.write(path),
-                    None => report(args, &response),
+                    None => {
+                        let warnings = warnings.unwrap_or_default();
+                        report(
+                            args,
+                            &response,
+                            &metadata::Told {
+                                id,
+                                warnings,
+                                env: &env,
+                            },
+                        )
+                    }
                 },
                 Some(call) => match call.print(&response.metadata) {
                     Ok(true) => Ok(()),
@@ -219,7 +233,11 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         }
         Err(_) if cancel.is_cancelled() => return Err(CliError::Interrupted),
         Err(error) => {
-            let error = CliError::Build(Box::new(error));
+            let place = advice::Place {
+                context: args.context.is_dir().then(|| args.context.clone()),
+                file: args.file.clone(),
+            };
+            let error = CliError::Build(Box::new(place.advise(error)));
             Err(match args.debug {
                 true => CliError::Explained(Box::new(error)),
                 false => error,
@@ -252,7 +270,11 @@ pub fn session_id() -> String {
         .collect()
 }
 
-fn report(args: &Build, response: &BuildResponse) -> Result<(), CliError> {
+fn report(
+    args: &Build,
+    response: &BuildResponse,
+    told: &metadata::Told<'_>,
+) -> Result<(), CliError> {
     let digest = |key: &str| response.exporter.get(key);
     // An image is known by its configuration, several platforms by their index.
     let id = digest(CONFIG_DIGEST).or_else(|| digest(IMAGE_DIGEST));
@@ -260,7 +282,7 @@ fn report(args: &Build, response: &BuildResponse) -> Result<(), CliError> {
         write(path, id.map_or("", String::as_str).as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
-        let mut json = serde_json::to_vec_pretty(&metadata(response)).unwrap_or_default();
+        let mut json = serde_json::to_vec_pretty(&metadata::of(response, told)).unwrap_or_default();
         json.push(b'\n');
         write(path, &json)?;
     }
@@ -269,24 +291,6 @@ fn report(args: &Build, response: &BuildResponse) -> Result<(), CliError> {
         let _ = writeln!(std::io::stdout(), "{id}");
     }
     Ok(())
-}
-
-/// The exporter's answer with its JSON values as JSON, as buildx writes it.
-fn metadata(response: &BuildResponse) -> serde_json::Value {
-    use base64::Engine as _;
-    let value = |text: &String| {
-        base64::engine::general_purpose::STANDARD
-            .decode(text)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
-            .filter(serde_json::Value::is_object)
-            .unwrap_or_else(|| serde_json::Value::String(text.clone()))
-    };
-    response
-        .exporter
-        .iter()
-        .map(|(key, text)| (key.clone(), value(text)))
-        .collect()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {

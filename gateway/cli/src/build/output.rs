@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use gateway_images::reference::Reference;
 use gateway_solver::{Exporter, OutputTarget};
 
 use crate::build::args::Build;
@@ -32,6 +33,12 @@ pub const LOCAL_DELETE: &str = "buildx.local.delete";
 
 /// One exporter for each `--output`, `--push` and `--load`; without any, the image store.
 pub fn exporters(args: &Build, env: &Environment) -> Result<Vec<Exporter>, UsageError> {
+    for tag in &args.tags {
+        if let Err(error) = Reference::parse(tag) {
+            let problem = format!("{error}: names are like registry.example/team/app:1.2");
+            return Err(UsageError::new("--tag", tag, problem));
+        }
+    }
     let mut exporters = Vec::new();
     for output in &args.outputs {
         let given = exporter(output, &args.tags)?;
@@ -71,12 +78,22 @@ pub fn exporters(args: &Build, env: &Environment) -> Result<Vec<Exporter>, Usage
     if exporters.is_empty() && args.outputs.is_empty() {
         exporters.extend(exporter("type=image", &args.tags)?);
     }
+    if args.push && exporters.iter().any(pushes_nothing) {
+        let problem = "the image has no name to push it to: --tag REGISTRY/NAME".to_owned();
+        return Err(UsageError::new("--push", "", problem));
+    }
     for (key, value) in annotations(&args.annotations)? {
         for attrs in exporters.iter_mut().filter_map(image_attrs) {
             attrs.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
     Ok(exporters)
+}
+
+/// Pushed, and by no name.
+fn pushes_nothing(exporter: &Exporter) -> bool {
+    matches!(exporter, Exporter::ImageStore { names, attrs } if names.is_empty()
+        && attrs.get("push").is_some_and(|push| push == "true"))
 }
 
 /// The time that the frontend was given is also the exporters', unless they have one of their own.
@@ -290,12 +307,23 @@ mod tests {
 
     #[test]
     fn push_adds_a_registry_or_pushes_the_image_that_is_made_anyway() {
-        let mut alone = parsed(&["--push", "-o", "out"]).unwrap();
+        let mut alone = parsed(&["--push", "-t", "a", "-o", "out"]).unwrap();
         assert_eq!(alone.len(), 2);
         assert_eq!(attrs(&mut alone[1])["store"], "false");
-        let mut image = parsed(&["--push", "-o", "type=image"]).unwrap();
+        let mut image = parsed(&["--push", "-t", "a", "-o", "type=image"]).unwrap();
         assert_eq!(image.len(), 1);
         assert_eq!(attrs(&mut image[0])["push"], "true");
+    }
+
+    #[test]
+    fn names_are_looked_at_before_anything_is_built() {
+        for (flags, part) in [
+            (&["-t", "Foo:bar"][..], "must be lowercase"),
+            (&["--push"], "--tag REGISTRY/NAME"),
+        ] {
+            let error = parsed(flags).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -4,10 +4,8 @@ use std::path::{Path, PathBuf};
 
 use gateway_solver::policy::{Policy, SourcePolicies};
 
-use crate::build::args::Build;
 use crate::environment::Environment;
-use crate::error::{CliError, UsageError};
-use gateway_frontend::csv;
+use crate::error::CliError;
 
 const VARIABLE: &str = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
 
@@ -18,57 +16,6 @@ pub fn read(flags: &[PathBuf], env: &Environment) -> Result<SourcePolicies, CliE
     let files = files.chain(flags.iter().map(PathBuf::as_path));
     let policies = files.map(file).collect::<Result<Vec<_>, CliError>>()?;
     Ok(SourcePolicies::new(policies))
-}
-
-/// Name of a policy in Rego that `docker buildx` looks for beside a build file, behind the build file's name.
-const REGO: &str = ".rego";
-
-/// Policies in Rego are not judged here. A build that asks for one, or has one beside its build file that
-/// `docker buildx` would hold it to, is refused rather than let through: `disabled=true` says that this is meant.
-///
-/// # Errors
-/// When there is such a policy.
-pub fn check_rego(args: &Build) -> Result<(), UsageError> {
-    let mut disabled = false;
-    for text in &args.policies {
-        let wrong = |problem: String| UsageError::new("--policy", text, problem);
-        for (key, value) in csv::pairs(text).map_err(wrong)? {
-            match (key.as_str(), value.as_deref()) {
-                ("disabled", Some("true" | "1")) => disabled = true,
-                ("disabled" | "reset" | "strict", Some("true" | "false" | "0" | "1"))
-                | ("log-level", Some(_)) => {}
-                ("filename", Some(_)) => {
-                    let problem = "policies in Rego are not judged here: write the rules as JSON and give \
-                                   them with --source-policy";
-                    return Err(wrong(problem.to_owned()));
-                }
-                (key, _) => {
-                    return Err(wrong(format!(
-                        "unknown {key:?}: filename, reset, disabled, strict and log-level are known"
-                    )));
-                }
-            }
-        }
-    }
-    if disabled {
-        return Ok(());
-    }
-    let file = match &args.file {
-        Some(file) => file.clone(),
-        None => args.context.join("Dockerfile"),
-    };
-    let mut beside = file.into_os_string();
-    beside.push(REGO);
-    match Path::new(&beside).is_file() {
-        true => Err(UsageError::new(
-            "policy",
-            beside.to_string_lossy(),
-            "docker buildx would hold this build to it, and policies in Rego are not judged here: \
-             say --policy disabled=true to build all the same"
-                .to_owned(),
-        )),
-        false => Ok(()),
-    }
 }
 
 fn file(path: &Path) -> Result<Policy, CliError> {

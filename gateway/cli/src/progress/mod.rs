@@ -15,10 +15,11 @@ pub mod tty;
 
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use gateway_api::progress::{Progress, Status};
+use gateway_api::progress::{Progress, Status, VertexWarning};
 use time::OffsetDateTime;
 
 use self::colors::Colors;
@@ -36,6 +37,8 @@ const TICK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// More would leave no room for steps on any terminal.
 const MOST_LOG_LINES: u16 = 200;
+/// Warnings that are kept for a metadata file; a build file has fewer, and a hostile frontend could send any number.
+const MOST_WARNINGS: usize = 10_000;
 
 /// How the display looks, beside its mode.
 pub struct Options {
@@ -84,6 +87,7 @@ impl Options {
 pub struct Display {
     progress: Progress,
     events: Sender<Event>,
+    warnings: Arc<Mutex<Vec<VertexWarning>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -97,7 +101,14 @@ impl Display {
     pub fn start(options: Options) -> Display {
         let (events, receiver) = channel();
         let sender = events.clone();
+        let warnings = Arc::<Mutex<Vec<VertexWarning>>>::default();
+        let kept = warnings.clone();
         let progress = Progress::new(move |status| {
+            if !status.warnings.is_empty() {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = MOST_WARNINGS.saturating_sub(kept.len());
+                kept.extend(status.warnings.iter().take(room).cloned());
+            }
             // The receiver lives until `finish`; later events have no reader by intent.
             let _ = sender.send(Event::Status(status));
         });
@@ -108,6 +119,7 @@ impl Display {
         Display {
             progress,
             events,
+            warnings,
             thread,
         }
     }
@@ -116,14 +128,15 @@ impl Display {
         self.progress.clone()
     }
 
-    /// Writes what is left, after the events of tasks that are still ending.
-    pub fn finish(self) {
+    /// Writes what is left, after the events of tasks that are still ending. Gives the warnings that came.
+    pub fn finish(self) -> Vec<VertexWarning> {
         let _ = self.events.send(Event::Over);
         drop((self.progress, self.events));
         if let Some(thread) = self.thread {
             // A panic of the display is on stderr already and no reason to lose the build's result.
             let _ = thread.join();
         }
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
