@@ -11,6 +11,9 @@ use gateway_tests::registry::Registry;
 /// MiB that the program itself may take, whatever it builds.
 const MOST: f64 = 150.0;
 
+/// MiB, for a context of a hundred thousand files: what is known of each is held while it is copied.
+const MOST_OF_FILES: f64 = 250.0;
+
 fn build(home: &Home, context: &Path, more: &[&str]) -> Cost {
     let mut command: Command = home.build();
     timed(command.arg("--quiet").args(more).arg(context))
@@ -93,7 +96,7 @@ fn a_context_of_ten_gigabytes_fits_into_little_memory() {
 
 #[test]
 #[ignore = "minutes: cargo nextest run --profile long --run-ignored only -p gateway-tests --test memory"]
-fn a_context_of_a_hundred_thousand_files_fits_into_little_memory() {
+fn a_context_of_a_hundred_thousand_files_takes_a_kilobyte_or_two_for_each() {
     let registry = Registry::with_base_images();
     let home = Home::new(&registry.as_docker_hub());
     let context = tempfile::tempdir().expect("a temporary folder");
@@ -116,6 +119,6 @@ fn a_context_of_a_hundred_thousand_files_fits_into_little_memory() {
             "100,000 files, {edit}: {:.1} cpu s, {:.1} wall s, {:.0} MiB",
             cost.cpu, cost.wall, cost.memory
         );
-        assert!(cost.memory < MOST, "{edit}: {} MiB", cost.memory);
+        assert!(cost.memory < MOST_OF_FILES, "{edit}: {} MiB", cost.memory);
     }
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use gateway_tests::git::GitDaemon;
 use gateway_tests::image::{images, read_archive};
 use gateway_tests::program::{Home, binary, run, stderr};
 use gateway_tests::registry::Registry;
@@ -288,8 +289,20 @@ const MANY_STEPS: &str = "FROM busybox AS a\n\
 #[test]
 fn killed_at_any_step_that_safety_rests_on_the_store_is_whole_and_builds_the_same() {
     let registry = Registry::with_base_images();
-    let context = context(MANY_STEPS);
+    let repositories = GitDaemon::start();
+    repositories.repository("source", &[("from-git", "1")]);
+    let file = format!(
+        "{MANY_STEPS}COPY many /many\nADD {}#main /source\n",
+        repositories.url("source")
+    );
+    let context = context(&file);
     std::fs::write(context.path().join("data"), "data\n").expect("a file");
+    // So many that the copy is remembered for the next one.
+    std::fs::create_dir(context.path().join("many")).expect("a folder");
+    for number in 0..100 {
+        let path = context.path().join(format!("many/{number}"));
+        std::fs::write(path, number.to_string()).expect("a file");
+    }
     let home = Home::new(&registry.as_docker_hub());
     let passed = context.path().join("passed");
     let digest = stdout(&run(
@@ -323,13 +336,18 @@ fn killed_at_any_step_that_safety_rests_on_the_store_is_whole_and_builds_the_sam
         "collect-cache-moved",
         "collect-layer-forgotten",
         "collect-layer-moved",
+        "copy-unnoted",
+        "hashes-unnamed",
         "layer-in-place",
         "layer-recorded",
         "layer-unrecorded",
         "recover-before-boot",
+        "repository-unnamed",
         "result-saved",
         "schema-uncommitted",
         "synced",
+        "uses-taken",
+        "uses-uncounted",
     ] {
         assert!(
             kinds.contains(&wanted),
@@ -340,7 +358,7 @@ fn killed_at_any_step_that_safety_rests_on_the_store_is_whole_and_builds_the_sam
     let mut killed = 0;
     for (name, count) in points {
         let point = format!("{name}:{count}");
-        let in_prune = name.starts_with("collect");
+        let in_prune = name.starts_with("collect") || name.starts_with("uses");
         if ["schema-uncommitted", "recover-before-boot"].contains(&name.as_str()) {
             let _ = std::fs::remove_dir_all(home.store());
         }
@@ -372,7 +390,7 @@ fn killed_at_any_step_that_safety_rests_on_the_store_is_whole_and_builds_the_sam
         let again = run(&mut reproducible(&home, context.path()));
         assert_eq!(stdout(&again), digest, "{point}");
     }
-    assert!(killed >= 12, "only {killed} points killed");
+    assert!(killed >= 16, "only {killed} points killed");
 }
 
 /// A file system that is cut off from its disk in the middle of a build and after it. What follows is

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use gateway_images::fail_point::fail_point;
 use sha2::{Digest as _, Sha256};
 
 use crate::fs::Owner;
@@ -62,6 +63,7 @@ impl Copies {
         }
         let written = tempfile::NamedTempFile::new_in(&self.dir).and_then(|mut file| {
             std::io::Write::write_all(&mut file, &encode(record))?;
+            fail_point("copy-unnoted");
             file.persist(&path).map_err(|error| error.error)
         });
         drop(written);

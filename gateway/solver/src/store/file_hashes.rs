@@ -6,6 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use gateway_images::fail_point::fail_point;
 use sha2::{Digest as _, Sha256};
 
 use crate::fs::hash::{ContentDigest, HashCache, StatKey};
@@ -106,6 +107,7 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     std::io::Write::write_all(&mut file, bytes)?;
+    fail_point("hashes-unnamed");
     file.persist(path)?;
     Ok(())
 }

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use gateway_images::fail_point::fail_point;
+
 use super::db::Db;
 use crate::error::SolverError;
 
@@ -49,6 +51,7 @@ pub fn fold(root: &Path, db: &Db) -> Result<(), SolverError> {
     // Under a name of its own nobody adds to it, and when we are killed the next one finds it.
     let taken = root.join(format!("{FILE}.{}", super::new_id()));
     let _ = std::fs::rename(root.join(FILE), &taken);
+    fail_point("uses-taken");
     let Ok(entries) = std::fs::read_dir(root) else {
         return Ok(());
     };
@@ -68,6 +71,7 @@ pub fn fold(root: &Path, db: &Db) -> Result<(), SolverError> {
         let uses = parse(&String::from_utf8_lossy(&text));
         // Removed first: when both fold it, or we are killed, a use is lost and none counted twice.
         if std::fs::remove_file(&path).is_ok() {
+            fail_point("uses-uncounted");
             db.add_uses(&uses)?;
         }
     }

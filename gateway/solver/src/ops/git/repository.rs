@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gateway_api::Error;
+use gateway_images::fail_point::fail_point;
 
 use super::bundle;
 use super::identifier::{Git, is_commit};
@@ -182,6 +183,7 @@ async fn init(job: &Arc<JobInner>, program: &Program, dir: &Path, sha256: bool) 
     let made = work.sub("repository").map_err(internal)?;
     create(program, &made, None, sha256).await?;
     let _ = std::fs::remove_dir_all(dir);
+    fail_point("repository-unnamed");
     std::fs::rename(&made, dir).map_err(internal)
 }
 
