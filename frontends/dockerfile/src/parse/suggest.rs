@@ -7,9 +7,14 @@ const TOO_FAR: usize = 3;
 pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut best = None;
     let mut best_distance = TOO_FAR;
+    let length = word.chars().count();
     for option in options {
         if option == word {
             return None;
+        }
+        // So many edits are needed at least. Files may have thousands of variables.
+        if option.chars().count().abs_diff(length) >= best_distance {
+            continue;
         }
         let distance = levenshtein(word, option);
         if distance < best_distance {
