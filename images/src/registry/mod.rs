@@ -15,7 +15,6 @@ mod encoding;
 pub mod error;
 mod fetch;
 mod foreign;
-#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hosts;

@@ -145,7 +145,7 @@ impl Inner {
 }
 
 /// The URL of `<URL>; rel="next"`.
-fn next_link(value: &str) -> Option<&str> {
+pub(super) fn next_link(value: &str) -> Option<&str> {
     value.split(',').find_map(|link| {
         let (url, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
         let next = parameters

@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::ResolvesClientCert;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::config::{HostConfig, SystemTrust};
 use super::error::{HostError, TransportError};
@@ -91,6 +93,42 @@ impl HostTls {
     pub(crate) fn has_client_cert(&self) -> bool {
         self.asked.has_key()
     }
+}
+
+/// What is said of a chain that is refused when its last certificate is trusted: for the fuzz targets.
+pub(crate) fn said_of(chain: &[CertificateDer<'_>], name: &str) -> Vec<String> {
+    let (Some((leaf, sent)), Ok(name)) = (chain.split_first(), ServerName::try_from(name)) else {
+        return Vec::new();
+    };
+    let own = trust::Loaded {
+        certificates: sent
+            .last()
+            .map(|der| der.clone().into_owned())
+            .into_iter()
+            .collect(),
+        ..Default::default()
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let system = TrustStore::shared(&SystemTrust::None);
+    // What is refused is kept by those who are told to take all.
+    let verifier = Verifier::new(system, own, true, None, provider);
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
+    let _ = verifier.verify_server_cert(leaf, sent, &name, &[], now);
+    let Some(refused) = verifier.tolerated() else {
+        return Vec::new();
+    };
+    let mut said = vec![refused.phrase];
+    if let Some(report) = refused.report {
+        said.extend(report.note.clone());
+        for peer in &report.chain {
+            said.extend(
+                [&peer.subject, &peer.issuer, &peer.key, &peer.not_before].map(String::clone),
+            );
+            said.extend([&peer.not_after, &peer.left, &peer.sha256].map(String::clone));
+            said.extend(peer.names.iter().cloned());
+        }
+    }
+    said
 }
 
 impl TrustStore {

@@ -1,19 +1,21 @@
 //! Unpacking a layer: whatever its names and links say, nothing outside of the destination changes.
 
-#![no_main]
-
-use std::sync::LazyLock;
-
-use gateway_fuzz::{Archive, Arena};
+use crate::{Archive, Arena};
 use gateway_images::layer::{Limits, OpaqueXattr, UnpackOptions, unpack};
-use libfuzzer_sys::fuzz_target;
 
-static ARENA: LazyLock<Arena> = LazyLock::new(Arena::new);
+thread_local! {
+    static ARENA: Arena = Arena::new();
+}
 
-fuzz_target!(|archive: Archive| {
-    let bytes = archive.bytes(&ARENA.outside());
+/// One run with one input.
+pub fn run(archive: &Archive) {
+    ARENA.with(|arena| run_in(arena, archive));
+}
+
+fn run_in(arena: &Arena, archive: &Archive) {
+    let bytes = archive.bytes(&arena.outside());
     for parents in [None, Some(&[][..])] {
-        let inside = ARENA.inside();
+        let inside = arena.inside();
         let options = UnpackOptions {
             opaque: OpaqueXattr::User,
             parents,
@@ -27,6 +29,6 @@ fuzz_target!(|archive: Archive| {
         if let Err(error) = unpack(&bytes[..], &inside.join("layer"), &options) {
             error.to_string();
         }
-        ARENA.check();
+        arena.check();
     }
-});
+}

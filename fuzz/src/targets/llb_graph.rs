@@ -1,15 +1,13 @@
 //! LLB definitions: as they come, and with the inputs of each op led to earlier ops, for bytes never
 //! hit a digest. A graph that loads is in order, complete, and the same when it is written again.
 
-#![no_main]
-
 use std::collections::HashSet;
 
 use gateway_llb::{Graph, digest_of, encode_op, json, pb, vertex_name};
-use libfuzzer_sys::fuzz_target;
 use prost::Message;
 
-fuzz_target!(|bytes: &[u8]| {
+/// One run with one input.
+pub fn run(bytes: &[u8]) {
     let Ok(definition) = pb::Definition::decode(bytes) else {
         return;
     };
@@ -17,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some(connected) = connected(&definition) {
         check(&connected);
     }
-});
+}
 
 fn check(definition: &pb::Definition) {
     let Ok(graph) = Graph::load(definition) else {

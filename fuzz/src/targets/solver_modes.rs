@@ -1,11 +1,9 @@
 //! Modes of COPY and ADD: any change leaves nothing but permission bits, an octal mode is the mode.
 
-#![no_main]
-
 use gateway_solver::fs::chmod::ModeChange;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|text: &str| {
+/// One run with one input.
+pub fn run(text: &str) {
     let Ok(change) = ModeChange::parse(text) else {
         return;
     };
@@ -20,4 +18,4 @@ fuzz_target!(|text: &str| {
             }
         }
     }
-});
+}

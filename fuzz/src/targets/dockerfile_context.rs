@@ -1,15 +1,13 @@
 //! What else a Dockerfile build reads: ignore files, Git references, image references. The first line
 //! is a path, the rest an ignore file.
 
-#![no_main]
-
-use gateway_frontend::conventions::csv;
 use gateway_frontend::conventions::git_ref::GitRef;
 use gateway_frontend::conventions::ignore::{self, Matcher};
 use gateway_frontend::conventions::reference::ImageRef;
-use libfuzzer_sys::fuzz_target;
+use gateway_frontend::csv;
 
-fuzz_target!(|bytes: &[u8]| {
+/// One run with one input.
+pub fn run(bytes: &[u8]) {
     let end = bytes.iter().position(|b| *b == b'\n');
     let (first, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
     if let Ok(matcher) = Matcher::new(&ignore::patterns(rest)) {
@@ -28,4 +26,4 @@ fuzz_target!(|bytes: &[u8]| {
         let again = ImageRef::parse(&reference.to_string()).expect("the full form reads");
         assert_eq!(again, reference);
     }
-});
+}

@@ -1,13 +1,11 @@
 //! References of images, digests, platforms: what is shown reads again and means the same.
 
-#![no_main]
-
 use gateway_images::digest::Digest;
 use gateway_images::platform::Platform;
 use gateway_images::reference::Reference;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|text: &str| {
+/// One run with one input.
+pub fn run(text: &str) {
     match Reference::parse(text) {
         Ok(reference) => {
             let again = Reference::parse(&reference.to_string()).expect("what is shown reads");
@@ -28,4 +26,4 @@ fuzz_target!(|text: &str| {
         let again: Platform = normal.to_string().parse().expect("what is shown reads");
         assert_eq!(again.normalized(), normal);
     }
-});
+}

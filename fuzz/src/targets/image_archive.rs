@@ -1,8 +1,6 @@
 //! Images in archives and layout directories. In the contents `@0` to `@9` stand for the digest of an
 //! earlier file and `#0` to `#9` for its size, so that documents can lead to each other.
 
-#![no_main]
-
 use std::fs;
 
 use arbitrary::Arbitrary;
@@ -10,7 +8,6 @@ use gateway_images::archive::{ArchiveLimits, Image, Layout, blobs_below, read_ar
 use gateway_images::digest::Digest;
 use gateway_images::layer::{END, Header, Kind, padding};
 use gateway_images::store::BlobStore;
-use libfuzzer_sys::fuzz_target;
 
 const LIMITS: ArchiveLimits = ArchiveLimits {
     bytes: 1 << 20,
@@ -18,13 +15,13 @@ const LIMITS: ArchiveLimits = ArchiveLimits {
 };
 
 #[derive(Arbitrary, Debug)]
-struct File {
+pub struct File {
     name: Name,
     content: Content,
 }
 
 #[derive(Arbitrary, Debug)]
-enum Name {
+pub enum Name {
     Index,
     DockerManifest,
     Blob,
@@ -35,7 +32,7 @@ enum Name {
 }
 
 #[derive(Arbitrary, Debug)]
-enum Content {
+pub enum Content {
     Index,
     IndexOfIndex,
     Manifest,
@@ -57,7 +54,8 @@ impl Content {
     }
 }
 
-fuzz_target!(|files: Vec<File>| {
+/// One run with one input.
+pub fn run(files: &[File]) {
     let dir = tempfile::tempdir().expect("a directory");
     let layout = dir.path().join("layout");
     fs::create_dir_all(layout.join("blobs/sha256")).expect("made");
@@ -111,7 +109,7 @@ fuzz_target!(|files: Vec<File>| {
             }
         }
     }
-});
+}
 
 fn filled(template: &[u8], done: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();

@@ -1,14 +1,12 @@
 //! Image configs: read, and finished with the layers of a build (the first byte says how many). A
 //! finished config reads, names its layers and is finished.
 
-#![no_main]
-
 use gateway_images::config::{FinishOptions, ImageConfig, LayerInfo, Timestamp, finish};
 use gateway_images::digest::Digest;
 use gateway_images::platform::Platform;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
+/// One run with one input.
+pub fn run(bytes: &[u8]) {
     let Some((first, config)) = bytes.split_first() else {
         return;
     };
@@ -50,4 +48,4 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
     }
-});
+}

@@ -1,12 +1,9 @@
 //! Manifests and indexes under any announced type (the first byte chooses). The bytes stay as they
 //! came, embedded data is of its digest.
 
-#![no_main]
-
 use gateway_images::digest::Digest;
 use gateway_images::media::{self, RawManifest};
 use gateway_images::platform::Platform;
-use libfuzzer_sys::fuzz_target;
 
 const ANNOUNCED: [Option<&str>; 6] = [
     None,
@@ -17,7 +14,8 @@ const ANNOUNCED: [Option<&str>; 6] = [
     Some("application/vnd.docker.distribution.manifest.v1+prettyjws"),
 ];
 
-fuzz_target!(|bytes: &[u8]| {
+/// One run with one input.
+pub fn run(bytes: &[u8]) {
     let Some((choice, body)) = bytes.split_first() else {
         return;
     };
@@ -47,4 +45,4 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(text) = std::str::from_utf8(body) {
         media::essence(text);
     }
-});
+}

@@ -1,14 +1,12 @@
 //! Messages of LLBBridge to values and back (the first byte chooses the message): a value that was
 //! read is written and read as the same.
 
-#![no_main]
-
 use gateway_proto::convert::{caps, container, files, request, result, source};
 use gateway_proto::{frontend, fsutil};
-use libfuzzer_sys::fuzz_target;
 use prost::Message;
 
-fuzz_target!(|bytes: &[u8]| {
+/// One run with one input.
+pub fn run(bytes: &[u8]) {
     let Some((choice, body)) = bytes.split_first() else {
         return;
     };
@@ -64,7 +62,7 @@ fuzz_target!(|bytes: &[u8]| {
             files::stat_to_wire(files::stat_from_wire(message));
         }),
     }
-});
+}
 
 fn each<M: Message + Default>(bytes: &[u8], check: impl FnOnce(M)) {
     if let Ok(message) = M::decode(bytes) {

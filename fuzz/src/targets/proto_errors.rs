@@ -1,10 +1,7 @@
 //! Errors of frontends: status messages with details of any kind. What was read is written and read
 //! as the same.
 
-#![no_main]
-
 use gateway_proto::{error, limits, rpc};
-use libfuzzer_sys::fuzz_target;
 use prost::Message;
 
 /// A type URL by its number, and its JSON.
@@ -19,7 +16,8 @@ const KINDS: [&str; 8] = [
     "gatewayapi.ExitMessage+json",
 ];
 
-fuzz_target!(|bytes: &[u8]| {
+/// One run with one input.
+pub fn run(bytes: &[u8]) {
     if let Ok(status) = rpc::Status::decode(bytes) {
         check(status);
     }
@@ -40,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
         "",
         details,
     ));
-});
+}
 
 fn check(status: rpc::Status) {
     let error = error::from_rpc(status);

@@ -1,8 +1,6 @@
 //! Settings that users and other tools write, chosen by the first byte: Docker's config file with its logins, the
 //! registries of buildkitd.toml, containerd's hosts.toml, Docker's daemon.json, podman's registries.conf.
 
-#![no_main]
-
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -10,7 +8,6 @@ use gateway_images::registry::{
     Credentials, DockerConfig, RegistriesConfig, add_daemon_json, parse_buildkitd_toml,
     parse_hosts_toml, parse_registries_conf, unused_tables,
 };
-use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -18,7 +15,8 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     runtime.expect("a runtime")
 });
 
-fuzz_target!(|bytes: &[u8]| {
+/// One run with one input.
+pub fn run(bytes: &[u8]) {
     let Some((choice, body)) = bytes.split_first() else {
         return;
     };
@@ -46,4 +44,4 @@ fuzz_target!(|bytes: &[u8]| {
         }
         _ => {}
     }
-});
+}

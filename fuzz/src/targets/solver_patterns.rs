@@ -1,14 +1,12 @@
 //! Include and exclude patterns, and wildcards: the first line is a path, each other a pattern. A walk
 //! that passes on what directories gave decides as a look at the whole path does.
 
-#![no_main]
-
 use gateway_solver::fs::glob::{self, Glob};
 use gateway_solver::fs::gopath;
 use gateway_solver::fs::pattern::{MatchInfo, PatternMatcher};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
+/// One run with one input.
+pub fn run(bytes: &[u8]) {
     let mut lines = bytes.split(|b| *b == b'\n');
     let path = lines.next().unwrap_or_default();
     let patterns: Vec<&[u8]> = lines.collect();
@@ -59,4 +57,4 @@ fuzz_target!(|bytes: &[u8]| {
     if let (Ok(whole), Ok(walked)) = (whole, walked) {
         assert_eq!(whole, walked);
     }
-});
+}

@@ -1,12 +1,10 @@
 //! Expansion of words: the first line is the word, the second the value of `a`. Ends soon, whatever
 //! the pattern, and a word without anything special stays as it is.
 
-#![no_main]
-
 use gateway_dockerfile::parse::{expand, heredoc, suggest};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|text: &str| {
+/// One run with one input.
+pub fn run(text: &str) {
     let (word, value) = text.split_once('\n').unwrap_or((text, "b c"));
     let vars = [
         ("a".to_owned(), value.to_owned()),
@@ -30,4 +28,4 @@ fuzz_target!(|text: &str| {
     let _ = heredoc::parse_word(word);
     heredoc::chomp(text);
     suggest::nearest_any_case(word, ["copy", "from", value]);
-});
+}

@@ -1,13 +1,11 @@
 //! Dockerfiles: parsing, the syntax directive, the checks. Errors and instructions lie inside of the
 //! file, and instructions follow each other.
 
-#![no_main]
-
 use gateway_dockerfile::lint::{self, Config, Linter, StageChecks};
 use gateway_dockerfile::parse::{self, Kind, LineRange};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
+/// One run with one input.
+pub fn run(bytes: &[u8]) {
     let lines = bytes.split_inclusive(|b| *b == b'\n').count().max(1) as u32;
     let inside = |l: LineRange| 1 <= l.start && l.start <= l.end && l.end <= lines;
     let parsed = parse::parse_lenient(bytes);
@@ -29,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
     let config = Config::for_build(bytes, None).unwrap_or_default();
     let mut linter = Linter::new(config);
     match parsed.error {
-        Some(_) => lint::check_instructions(&parsed.dockerfile, &mut linter),
+        Some(_) => lint::check_broken_file(&parsed, &mut linter),
         None => lint::check_complete_file(&parsed.dockerfile, &mut linter),
     }
     for stage in &parsed.dockerfile.stages {
@@ -45,4 +43,4 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(inside(warning.location), "{warning:?} of {lines}");
         warning.short();
     }
-});
+}

@@ -1,19 +1,21 @@
 //! Archives that ADD unpacks: whatever names and links say, nothing outside of the destination changes.
 
-#![no_main]
-
-use std::fs;
-use std::sync::LazyLock;
-
-use gateway_fuzz::{Archive, Arena};
+use crate::{Archive, Arena};
 use gateway_solver::fs::{Owner, Root, unpack::unpack};
-use libfuzzer_sys::fuzz_target;
+use std::fs;
 
-static ARENA: LazyLock<Arena> = LazyLock::new(Arena::new);
+thread_local! {
+    static ARENA: Arena = Arena::new();
+}
 
-fuzz_target!(|archive: Archive| {
-    let inside = ARENA.inside();
-    let bytes = archive.bytes(&ARENA.outside());
+/// One run with one input.
+pub fn run(archive: &Archive) {
+    ARENA.with(|arena| run_in(arena, archive));
+}
+
+fn run_in(arena: &Arena, archive: &Archive) {
+    let inside = arena.inside();
+    let bytes = archive.bytes(&arena.outside());
     let (from, to) = (inside.join("from"), inside.join("to"));
     fs::create_dir(&from).expect("made");
     fs::create_dir(&to).expect("made");
@@ -27,9 +29,9 @@ fuzz_target!(|archive: Archive| {
     if let Err(error) = unpack(&from_root, b"a.tar", &to_root, b"/dest", Some(me), None) {
         error.to_string();
     }
-    ARENA.check();
+    arena.check();
     let entries = fs::read_dir(&to).expect("listed").count();
     assert!(entries <= 1, "something was made beside the destination");
     let names = fs::read_dir(&from).expect("listed").count();
     assert_eq!(names, 1, "something was made in the source");
-});
+}

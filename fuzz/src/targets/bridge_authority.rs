@@ -1,12 +1,10 @@
 //! The patch of empty authorities: the same output however the stream is cut (the first byte is the
 //! size of the pieces), nothing but 0x81 to 0x91 changed.
 
-#![no_main]
-
 use gateway_bridge::transport::authority::AuthorityPatch;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
+/// One run with one input.
+pub fn run(bytes: &[u8]) {
     let Some((size, stream)) = bytes.split_first() else {
         return;
     };
@@ -21,4 +19,4 @@ fuzz_target!(|bytes: &[u8]| {
     for (sent, passed) in stream.iter().zip(&whole) {
         assert!(sent == passed || (*sent, *passed) == (0x81, 0x91));
     }
-});
+}
