@@ -81,6 +81,7 @@ pub const TARGETS: &[Target] = &[
     target!(image_config, bytes, 3_000),
     target!(image_manifest, bytes, 5_000),
     target!(image_reference, text, 20_000),
+    target!(layer_estargz, bytes, 2_000),
     target!(layer_tar, bytes, 3_000),
     target!(layer_unpack, made Archive, 500),
     target!(llb_graph, bytes, 5_000),

@@ -75,6 +75,7 @@ holds! {
     image_config
     image_manifest
     image_reference
+    layer_estargz
     layer_tar
     layer_unpack
     llb_graph

@@ -19,6 +19,11 @@ pub struct Nginx {
 impl Nginx {
     /// Speaks TLS; `server` are directives of its server block, with `DIR` for its folder and `SELF` for its address.
     pub fn start(server: &str) -> Nginx {
+        Self::listening("ssl", server)
+    }
+
+    /// `listen` is what follows the address in its `listen` directive.
+    pub fn listening(listen: &str, server: &str) -> Nginx {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let authority = Authority::new("nginx test authority");
         authority.write_ca(&dir.path().join("ca.crt"));
@@ -36,7 +41,7 @@ impl Nginx {
              access_log {folder}/access.log asked;\n\
              client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;\n\
              uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n\
-             server {{ listen {address} ssl; ssl_certificate {cert}; ssl_certificate_key {key};\n{server}\n}}\n}}\n",
+             server {{ listen {address} {listen}; ssl_certificate {cert}; ssl_certificate_key {key};\n{server}\n}}\n}}\n",
             cert = files.certificate.display(),
             key = files.key.display(),
         );
@@ -75,6 +80,12 @@ impl Nginx {
     /// `METHOD PATH STATUS`, one line a request.
     pub fn asked(&self) -> Vec<String> {
         let log = std::fs::read_to_string(self.dir.path().join("access.log"));
+        log.unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    /// A file that it writes into its folder, by lines.
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        let log = std::fs::read_to_string(self.dir.path().join(name));
         log.unwrap_or_default().lines().map(str::to_owned).collect()
     }
 

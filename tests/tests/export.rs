@@ -1,6 +1,7 @@
 //! Every kind of output, read back with tools of others: skopeo, umoci, tar.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,6 +11,7 @@ use gateway_tests::image::{images, read_archive};
 use gateway_tests::program::{Home, binary, run, stderr, tool};
 use gateway_tests::registry::Registry;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -497,6 +499,108 @@ fn a_forced_compression_packs_base_layers_anew_with_the_same_diff_ids() {
     let reference = format!("oci-archive:{}", stage.path("zstd.tar").display());
     let raw = json(tool("skopeo", &["inspect", "--raw", &reference]).as_bytes());
     assert_eq!(kinds(&raw), ["tar+zstd"; 5]);
+}
+
+/// Bytes of one gzip member that begins at `at`.
+fn member(blob: &[u8], at: usize, most: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut member = flate2::bufread::GzDecoder::new(&blob[at..]).take(most);
+    member.read_to_end(&mut out).expect("a gzip member");
+    out
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+#[test]
+fn estargz_layers_have_each_file_where_their_table_says_and_are_gzip_for_all_others() {
+    let stage = Stage::new(
+        "FROM test/layers\nCOPY hello.txt /in/\nRUN head -c 9000000 /dev/zero | tr '\\0' x > /large\n",
+    );
+    let export = |name: &str, more: &str| {
+        let archive = stage.path(name);
+        stage.build(&["-o", &format!("type=oci,dest={}{more}", archive.display())]);
+        read_archive(&archive)
+    };
+    let wish = ",compression=estargz,force-compression=true";
+    let plain = images(&export("gzip.tar", "")).remove(0);
+    let archive = export("estargz.tar", wish);
+    // Digests, sizes and diffIDs are checked where images are read.
+    let image = images(&archive).remove(0);
+    assert_eq!(image.files, plain.files);
+    assert_eq!(image.layers, plain.layers);
+    let mut seen = Vec::new();
+    for layer in image.manifest["layers"].as_array().expect("layers") {
+        assert_eq!(
+            layer["mediaType"],
+            "application/vnd.oci.image.layer.v1.tar+gzip"
+        );
+        let digest = layer["digest"].as_str().expect("a digest");
+        let blob = &archive[&format!("blobs/{}", digest.replace(':', "/"))];
+        let mut whole = Vec::new();
+        let mut gzip = flate2::read::MultiGzDecoder::new(&blob[..]);
+        gzip.read_to_end(&mut whole).expect("gzip");
+        let annotations = &layer["annotations"];
+        assert_eq!(
+            annotations["io.containers.estargz.uncompressed-size"],
+            whole.len().to_string()
+        );
+        let footer = &blob[blob.len() - 51..];
+        assert_eq!(&footer[32..38], b"STARGZ");
+        let digits = std::str::from_utf8(&footer[16..32]).expect("digits");
+        let at = usize::from_str_radix(digits, 16).expect("an offset");
+        let table = member(blob, at, u64::MAX);
+        let mut tar = tar::Archive::new(&table[..]);
+        let mut entry = tar
+            .entries()
+            .expect("a tar")
+            .next()
+            .expect("a file")
+            .expect("read");
+        assert_eq!(entry.path_bytes().as_ref(), b"stargz.index.json");
+        let mut text = Vec::new();
+        entry.read_to_end(&mut text).expect("the table");
+        assert_eq!(
+            annotations["containerd.io/snapshot/stargz/toc.digest"],
+            sha256(&text)
+        );
+        let mut size = 0;
+        for entry in json(&text)["entries"].as_array().expect("entries") {
+            let number = |key: &str| entry[key].as_u64().unwrap_or(0);
+            size = if entry["type"] == "reg" {
+                number("size")
+            } else {
+                size
+            };
+            let length = match number("chunkSize") {
+                0 => size - number("chunkOffset"),
+                length => length,
+            };
+            if length > 0 && ["reg", "chunk"].iter().any(|kind| entry["type"] == *kind) {
+                let content = member(blob, number("offset") as usize, length);
+                assert_eq!(content.len() as u64, length);
+                assert_eq!(entry["chunkDigest"], sha256(&content));
+                seen.push(entry["name"].as_str().expect("a name").to_owned());
+            }
+        }
+    }
+    assert!(seen.contains(&"in/hello.txt".to_owned()), "{seen:?}");
+    assert_eq!(seen.iter().filter(|name| *name == "large").count(), 3);
+    assert_eq!(export("again.tar", wish), archive, "the same again");
+
+    // Without force, layers of the base stay as their image has them.
+    let own = images(&export("own.tar", ",compression=estargz")).remove(0);
+    let annotated = |layer: &&Value| layer["annotations"].is_object();
+    let layers = own.manifest["layers"].as_array().expect("layers");
+    assert_eq!(layers.iter().filter(annotated).count(), 2);
+    let docker = stage.path("docker.tar").display().to_string();
+    let refused = stage.try_build(&[
+        "-o",
+        &format!("type=docker,dest={docker},compression=estargz"),
+    ]);
+    let words = "exporter option \"compression=estargz\" conflicts with \"oci-mediatypes=false\"";
+    assert!(stderr(&refused).contains(words), "{}", stderr(&refused));
 }
 
 #[test]

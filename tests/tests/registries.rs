@@ -405,6 +405,42 @@ fn sentence_7_a_front_end_that_limits_requests_and_hides_tls_is_pushed_to_in_pie
 }
 
 #[test]
+fn sentence_7_http2_is_spoken_where_it_is_asked_for_and_offered() {
+    let images = Registry::with_base_images();
+    let from = format!("{}/{BUSYBOX}", images.address);
+    let digest = skopeo_digest(&images.certificate_dir(), &from, false);
+    let registry = Registry::start();
+    let server = format!(
+        "access_log DIR/combined.log combined; client_max_body_size 0; \
+         location / {{ proxy_pass https://{}; proxy_set_header Host $http_host; \
+         proxy_set_header X-Forwarded-Proto https; proxy_request_buffering off; proxy_http_version 1.1; }}",
+        registry.address
+    );
+    for (listen, asked, spoken) in [
+        ("ssl http2", "http2 = true\n", "HTTP/2.0"),
+        ("ssl http2", "", "HTTP/1.1"),
+        ("ssl", "http2 = true\n", "HTTP/1.1"),
+    ] {
+        let front = Nginx::listening(listen, &server);
+        let home = Home::new(&format!("{}{asked}{}", front.table(), images.table()));
+        let name = format!("{}/app:1", front.address);
+        succeeded(&run(home.command(&["copy"]).args([&from, &name])));
+        let trusted = registry.certificate_dir();
+        let stored = format!("{}/app:1", registry.address);
+        assert_eq!(skopeo_digest(&trusted, &stored, false), digest);
+        succeeded(&run(home.command(&["pull"]).arg(&name)));
+        let text = succeeded(&run(home.command(&["registry", "check"]).arg(&name)));
+        assert_eq!(text.contains(", HTTP/2, "), spoken == "HTTP/2.0", "{text}");
+        let lines = front.lines("combined.log");
+        for method in ["PUT", "GET"] {
+            assert!(lines.iter().any(|line| line.contains(method)), "{lines:?}");
+        }
+        let other = lines.iter().find(|line| !line.contains(spoken));
+        assert_eq!(other, None, "{listen:?} {asked:?}");
+    }
+}
+
+#[test]
 fn sentence_7_blobs_come_from_where_the_registry_sends_them_without_its_login() {
     let more = "auth: {htpasswd: {realm: tests, path: DIR/htpasswd}}";
     let registry = Registry::start_with(more, None);
@@ -614,9 +650,41 @@ fn check_82_servers_that_only_openssl_can_play_have_their_kinds() {
             "{report:#}"
         );
         assert_eq!(attempt["kind"], kind, "{report:#}");
-        let text = failed(&run(home.command(&["pull"]).arg(&name)));
-        assert!(text.contains(words), "{kind}: {text}");
+        for text in asked_every_way(&home, server.address) {
+            assert!(text.contains(words), "{kind}: {text}");
+        }
     }
+}
+
+/// What is said of a server that is pulled from, pushed to, and named as token service.
+fn asked_every_way(home: &Home, server: std::net::SocketAddr) -> Vec<String> {
+    let name = format!("{server}/x:1");
+    let layout = tempfile::tempdir().expect("a temporary folder");
+    let mut written = Layout::create(layout.path()).expect("a layout");
+    let image = written.image(&[Tar::new().bytes()], serde_json::json!({}), "amd64");
+    written.name(image.expect("an image"), "1");
+    written.close().expect("closing the layout");
+    let from = format!("oci:{}:1", layout.path().display());
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").expect("a free loopback port");
+    let hidden = format!("{}/x:1", registry.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        for mut stream in registry.incoming().flatten() {
+            let _ = std::io::Read::read(&mut stream, &mut [0; 4096]);
+            let answer = format!(
+                "HTTP/1.1 401 No\r\nwww-authenticate: Bearer realm=\"https://{server}/token\"\r\n\
+                 content-length: 0\r\nconnection: close\r\n\r\n"
+            );
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let pulled = failed(&run(home.command(&["pull"]).arg(&name)));
+    let pushed = failed(&run(home.command(&["copy"]).args([&from, &name])));
+    let named = failed(&run(home.command(&["pull"]).arg(&hidden)));
+    assert!(
+        named.contains(&format!("https://{server}/token")),
+        "{named}"
+    );
+    vec![pulled, pushed, named]
 }
 
 /// A certificate that openssl issues from `ca.pem` beside it: without extensions it has version 1.
@@ -708,6 +776,9 @@ fn check_82_certificates_of_old_times_have_their_kinds_and_large_curves_are_spok
         let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let kind = report["error"]["attempts"][0]["kind"].as_str();
         assert!(kind.is_some_and(|kind| kinds.contains(&kind)), "{report:#}");
+        for text in asked_every_way(&home, server.address) {
+            assert!(text.contains("x509: certificate "), "{text}");
+        }
     }
     let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-521"];
     let name = ["-addext", "subjectAltName=IP:127.0.0.1"];

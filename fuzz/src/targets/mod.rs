@@ -9,6 +9,7 @@ pub mod image_archive;
 pub mod image_config;
 pub mod image_manifest;
 pub mod image_reference;
+pub mod layer_estargz;
 pub mod layer_tar;
 pub mod layer_unpack;
 pub mod llb_graph;

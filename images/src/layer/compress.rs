@@ -7,18 +7,21 @@
 mod block;
 mod parallel;
 
-use std::io::{self, Write};
+use std::io::{self, PipeWriter, Write};
 use std::num::NonZeroUsize;
+use std::thread::JoinHandle;
 
 use crate::digest::Digest;
 use crate::layer::Compression;
+use crate::layer::estargz::{self, Estargz, TocInfo};
 use crate::media::{
     DOCKER_LAYER_GZIP, DOCKER_LAYER_TAR, DOCKER_LAYER_ZSTD, Descriptor, OCI_LAYER_GZIP,
     OCI_LAYER_TAR, OCI_LAYER_ZSTD,
 };
 use crate::store::{BlobStore, BlobWriter, StoreError};
 
-use parallel::Pipeline;
+pub(crate) use block::Codec;
+pub(crate) use parallel::Pipeline;
 
 #[derive(Clone, Copy, Debug)]
 pub struct CompressOptions {
@@ -29,6 +32,8 @@ pub struct CompressOptions {
     pub threads: Option<NonZeroUsize>,
     /// Media types of the Docker family instead of OCI's.
     pub docker_types: bool,
+    /// With gzip: a layer of which single files can be fetched.
+    pub estargz: bool,
 }
 
 impl CompressOptions {
@@ -38,6 +43,7 @@ impl CompressOptions {
             level: None,
             threads: None,
             docker_types: false,
+            estargz: false,
         }
     }
 
@@ -63,6 +69,8 @@ pub struct LayerBlob {
     pub diff_id: Digest,
     /// Bytes of the uncompressed tar.
     pub size: u64,
+    /// Of an eStargz layer.
+    pub toc: Option<TocInfo>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -101,24 +109,30 @@ pub fn write_layer<T, E: std::error::Error + 'static>(
             });
         }
     };
-    let finished = writer.finish().map_err(CompressError::Compress)?;
+    let (finished, toc) = writer.finish().map_err(CompressError::Compress)?;
     let blob = finished.blob.commit()?;
     let diff_id = finished.diff_id.unwrap_or_else(|| blob.digest.clone());
     let layer = LayerBlob {
         descriptor: Descriptor::new(options.media_type(), blob.digest, blob.size),
         diff_id,
         size: finished.size,
+        toc,
     };
     Ok((layer, value))
 }
 
-/// Packs a layer of the store anew (`force-compression`): other bytes, the same tar and so the same diffID.
+/// Packs a layer of the store anew (`force-compression`): other bytes, the same tar and so the same diffID; but an
+/// eStargz layer gets another table of contents, and so another diffID.
 pub fn recompress(
     store: &BlobStore,
     layer: &Digest,
     options: &CompressOptions,
 ) -> Result<LayerBlob, CompressError<io::Error>> {
-    let source = store.reader(layer)?;
+    let blob = store.reader(layer)?;
+    let source: Box<dyn io::Read + Send> = match options.estargz {
+        true => Estargz::payload(blob).map_err(CompressError::Compress)?,
+        false => Box::new(blob),
+    };
     let (blob, _) = write_layer(store, options, |out| {
         io::copy(&mut super::Decoder::new(source)?, out)
     })?;
@@ -138,6 +152,8 @@ enum State {
     /// All that was written so far is in `block`.
     Small(Box<BlobWriter>),
     Large(Pipeline),
+    /// Another thread reads the tar's entries.
+    Estargz(PipeWriter, Thread),
     Failed(Option<io::Error>),
 }
 
@@ -154,6 +170,10 @@ impl LayerWriter {
             options,
             block: Vec::new(),
             state: match options.compression {
+                Compression::Gzip if options.estargz => match start_estargz(blob, options) {
+                    Ok((pipe, thread)) => State::Estargz(pipe, thread),
+                    Err(error) => State::Failed(Some(error)),
+                },
                 Compression::None => State::Plain(Box::new(blob)),
                 Compression::Gzip | Compression::Zstd => State::Small(Box::new(blob)),
             },
@@ -175,7 +195,7 @@ impl LayerWriter {
                 Pipeline::start(*blob, &self.options).and_then(|pipeline| pipeline.send(full))
             }
             State::Large(pipeline) => pipeline.send(full),
-            state @ (State::Plain(_) | State::Failed(_)) => {
+            state @ (State::Plain(_) | State::Estargz(..) | State::Failed(_)) => {
                 self.state = state;
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
@@ -193,8 +213,13 @@ impl LayerWriter {
         }
     }
 
-    fn finish(self) -> io::Result<Finished> {
-        match self.state {
+    fn finish(self) -> io::Result<(Finished, Option<TocInfo>)> {
+        let finished = match self.state {
+            State::Estargz(pipe, thread) => {
+                drop(pipe);
+                let (finished, toc) = joined(thread)?;
+                return Ok((finished, Some(toc)));
+            }
             State::Large(pipeline) => pipeline.finish(self.block),
             State::Plain(blob) => Ok(Finished {
                 size: blob.written(),
@@ -212,14 +237,42 @@ impl LayerWriter {
                     size: self.block.len() as u64,
                 })
             }
-        }
+        };
+        Ok((finished?, None))
     }
+}
+
+type Thread = JoinHandle<io::Result<(Finished, TocInfo)>>;
+
+fn start_estargz(blob: BlobWriter, options: CompressOptions) -> io::Result<(PipeWriter, Thread)> {
+    let (tar, pipe) = io::pipe()?;
+    let thread = parallel::spawn("layer-estargz", move || estargz::write(tar, blob, &options))?;
+    Ok((pipe, thread))
+}
+
+fn joined(thread: Thread) -> io::Result<(Finished, TocInfo)> {
+    let panicked = |_| io::Error::other("the thread of an estargz layer panicked");
+    thread.join().map_err(panicked)?
 }
 
 impl Write for LayerWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let State::Plain(blob) = &mut self.state {
             return blob.write(bytes);
+        }
+        if let State::Estargz(pipe, _) = &mut self.state {
+            let error = match pipe.write(bytes) {
+                Ok(n) => return Ok(n),
+                Err(error) => error,
+            };
+            // The thread has ended, and knows why.
+            if let State::Estargz(pipe, thread) =
+                std::mem::replace(&mut self.state, State::Failed(None))
+            {
+                drop(pipe);
+                self.state = State::Failed(Some(joined(thread).err().unwrap_or(error)));
+            }
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
         let size = block::size(self.options.compression);
         if self.block.len() == size {

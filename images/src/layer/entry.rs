@@ -84,6 +84,11 @@ impl<R: Read> TarReader<R> {
         }
     }
 
+    /// The stream below, while entries are read.
+    pub(crate) fn source_mut(&mut self) -> &mut R {
+        &mut self.source
+    }
+
     /// The stream below, for what follows the archive's end.
     pub fn into_inner(self) -> R {
         self.source

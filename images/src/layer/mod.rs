@@ -8,6 +8,7 @@ mod compress;
 mod decompress;
 mod diff;
 mod entry;
+pub mod estargz;
 mod header;
 mod lower;
 mod root;

@@ -1,14 +1,16 @@
 //! Layers as blobs: made when an exporter needs them, remembered in each form.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use gateway_api::Error;
 use gateway_images::config::{LayerInfo, Timestamp};
+use gateway_images::layer::estargz::{self, Estargz};
 use gateway_images::layer::{
     CompressOptions, Compression, DiffOptions, LayerBlob, diff, recompress, write_layer,
 };
-use gateway_images::media::{Descriptor, distributable};
+use gateway_images::media::{Descriptor, distributable, essence};
 
 use super::ANY_FORM;
 use super::options::ImageOptions;
@@ -117,11 +119,12 @@ fn pulled(lazy: &LazyBlob) -> VariantRecord {
 fn described(job: &JobInner, layer: &Layer, variant: VariantRecord) -> Outcome<ReadyLayer> {
     let record = job.store().db().layer(&layer.id).map_err(internal)?;
     // A layer that its image leaves elsewhere comes along, under a name that says that it may.
-    let descriptor = Descriptor::new(
-        distributable(&variant.media_type),
+    let mut descriptor = Descriptor::new(
+        distributable(&essence(&variant.media_type)),
         variant.digest.parse().map_err(internal)?,
         variant.size,
     );
+    descriptor.annotations = annotations_of(&variant.media_type);
     Ok(ReadyLayer {
         descriptor,
         info: LayerInfo {
@@ -138,6 +141,7 @@ fn described(job: &JobInner, layer: &Layer, variant: VariantRecord) -> Outcome<R
 fn form(options: &ImageOptions, pulled: bool) -> String {
     let kind = match options.compression.compression {
         Compression::None => "tar",
+        Compression::Gzip if options.compression.estargz => "estargz",
         Compression::Gzip => "gzip",
         Compression::Zstd => "zstd",
     };
@@ -202,9 +206,13 @@ async fn variant(
 
 /// Pulled layers stay as they are unless another compression is forced on them.
 fn must_recompress(pulled: &VariantRecord, options: &ImageOptions) -> bool {
-    let kind = if pulled.media_type.ends_with("gzip") {
+    let media_type = essence(&pulled.media_type);
+    if options.force && options.compression.estargz {
+        return annotations_of(&pulled.media_type).is_empty();
+    }
+    let kind = if media_type.ends_with("gzip") {
         Compression::Gzip
-    } else if pulled.media_type.ends_with("zstd") {
+    } else if media_type.ends_with("zstd") {
         Compression::Zstd
     } else {
         Compression::None
@@ -235,10 +243,16 @@ async fn recompressed(
     blocking(move || {
         let blob = recompress(store.blobs(), &digest, &compression)
             .map_err(|error| Error::unknown(format!("failed to recompress {digest}: {error}")))?;
-        if blob.diff_id.to_string() != diff_id {
+        let tar = blob.toc.as_ref().map_or(&blob.diff_id, |toc| &toc.tar);
+        // Of an eStargz layer that is packed anew only the part in front of the table of contents was read.
+        let was_estargz = || {
+            let pulled = store.blobs().reader(&digest).ok();
+            compression.estargz
+                && pulled.is_some_and(|blob| matches!(Estargz::open(blob), Ok(Some(_))))
+        };
+        if tar.to_string() != diff_id && !was_estargz() {
             return Err(Error::unknown(format!(
-                "layer {digest} holds {}, its image says {diff_id}",
-                blob.diff_id
+                "layer {digest} holds {tar}, its image says {diff_id}"
             )));
         }
         let variant = variant_record(blob);
@@ -251,11 +265,34 @@ async fn recompressed(
     .await
 }
 
+/// What an eStargz layer is annotated with is kept as parameters of its media type.
+const TOC_PARAMETER: &str = "estargz-toc";
+const SIZE_PARAMETER: &str = "estargz-size";
+
+/// The annotations of a layer's descriptor, from what was kept of it.
+fn annotations_of(media_type: &str) -> BTreeMap<String, String> {
+    let parameters = media_type.split("; ").skip(1);
+    let parameters = parameters.filter_map(|parameter| parameter.split_once('='));
+    let annotations = parameters.filter_map(|(name, value)| match name {
+        TOC_PARAMETER => Some((estargz::TOC_DIGEST, value)),
+        SIZE_PARAMETER => Some((estargz::UNCOMPRESSED_SIZE, value)),
+        _ => None,
+    });
+    annotations
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
 fn variant_record(blob: LayerBlob) -> VariantRecord {
+    let mut media_type = blob.descriptor.media_type;
+    if let Some(toc) = &blob.toc {
+        let (digest, size) = (&toc.digest, blob.size);
+        media_type = format!("{media_type}; {TOC_PARAMETER}={digest}; {SIZE_PARAMETER}={size}");
+    }
     VariantRecord {
         digest: blob.descriptor.digest.to_string(),
         size: blob.descriptor.size,
-        media_type: blob.descriptor.media_type,
+        media_type,
         diff_id: blob.diff_id.to_string(),
     }
 }
@@ -322,7 +359,9 @@ fn spliced(
     options: &DiffOptions,
     form: &str,
 ) -> Outcome<Option<VariantRecord>> {
-    let Some(whole) = derived_from(&layer.id) else {
+    // The table of contents is made of all files anew.
+    let whole = derived_from(&layer.id).filter(|_| !compression.estargz);
+    let Some(whole) = whole else {
         return Ok(None);
     };
     let Some(known) = store.db().variant(whole, form).map_err(internal)? else {

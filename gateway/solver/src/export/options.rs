@@ -97,6 +97,11 @@ impl ImageOptions {
                 "unable to export zstd layers with \"oci-mediatypes=false\"",
             ));
         }
+        if compression.estargz && !oci {
+            return Err(Error::unknown(
+                "exporter option \"compression=estargz\" conflicts with \"oci-mediatypes=false\"",
+            ));
+        }
         let rewrite_timestamp = flag(attrs, "rewrite-timestamp")?.unwrap_or(false);
         let unpack = flag(attrs, "unpack")?.unwrap_or(false);
         if rewrite_timestamp && unpack {
@@ -190,16 +195,12 @@ fn compression(
     attrs: &BTreeMap<String, String>,
     docker_types: bool,
 ) -> Result<CompressOptions, Error> {
-    let kind = match attrs.get("compression").map_or("gzip", String::as_str) {
+    let name = attrs.get("compression").map_or("gzip", String::as_str);
+    let kind = match name {
         "uncompressed" => Compression::None,
         "gzip" => Compression::Gzip,
         "zstd" => Compression::Zstd,
-        "estargz" => {
-            return Err(Error::new(
-                Code::Unimplemented,
-                "compression type estargz is not supported yet",
-            ));
-        }
+        "estargz" => Compression::Gzip,
         other => {
             return Err(Error::unknown(format!(
                 "unsupported layer compression type {other}"
@@ -208,6 +209,7 @@ fn compression(
     };
     let mut options = CompressOptions::new(kind);
     options.docker_types = docker_types;
+    options.estargz = name == "estargz";
     if let Some(level) = attrs.get("compression-level") {
         options.level = Some(level.parse().map_err(|_| {
             Error::unknown(format!(

@@ -8,7 +8,8 @@ use std::io;
 use libdeflater::{CompressionLvl, Compressor};
 use zstd::zstd_safe::{CParameter, Strategy};
 
-use crate::layer::Compression;
+use super::CompressOptions;
+use crate::layer::{Compression, estargz};
 
 /// Bytes of a gzip block. Large against what a fresh start costs in ratio, small enough that a layer of a few
 /// megabytes uses every core. Part of the format: changing it changes the digests of the blobs that we make.
@@ -41,12 +42,15 @@ pub(super) fn size(compression: Compression) -> usize {
 }
 
 /// Blocks that may be in memory at once: one that is filled, and those that are hashed and compressed.
-pub(super) fn most(compression: Compression) -> usize {
-    IN_FLIGHT / size(compression)
+pub(super) fn most(options: &CompressOptions) -> usize {
+    match options.estargz {
+        true => IN_FLIGHT / estargz::MEMBER,
+        false => IN_FLIGHT / size(options.compression),
+    }
 }
 
 /// Compresses blocks one after the other. Their order does not matter, and nothing of one shows in the next.
-pub(super) struct Codec {
+pub(crate) struct Codec {
     format: Format,
 }
 

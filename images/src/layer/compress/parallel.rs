@@ -37,8 +37,19 @@ struct Job {
     done: SyncSender<Packed>,
 }
 
+/// What all blocks became.
+pub(crate) struct Drained {
+    pub blob: BlobWriter,
+    /// Of the stream so far.
+    pub hasher: Sha256,
+    /// Bytes of the stream.
+    pub size: u64,
+    /// Bytes of each block, compressed, in order.
+    pub packed: Vec<u64>,
+}
+
 /// Takes the blocks of a stream in order.
-pub(super) struct Pipeline {
+pub(crate) struct Pipeline {
     size: u64,
     /// Buffers that may still be made; then one must come home.
     unmade: usize,
@@ -49,25 +60,26 @@ pub(super) struct Pipeline {
     /// Where the compressed blocks will come from, in the order of the stream.
     pending: SyncSender<Receiver<Packed>>,
     to_hasher: SyncSender<Block>,
-    hasher: JoinHandle<Digest>,
-    writer: JoinHandle<io::Result<BlobWriter>>,
+    hasher: JoinHandle<Sha256>,
+    writer: JoinHandle<io::Result<(BlobWriter, Vec<u64>)>>,
 }
 
 impl Pipeline {
     pub fn start(blob: BlobWriter, options: &CompressOptions) -> io::Result<Self> {
+        let most = block::most(options);
         let threads = options
             .threads
             .or_else(|| std::thread::available_parallelism().ok())
             .map_or(1, NonZeroUsize::get)
             .min(MAX_THREADS)
-            .min(block::most(options.compression) - 1);
+            .min(most - 1);
         let (to_hasher, blocks) = sync_channel::<Block>(threads);
         let hasher = spawn("layer-hash", move || {
             let mut hasher = Sha256::new();
             for block in blocks {
                 hasher.update(&block.bytes);
             }
-            Digest::from_hasher(hasher)
+            hasher
         })?;
         let (jobs, queue) = sync_channel::<Job>(threads);
         let queue = Arc::new(Mutex::new(queue));
@@ -87,7 +99,7 @@ impl Pipeline {
         // No more results than blocks wait for their turn.
         let (pending, ordered) = sync_channel::<Receiver<Packed>>(threads);
         // One for each thread, one that waits for the next of them to be free, and one that is filled.
-        let buffers = (threads + 2).min(block::most(options.compression));
+        let buffers = (threads + 2).min(most);
         let (home, spare) = sync_channel(buffers);
         let writer = spawn("layer-write", move || write_blob(blob, &ordered))?;
         Ok(Pipeline {
@@ -145,17 +157,28 @@ impl Pipeline {
     }
 
     /// Takes the last block and waits for the rest.
-    pub fn finish(mut self, block: Vec<u8>) -> io::Result<Finished> {
+    pub fn finish(self, block: Vec<u8>) -> io::Result<Finished> {
+        let drained = self.drain(block)?;
+        Ok(Finished {
+            blob: drained.blob,
+            diff_id: Some(Digest::from_hasher(drained.hasher)),
+            size: drained.size,
+        })
+    }
+
+    /// Takes the last block and waits for the rest; more may be written behind it.
+    pub fn drain(mut self, block: Vec<u8>) -> io::Result<Drained> {
         let submitted = self.submit(block);
         drop((self.jobs, self.pending, self.to_hasher));
         let join = |_| io::Error::other("a compression thread panicked");
         // The writer's own error is the cause; a refused block only its effect.
-        let blob = self.writer.join().map_err(join)??;
+        let (blob, packed) = self.writer.join().map_err(join)??;
         submitted?;
-        Ok(Finished {
+        Ok(Drained {
             blob,
-            diff_id: Some(self.hasher.join().map_err(join)?),
+            hasher: self.hasher.join().map_err(join)?,
             size: self.size,
+            packed,
         })
     }
 }
@@ -163,17 +186,19 @@ impl Pipeline {
 fn write_blob(
     mut blob: BlobWriter,
     ordered: &Receiver<Receiver<Packed>>,
-) -> io::Result<BlobWriter> {
+) -> io::Result<(BlobWriter, Vec<u64>)> {
+    let mut sizes = Vec::new();
     for packed in ordered {
         let packed = packed
             .recv()
             .map_err(|_| io::Error::other("a compression thread panicked"))??;
         blob.write_all(&packed)?;
+        sizes.push(packed.len() as u64);
     }
-    Ok(blob)
+    Ok((blob, sizes))
 }
 
-fn spawn<T: Send + 'static>(
+pub(super) fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {

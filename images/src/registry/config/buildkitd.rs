@@ -8,7 +8,7 @@ use crate::registry::error::ConfigError;
 
 /// Reads the registry tables of a buildkitd.toml. Other tables are left alone; unknown keys of a registry come back as warnings.
 /// Relative paths are taken as they stand.
-/// One key is ours: `fallback = false` keeps the host itself from being asked.
+/// Two keys are ours: `fallback = false` keeps the host itself from being asked, `http2 = true` offers it HTTP/2.
 pub fn parse_buildkitd_toml(
     text: &str,
 ) -> Result<(BTreeMap<String, HostConfig>, Vec<String>), ConfigError> {
@@ -58,6 +58,13 @@ pub fn parse_buildkitd_toml(
                 }
                 "fallback" => {
                     entry.fallback = Some(
+                        value
+                            .as_bool()
+                            .ok_or_else(|| wrong(key, "must be true or false"))?,
+                    );
+                }
+                "http2" => {
+                    entry.http2 = Some(
                         value
                             .as_bool()
                             .ok_or_else(|| wrong(key, "must be true or false"))?,

@@ -83,6 +83,8 @@ pub struct HostConfig {
     pub headers: Vec<Header>,
     /// Instead of [`Limits::connect`].
     pub connect: Option<Duration>,
+    /// HTTP/2 over TLS where the host offers it. All blobs share one connection then; without it each has its own.
+    pub http2: Option<bool>,
     /// False: the host itself is never asked, only its mirrors (for networks without a way out).
     pub fallback: Option<bool>,
     /// The host that serves this namespace, when it is another (`server` of a hosts.toml).

@@ -12,7 +12,7 @@ fn named(name: &str) -> CertificateParams {
     params
 }
 
-fn authority(
+pub(super) fn authority(
     name: &str,
     change: impl FnOnce(&mut CertificateParams),
 ) -> (rcgen::Certificate, CertificateParams, RcKeyPair) {
@@ -64,19 +64,19 @@ fn chained(change: impl FnOnce(&mut CertificateParams), aia: bool, sent: bool) -
     }
 }
 
-struct Row {
-    name: &'static str,
-    made: Made,
-    kind: Kind,
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) made: Made,
+    pub(super) kind: Kind,
     /// In the one line.
-    words: &'static str,
+    pub(super) words: &'static str,
     /// In the page.
     shown: &'static str,
 }
 
 const UNKNOWN: &str = "x509: certificate signed by unknown authority";
 
-fn rows() -> Vec<Row> {
+pub(super) fn rows() -> Vec<Row> {
     let past = rcgen::date_time_ymd(2001, 1, 1);
     let row = |name, made, kind, words, shown| Row {
         name,
@@ -333,7 +333,7 @@ async fn check_95_a_bad_certificate_behind_a_redirect_names_that_host() {
 }
 
 /// A port that answers each connection in one way.
-fn port(answer: impl Fn(std::net::TcpStream) + Send + 'static) -> String {
+pub(super) fn port(answer: impl Fn(std::net::TcpStream) + Send + 'static) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = format!("localhost:{}", listener.local_addr().unwrap().port());
     std::thread::spawn(move || listener.incoming().flatten().for_each(answer));
@@ -436,7 +436,7 @@ async fn check_81_a_tls_port_asked_in_plain_http_is_named() {
     );
 }
 
-fn wants_client(
+pub(super) fn wants_client(
     roots: &[&rcgen::Certificate],
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> (rustls::ServerConfig, NamedTempFile) {

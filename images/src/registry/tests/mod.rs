@@ -12,6 +12,7 @@ mod push;
 mod store;
 mod tls;
 mod uploads;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

@@ -26,11 +26,11 @@ async fn an_unknown_authority_has_the_documented_header_and_the_certificate() {
     );
 }
 
-#[tokio::test]
-async fn each_certificate_fault_has_its_kind_and_gos_words() {
+/// What is wrong with a server's own certificate: its kind, and Go's words.
+pub(super) fn faults() -> Vec<(Made, Kind, &'static str)> {
     let past = rcgen::date_time_ymd(2001, 1, 1);
     let future = rcgen::date_time_ymd(2999, 1, 1);
-    let cases = [
+    vec![
         (
             issued(&["localhost"], |p| p.not_after = past),
             Kind::Expired,
@@ -58,8 +58,12 @@ async fn each_certificate_fault_has_its_kind_and_gos_words() {
             Kind::WrongEku,
             "x509: certificate specifies an incompatible key usage",
         ),
-    ];
-    for (made, expected, words) in cases {
+    ]
+}
+
+#[tokio::test]
+async fn each_certificate_fault_has_its_kind_and_gos_words() {
+    for (made, expected, words) in faults() {
         let server = Server::tls(made.server, good).await;
         let registries = with_host(&server.host(), trusting(&made.trust));
         let error = registries

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
 
+use super::HTTP2;
 use super::diagnose::{tls_failure, transport};
 use super::{HostTls, describe};
 use crate::registry::error::{Kind, PeerCertificate, TransportError};
@@ -270,7 +271,11 @@ fn handshake(
     let subject = connected.chain.first().map_or_else(String::new, |leaf| {
         format!(", certificate {} of {}", leaf.subject, leaf.issuer)
     });
-    Ok(((), format!("{version}{cipher}{subject}")))
+    let http2 = match connection.alpn_protocol() {
+        Some(HTTP2) => ", HTTP/2",
+        _ => "",
+    };
+    Ok(((), format!("{version}{cipher}{http2}{subject}")))
 }
 
 fn shown_version(name: &'static str) -> &'static str {

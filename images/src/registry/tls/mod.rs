@@ -29,6 +29,9 @@ pub(crate) use diagnose::{Probe, classify};
 pub(crate) use trust::TrustStore;
 use verifier::Verifier;
 
+/// The name of HTTP/2 in the handshake.
+pub(crate) const HTTP2: &[u8] = b"h2";
+
 /// The TLS side of one host: the configuration that its connections use and what they recorded.
 #[derive(Clone)]
 pub(crate) struct HostTls {
@@ -62,17 +65,24 @@ impl HostTls {
             .collect::<Result<Vec<_>, _>>()
             .map_err(HostError::Config)?;
         let asked = Arc::new(AskedForCertificate::new(keys));
-        let config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| HostError::Config(e.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(verifier.clone())
             .with_client_cert_resolver(asked.clone() as Arc<dyn ResolvesClientCert>);
+        if host.http2 == Some(true) {
+            config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
+        }
         Ok(HostTls {
             config,
             asked,
             verifier,
         })
+    }
+
+    pub(crate) fn offers_http2(&self) -> bool {
+        !self.config.alpn_protocols.is_empty()
     }
 
     /// What would have been refused, had verification not been switched off.
