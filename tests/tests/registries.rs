@@ -661,7 +661,11 @@ fn asked_every_way(home: &Home, server: std::net::SocketAddr) -> Vec<String> {
     let name = format!("{server}/x:1");
     let layout = tempfile::tempdir().expect("a temporary folder");
     let mut written = Layout::create(layout.path()).expect("a layout");
-    let image = written.image(&[Tar::new().bytes()], serde_json::json!({}), "amd64");
+    let image = written.image(
+        &[Tar::default().file("f", b"x", (0o644, 0, 0)).bytes()],
+        serde_json::json!({}),
+        "amd64",
+    );
     written.name(image.expect("an image"), "1");
     written.close().expect("closing the layout");
     let from = format!("oci:{}:1", layout.path().display());

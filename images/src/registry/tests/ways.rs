@@ -194,11 +194,7 @@ async fn every_class_of_fault_is_told_alike_when_pulling_pushing_and_fetching_to
             .await
             .unwrap_err();
         told(&peer, "fetching a token", "token", &error);
-        let words = format!(
-            "{} names {} as its token service",
-            registry.host(),
-            peer.host
-        );
+        let words = format!("{} names {}", registry.host(), peer.host);
         let page = error_page(&error);
         assert!(page.contains(&words), "{}: {page}", peer.name);
     }
