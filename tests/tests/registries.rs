@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use gateway_tests::base_images::{Layout, Tar};
 use gateway_tests::measure::timed;
 use gateway_tests::nginx::Nginx;
-use gateway_tests::program::{Home, run, stderr, tool};
+use gateway_tests::program::{Home, binary, run, stderr, tool};
 use gateway_tests::registry::{Registry, free_port};
 use gateway_tests::tokens::{PASSWORD, Tokens, USER};
 use serde_json::Value;
@@ -945,6 +945,101 @@ fn sentence_4_mistakes_of_the_configuration_are_told_and_hosts_toml_works() {
     assert!(
         text.contains("the key \"mirror\" is not known and has no effect"),
         "{text}"
+    );
+}
+
+#[test]
+fn sentence_4_files_of_docker_and_podman_count_only_when_they_are_asked_for() {
+    let registry = Registry::with_base_images();
+    let home = Home::new("");
+    let write = |name: &str, text: String| {
+        let path = home.dir.path().join("xdg").join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, text).expect("a file");
+    };
+    // Both would change whom to trust.
+    let daemon = "{\"insecure-registries\": [\"127.0.0.0/8\"]}";
+    write("docker/daemon.json", daemon.to_owned());
+    let rule = format!(
+        "[[registry]]\nprefix = \"never.invalid/team\"\nlocation = \"{}/library\"\ninsecure = true\n",
+        registry.address
+    );
+    write("containers/registries.conf", rule);
+    let own = format!("{}/{BUSYBOX}", registry.address);
+    let elsewhere = "never.invalid/team/busybox:latest";
+    let pull = |more: &[&str], name: &str| run(home.command(&["pull"]).args(more).arg(name));
+    let podman = ["--registries-from", "podman"];
+    for (asked, name) in [("docker", own.as_str()), ("podman", elsewhere)] {
+        failed(&pull(&[], name));
+        let other = if asked == "docker" {
+            "podman"
+        } else {
+            "docker"
+        };
+        failed(&pull(&["--registries-from", other], name));
+        let text = succeeded(&pull(&["--registries-from", asked], name));
+        assert!(text.contains("marked insecure"), "{asked}: {text}");
+    }
+    // In builds too, and from a file that is named.
+    let context = tempfile::tempdir().expect("a temporary folder");
+    let dockerfile = format!("FROM {elsewhere}\nRUN echo one > /one\n");
+    std::fs::write(context.path().join("Dockerfile"), dockerfile).expect("a build file");
+    failed(&run(Home::new("").build().arg(context.path())));
+    succeeded(&run(home.build().args(podman).arg(context.path())));
+    let named = home.dir.path().join("rules");
+    std::fs::rename(
+        home.dir.path().join("xdg/containers/registries.conf"),
+        &named,
+    )
+    .expect("moved");
+    let named = format!("podman={}", named.display());
+    succeeded(&pull(&["--registries-from", &named], elsewhere));
+    let text = failed_with(2, &pull(&podman, elsewhere));
+    assert!(text.contains("there is no "), "{text}");
+}
+
+#[test]
+fn bad_input_a_full_disk_says_so_leaves_a_store_that_verifies_and_the_next_pull_works() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.table());
+    std::fs::create_dir(home.store()).expect("the store's folder");
+    let name = format!("{}/{BUSYBOX}", registry.address);
+    let words = |command: &mut Command| {
+        let args = std::iter::once(command.get_program()).chain(command.get_args());
+        let quoted = args.map(|arg| format!("'{}'", arg.to_string_lossy()));
+        quoted.collect::<Vec<_>>().join(" ")
+    };
+    let pull = words(home.command(&["pull"]).arg(&name));
+    let mut verify = Command::new(binary());
+    let verify = words(verify.args(["store", "verify", "--root"]).arg(home.store()));
+    let script = format!(
+        "mount -t tmpfs -o size=600k tmpfs $STORE; {pull}; echo rc=$?; {verify}; echo rc=$?; \
+         mount -o remount,size=64m $STORE; {pull}; echo rc=$?; {verify}; echo rc=$?"
+    );
+    let mut shell = home.command(&[]);
+    let environment: Vec<_> = shell
+        .env("STORE", home.store())
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect();
+    let output = run(Command::new("unshare")
+        .args(["-m", "bash", "-c", &script])
+        .envs(environment));
+    let ends = stdout(&output);
+    let codes: Vec<&str> = ends
+        .lines()
+        .filter(|line| line.starts_with("rc="))
+        .collect();
+    assert_eq!(
+        codes,
+        ["rc=1", "rc=0", "rc=0", "rc=0"],
+        "{ends}\n{}",
+        stderr(&output)
+    );
+    assert!(
+        stderr(&output).contains("No space left on device"),
+        "{}",
+        stderr(&output)
     );
 }
 
