@@ -379,3 +379,57 @@ fn the_tools_own_image_is_its_program_with_certificates_to_trust() {
     );
     assert!(!image.files.contains_key("bin/dockerfile-frontend"));
 }
+
+#[test]
+fn an_answer_that_is_lost_fails_and_a_notice_that_is_lost_does_not() {
+    let (registry, home) = prepared();
+    let name = format!("{}/library/busybox:latest", registry.address);
+    // The table of this host is used by nobody: a notice.
+    let config = home.dir.path().join("config.toml");
+    let text = format!(
+        "{}[registry.\"https://x.example\"]\nca = []\n",
+        registry.table()
+    );
+    std::fs::write(&config, text).expect("a configuration");
+    let script = |words: &str, redirection: &str| {
+        let script = format!(
+            "'{}' {words} --config '{}' {redirection}",
+            binary().display(),
+            config.display()
+        );
+        run(Command::new("bash").args(["-c", &script]))
+    };
+    let store = home.store().display().to_string();
+    let pull = format!("pull --root '{store}' {name}");
+    for words in [
+        pull.clone(),
+        format!("inspect {name}"),
+        format!("registry check {name}"),
+    ] {
+        let output = script(&words, ">/dev/full");
+        assert_eq!(output.status.code(), Some(1), "{words}");
+        let told = "error: cannot write to stdout: No space left on device";
+        assert!(
+            stderr(&output).contains(told),
+            "{words}: {}",
+            stderr(&output)
+        );
+        let output = script(&words, "2>/dev/full");
+        assert!(output.status.success(), "{words}: {output:?}");
+    }
+    let piped = script(
+        &format!("inspect {name}"),
+        "| head -c 1; exit ${PIPESTATUS[0]}",
+    );
+    assert!(piped.status.success(), "{piped:?}");
+    // A name that is none is a mistake of the command line, everywhere.
+    for words in ["pull Alpine", "inspect Alpine", "registry check Alpine"] {
+        let output = script(words, "");
+        assert_eq!(output.status.code(), Some(2), "{words}");
+        assert!(
+            stderr(&output).contains("must be lowercase"),
+            "{}",
+            stderr(&output)
+        );
+    }
+}

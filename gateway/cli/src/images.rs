@@ -1,7 +1,7 @@
 //! `gateway images`, `gateway rmi`, `gateway save`, `gateway push`: what the image store holds and where it
 //! can go.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -12,7 +12,7 @@ use gateway_solver::{OutputTarget, StoredImage};
 use crate::error::{CliError, UsageError};
 use crate::progress::bytes::format_bytes;
 use crate::store::{StoreArgs, with_store};
-use crate::text::time_text;
+use crate::text::{print, time_text};
 
 /// List the images in the store.
 #[derive(Debug, Args)]
@@ -95,7 +95,7 @@ pub fn remove(args: &Remove) -> Result<(), CliError> {
     with_store(&args.store, async |solver, _| {
         for name in &args.names {
             let name = solver.remove_image(name).map_err(failed)?;
-            let _ = writeln!(std::io::stdout(), "{name}");
+            print(&format!("{name}\n"));
         }
         Ok(())
     })
@@ -104,8 +104,7 @@ pub fn remove(args: &Remove) -> Result<(), CliError> {
 pub fn list(args: &List) -> Result<(), CliError> {
     with_store(&args.store, async |solver, _| {
         let table = table(&solver.images().map_err(failed)?);
-        // Nobody reading stdout is no failure.
-        let _ = std::io::stdout().write_all(table.as_bytes());
+        print(&table);
         Ok(())
     })
 }
@@ -137,6 +136,7 @@ pub fn pull(args: &Pull) -> Result<(), CliError> {
         true => None,
         false => Some(crate::registry::platform(args.platform.as_deref())?),
     };
+    crate::registry::reference(&args.reference)?;
     with_store(&args.store, async |solver, _| {
         let (image, notices) = solver
             .pull_image(&args.reference, platform.as_ref(), &|_, _| {})
@@ -145,8 +145,7 @@ pub fn pull(args: &Pull) -> Result<(), CliError> {
         for notice in notices {
             eprintln!("{notice}");
         }
-        // Nobody reading stdout is no failure of the pull.
-        let _ = writeln!(std::io::stdout(), "{}@{}", image.name, image.digest);
+        print(&format!("{}@{}\n", image.name, image.digest));
         Ok(())
     })
 }
@@ -160,8 +159,7 @@ pub fn push(args: &Push) -> Result<(), CliError> {
         for notice in notices {
             eprintln!("{notice}");
         }
-        // Nobody reading stdout is no failure of the push.
-        let _ = writeln!(std::io::stdout(), "{pushed}");
+        print(&format!("{pushed}\n"));
         Ok(())
     })
 }

@@ -2,6 +2,10 @@
 //!
 //! What may not enter: protocol details.
 
+// Its macros are for all that follow.
+#[macro_use]
+mod text;
+
 mod args;
 mod build;
 mod collection;
@@ -22,7 +26,6 @@ mod registry;
 mod rego;
 mod shell;
 mod store;
-mod text;
 mod usage;
 mod worker;
 
@@ -49,7 +52,13 @@ fn main() -> ExitCode {
         Err(error) => return fail(&format!("error: {error}\n"), ExitCode::from(error::FAILED)),
     }
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => match text::lost() {
+            None => ExitCode::SUCCESS,
+            Some(error) => {
+                let text = format!("error: cannot write to stdout: {error}\n");
+                fail(&text, ExitCode::from(error::FAILED))
+            }
+        },
         Err(error) => fail(&error.page(), error.exit_code()),
     }
 }

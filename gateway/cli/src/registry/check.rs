@@ -1,6 +1,5 @@
 //! `gateway registry check`: the doctor.
 
-use std::io::Write;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use super::settings::RegistryArgs;
 use super::{platform, reference, with_registries};
 use crate::error::CliError;
+use crate::text::print;
 
 /// Go every step of the way to an image, and tell what works, what is odd and what fails.
 #[derive(Debug, Args)]
@@ -101,11 +101,6 @@ pub fn run(args: &Check) -> Result<(), CliError> {
         true => Ok(()),
         false => Err(CliError::Told),
     }
-}
-
-/// Nobody reading stdout is no failure.
-fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// A line, under a line with the host when that is another than before.

@@ -1,7 +1,6 @@
 //! `gateway copy`: an image from any place to any other: registries, the image store, OCI layouts, archives.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -18,6 +17,7 @@ use gateway_solver::Solver;
 use super::{failed, platform, reference};
 use crate::error::{CliError, UsageError};
 use crate::store::{StoreArgs, with_store};
+use crate::text::print;
 
 /// Copy an image from one place to another.
 #[derive(Debug, Args)]
@@ -106,8 +106,7 @@ pub fn run(args: &Copy) -> Result<(), CliError> {
         for notice in solver.registries().take_notices() {
             eprintln!("{notice}");
         }
-        // Nobody reading stdout is no failure.
-        let _ = writeln!(std::io::stdout(), "{line}");
+        print(&format!("{line}\n"));
         Ok(())
     })
 }

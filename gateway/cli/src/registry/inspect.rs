@@ -1,7 +1,5 @@
 //! `gateway inspect`: what a reference names, without pulling it.
 
-use std::io::Write;
-
 use clap::Args;
 use gateway_images::media::{Descriptor, ParsedManifest};
 use gateway_images::registry::{Registries, Resolved};
@@ -64,8 +62,7 @@ pub fn run(args: &Inspect) -> Result<(), CliError> {
         }
         Ok(summary(&resolved).into_bytes())
     })?;
-    // Nobody reading stdout is no failure.
-    let _ = std::io::stdout().write_all(&bytes);
+    crate::text::print_bytes(&bytes);
     Ok(())
 }
 

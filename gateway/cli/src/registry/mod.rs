@@ -69,7 +69,7 @@ where
     outcome
 }
 
-fn reference(text: &str) -> Result<Reference, CliError> {
+pub fn reference(text: &str) -> Result<Reference, CliError> {
     Reference::parse(text).map_err(|e| UsageError::new("REF", text, e.to_string()).into())
 }
 
