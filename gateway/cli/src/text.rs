@@ -7,6 +7,7 @@ use crate::progress::bytes::format_bytes;
 
 /// In the place of the standard library's: those panic when nobody reads stderr or a disk behind it is full.
 macro_rules! eprintln {
+    () => { $crate::text::tell(format_args!("\n")) };
     ($($arg:tt)*) => { $crate::text::tell(format_args!("{}\n", format_args!($($arg)*))) };
 }
 macro_rules! eprint {

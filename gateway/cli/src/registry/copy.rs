@@ -1,6 +1,7 @@
 //! `gateway copy`: an image from any place to any other: registries, the image store, OCI layouts, archives.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
