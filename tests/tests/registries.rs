@@ -994,8 +994,14 @@ fn sentence_4_files_of_docker_and_podman_count_only_when_they_are_asked_for() {
     .expect("moved");
     let named = format!("podman={}", named.display());
     succeeded(&pull(&["--registries-from", &named], elsewhere));
-    let text = failed_with(2, &pull(&podman, elsewhere));
-    assert!(text.contains("there is no "), "{text}");
+    failed(&pull(&podman, elsewhere));
+    for (tool, told) in [
+        ("nerdctl", "known are docker and podman"),
+        ("docker=/nowhere", "there is no /nowhere"),
+    ] {
+        let text = failed_with(2, &pull(&["--registries-from", tool], elsewhere));
+        assert!(text.contains(told), "{text}");
+    }
 }
 
 #[test]
