@@ -26,6 +26,5 @@ pub fn run(text: &str) {
         }
     }
     let _ = heredoc::parse_word(word);
-    heredoc::chomp(text);
     suggest::nearest_any_case(word, ["copy", "from", value]);
 }
