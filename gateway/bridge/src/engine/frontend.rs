@@ -33,9 +33,8 @@ pub(super) async fn run(engine: &Engine, job: &Job, call: FrontendCall) -> Resul
 
     let policies = match &call.judge {
         Some(judge) => {
-            judge
-                .of_definition(job, &image.definition, call.policies.clone())
-                .await?
+            let policies = call.policies.clone();
+            Box::pin(judge.of_definition(job, &image.definition, policies)).await?
         }
         None => call.policies.clone(),
     };

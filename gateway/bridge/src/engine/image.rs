@@ -56,7 +56,7 @@ pub(super) async fn resolve_image(
         Some(judge) => {
             let source = image_source(reference.to_string());
             let policies = call.policies.clone();
-            judge.of_source(job, source, None, policies).await?
+            Box::pin(judge.of_source(job, source, None, policies)).await?
         }
         None => call.policies.clone(),
     };

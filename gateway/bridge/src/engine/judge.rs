@@ -71,8 +71,9 @@ impl Judge {
         policies: SourcePolicies,
     ) -> Result<SourcePolicies, Error> {
         let mut rules = Vec::new();
-        self.settle(job, &source, platform.as_ref(), &policies, &mut rules)
-            .await?;
+        // Boxed: frontends call frontends on one stack, and looking at a source takes much of it.
+        let settled = self.settle(job, &source, platform.as_ref(), &policies, &mut rules);
+        Box::pin(settled).await?;
         with(policies, rules)
     }
 
@@ -95,8 +96,8 @@ impl Judge {
             match op.op {
                 Some(pb::op::Op::Source(source)) => {
                     let platform = op.platform.as_ref();
-                    self.settle(job, &source, platform, &policies, &mut rules)
-                        .await?;
+                    let settled = self.settle(job, &source, platform, &policies, &mut rules);
+                    Box::pin(settled).await?;
                 }
                 Some(pb::op::Op::Build(_)) => {
                     return Err(Error::new(

@@ -291,9 +291,8 @@ impl Gateway for LocalGateway {
                 self.caches.import(&self.job, &request.cache_imports).await;
                 let policies = match &self.judge {
                     Some(judge) => {
-                        judge
-                            .of_definition(&self.job, &definition, policies)
-                            .await?
+                        let judged = judge.of_definition(&self.job, &definition, policies);
+                        Box::pin(judged).await?
                     }
                     None => policies,
                 };
@@ -326,9 +325,8 @@ impl Gateway for LocalGateway {
         if let Some(judge) = self.judge.as_ref().filter(|_| request.resolver_type != 1) {
             let source = image_source(request.reference.clone());
             let platform = request.platform.clone();
-            policies = judge
-                .of_source(&self.job, source, platform, policies)
-                .await?;
+            let judged = judge.of_source(&self.job, source, platform, policies);
+            policies = Box::pin(judged).await?;
         }
         self.job.resolve_image_config(request, &policies).await
     }
@@ -340,9 +338,8 @@ impl Gateway for LocalGateway {
         let mut policies = self.policies(&request.source_policies)?;
         if let Some(judge) = &self.judge {
             let (source, platform) = (request.source.clone(), request.platform.clone());
-            policies = judge
-                .of_source(&self.job, source, platform, policies)
-                .await?;
+            let judged = judge.of_source(&self.job, source, platform, policies);
+            policies = Box::pin(judged).await?;
         }
         self.job.resolve_source_meta(request, &policies).await
     }
