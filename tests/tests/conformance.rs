@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use gateway_tests::base_images::{Layout, Tar};
 use gateway_tests::program::{Home, binary, run, stderr};
 use gateway_tests::raw_frontend::{self, RAW};
 use gateway_tests::registry::Registry;
@@ -207,5 +208,19 @@ fn an_image_that_no_host_could_run_is_not_tested() {
     contains(
         &text(&output),
         &["hosts could not run it", "is not in the image"],
+    );
+    // One that only another machine could run.
+    let place = dir.path().join("elsewhere");
+    let files = Tar::default().file("frontend", b"#!/bin/sh\n", (0o755, 0, 0));
+    let mut layout = Layout::create(&place).expect("a layout");
+    let config = json!({"Entrypoint": ["/frontend"]});
+    let image = layout.image(&[files.bytes()], config, "riscv64");
+    layout.name(image.expect("an image"), "x");
+    layout.close().expect("closing the layout");
+    let output = gateway(&["frontend", "test", &format!("oci:{}", place.display())]);
+    assert_eq!(output.status.code(), Some(1));
+    contains(
+        &text(&output),
+        &["it has no image for this machine", "only for linux/riscv64"],
     );
 }

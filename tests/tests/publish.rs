@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use gateway_tests::base_images::{Layout, Tar};
 use gateway_tests::program::{Home, binary, run, stderr};
 use gateway_tests::raw_frontend;
 use gateway_tests::registry::Registry;
@@ -157,6 +158,34 @@ fn what_no_host_could_run_is_refused_before_anything_is_pushed() {
     contains(
         &refused(&publish(&elsewhere)),
         &["ENTRYPOINT /usr/bin/no is not in the image"],
+    );
+    // One that its own machine cannot load, and one for another machine than the index says.
+    let image = |name: &str, program: &[u8], architecture: &str| {
+        let place = dir.path().join(name);
+        let files = Tar::default().file("frontend", program, (0o755, 0, 0));
+        let mut layout = Layout::create(&place).expect("a layout");
+        let config = json!({"Entrypoint": ["/frontend"]});
+        let image = layout.image(&[files.bytes()], config, architecture);
+        layout.name(image.expect("an image"), "x");
+        layout.close().expect("closing the layout");
+        place
+    };
+    let dynamic = std::fs::read("/usr/bin/env").expect("a program");
+    contains(
+        &refused(&publish(&image("dynamic", &dynamic, "amd64"))),
+        &[
+            "linux/amd64: /frontend is linked dynamically and needs /lib",
+            "which is not in the image",
+            "Link it statically",
+        ],
+    );
+    let own = std::fs::read(program()).expect("a program");
+    contains(
+        &refused(&publish(&image("other", &own, "arm64"))),
+        &[
+            "linux/arm64: wrong platform: /frontend is a program for amd64",
+            "Compile it for arm64",
+        ],
     );
     let damaged = dir.path().join("damaged");
     raw_frontend::write_layout(&damaged, "x", json!({"Entrypoint": ["/frontend"]}));

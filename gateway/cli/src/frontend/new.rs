@@ -71,12 +71,22 @@ pub fn run(args: &New) -> Result<(), CliError> {
         (None, Some(url)) => format!("{{ git = {} }}", quoted(url)),
         (None, None) => quoted(env!("CARGO_PKG_VERSION")),
     };
-    let dir = args.path.join(name);
+    let dir = match args.path == Path::new(".") {
+        true => PathBuf::from(name),
+        false => args.path.join(name),
+    };
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| CliError::Write { path, source }
     };
     // Nothing of anybody's is written over.
+    if dir.symlink_metadata().is_ok() {
+        let problem = format!(
+            "{} is there already: choose another name, or another folder with --path",
+            dir.display()
+        );
+        return Err(UsageError::new("NAME", name, problem).into());
+    }
     std::fs::create_dir(&dir).map_err(failed(&dir))?;
     for (file, text) in FILES {
         let path = dir.join(file);
@@ -124,7 +134,8 @@ mod tests {
             assert!(matches!(run(&new(name)), Err(CliError::Usage(_))), "{name}");
         }
         run(&new("mine")).unwrap();
-        assert!(matches!(run(&new("mine")), Err(CliError::Write { .. })));
+        let again = run(&new("mine")).unwrap_err();
+        assert!(again.to_string().contains("is there already"), "{again}");
         let manifest = std::fs::read_to_string(dir.path().join("mine/Cargo.toml")).unwrap();
         let manifest: toml::Table = manifest.parse().unwrap();
         let version = manifest["dependencies"]["gateway-frontend"].as_str();

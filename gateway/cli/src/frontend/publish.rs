@@ -181,9 +181,19 @@ async fn push(
         let target = reference
             .with_tag(&tag)
             .map_err(|e| UsageError::new("REF", text, e.to_string()))?;
-        if tag != own
-            && let Some(newer) = newer(registries, &target, &own).await?
-        {
+        let newer = match tag == own {
+            true => Ok(None),
+            false => newer(registries, &target, &own).await,
+        };
+        let newer = match newer {
+            // A dry run may come before the login and before the repository.
+            Err(error) if args.dry_run => {
+                eprintln!("note: what {target} is at now is not known: {error}");
+                None
+            }
+            newer => newer?,
+        };
+        if let Some(newer) = newer {
             print(&format!(
                 "{target} stays: it is at {newer}, which is newer\n"
             ));

@@ -72,6 +72,10 @@ impl Place {
         Ok(Place::Registry(Reference::parse(text).map_err(wrong)?))
     }
 
+    pub fn is_layout(&self) -> bool {
+        matches!(self, Place::Layout(..))
+    }
+
     pub fn shown(&self) -> String {
         match self {
             Place::Registry(reference) => reference.to_string(),

@@ -194,6 +194,7 @@ fn lock_path(args: &Build) -> Result<PathBuf, CliError> {
 fn build_file(args: &Build) -> PathBuf {
     match &args.file {
         Some(file) => file.clone(),
+        None if args.context == Path::new(".") => PathBuf::from(DEFAULT_FILE),
         None => args.context.join(DEFAULT_FILE),
     }
 }

@@ -1,10 +1,12 @@
 //! One run of a frontend, and what it shows.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gateway_api::result::metadata::PLATFORMS;
 use gateway_api::{BuildResult, Code, Detail, Error, Refs};
 use gateway_bridge::ReturnForm;
+use gateway_images::digest::Digest;
 use gateway_llb::pb;
 use prost::Message as _;
 use serde_json::Value;
@@ -17,10 +19,12 @@ const END: Duration = Duration::from_secs(6);
 /// A host that does not answer is given up after 15 seconds; some more for slow machines.
 pub const GIVES_UP: Duration = Duration::from_secs(30);
 
+const UNIQUE: &str = "local.unique";
+
 /// What is shown of a dead frontend's last words.
 const SHOWN_LINES: usize = 4;
 /// And of a line: stack traces come as one.
-const SHOWN_CHARACTERS: usize = 240;
+const SHOWN_CHARACTERS: usize = 400;
 
 /// One run, as it was.
 #[derive(Debug)]
@@ -450,7 +454,8 @@ pub fn same(runs: &[Ran]) -> Verdict {
     }
     // Questions that are asked side by side may come in any order.
     let sorted = |run: &Ran| {
-        let mut definitions = run.seen.definitions.clone();
+        let definitions = run.seen.definitions.iter();
+        let mut definitions: Vec<_> = definitions.map(|all| lasting(all)).collect();
         definitions.sort();
         definitions
     };
@@ -462,5 +467,81 @@ pub fn same(runs: &[Ran]) -> Verdict {
             "two runs with the same input gave different graphs: caches are of no use to it"
                 .to_owned(),
         ),
+    }
+}
+
+/// A definition without the names that directories have on purpose in one build only, as frontends of 2018 give them;
+/// caches do not look at these.
+fn lasting(definition: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let name = |bytes: &[u8]| Digest::of(bytes).to_string();
+    let mut renamed = BTreeMap::new();
+    // Whatever the order of the ops is: each pass renames at least one level of them.
+    for _ in 0..definition.len() + 2 {
+        let now = definition
+            .iter()
+            .map(|bytes| without_unique(bytes, &renamed));
+        let now: Vec<Vec<u8>> = now.collect();
+        let changed = definition.iter().zip(&now).filter(|(old, new)| old != new);
+        let names: BTreeMap<_, _> = changed.map(|(old, new)| (name(old), name(new))).collect();
+        if names == renamed {
+            return now;
+        }
+        renamed = names;
+    }
+    definition.to_vec()
+}
+
+fn without_unique(bytes: &[u8], renamed: &BTreeMap<String, String>) -> Vec<u8> {
+    let Ok(mut op) = pb::Op::decode(bytes) else {
+        return bytes.to_vec();
+    };
+    let mut changed = false;
+    if let Some(pb::op::Op::Source(source)) = &mut op.op {
+        changed |= source.attrs.remove(UNIQUE).is_some();
+    }
+    for input in &mut op.inputs {
+        if let Some(name) = renamed.get(&input.digest) {
+            input.digest.clone_from(name);
+            changed = true;
+        }
+    }
+    match changed {
+        true => op.encode_to_vec(),
+        false => bytes.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_one_build_only_do_not_count_and_all_others_do() {
+        let definition = |unique: &str, path: &str| {
+            let source = pb::SourceOp {
+                identifier: format!("local://{path}"),
+                attrs: [(UNIQUE.to_owned(), unique.to_owned())].into(),
+            };
+            let mut ops = vec![pb::Op {
+                op: Some(pb::op::Op::Source(source)),
+                ..pb::Op::default()
+            }];
+            for _ in 0..2 {
+                let below = ops.last().map(prost::Message::encode_to_vec);
+                let digest = Digest::of(&below.unwrap()).to_string();
+                ops.push(pb::Op {
+                    inputs: vec![pb::Input { digest, index: 0 }],
+                    ..pb::Op::default()
+                });
+            }
+            // In whatever order.
+            let mut bytes: Vec<_> = ops.iter().map(prost::Message::encode_to_vec).collect();
+            bytes.reverse();
+            bytes
+        };
+        assert_ne!(definition("a", "x"), definition("b", "x"));
+        let lasting = |unique, path| lasting(&definition(unique, path));
+        assert_eq!(lasting("a", "x"), lasting("b", "x"));
+        assert_ne!(lasting("a", "x"), lasting("a", "y"));
     }
 }

@@ -48,6 +48,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(5);
 /// In this time a frontend that does not wait has returned.
 const GOES_ON: Duration = Duration::from_millis(300);
+/// Where crates of `gateway frontend new` have a sample.
+const EXAMPLE: &str = "example";
 const NO_SAMPLE: &str = "it does not build the sample: give one in its language with --sample";
 /// Checks at once: most of their time is waiting.
 const AT_ONCE: usize = 3;
@@ -68,7 +70,7 @@ pub struct Test {
     #[arg(value_name = "REF|LAYOUT")]
     image: String,
 
-    /// Folder with a build file in the frontend's language, and what it copies
+    /// Folder with a build file in the frontend's language, and what it copies [default: the folder example of a crate]
     #[arg(long, value_name = "DIR")]
     sample: Option<PathBuf>,
 
@@ -113,12 +115,19 @@ pub fn run(args: &Test) -> Result<(), CliError> {
         let problem = format!("there is no such check: there are {}", ids.join(", "));
         return Err(UsageError::new("--only", unknown, problem).into());
     }
+    // Of a crate the example is a sample.
+    let example = Path::new(&args.image).join(EXAMPLE);
+    let sample = match &args.sample {
+        Some(sample) => Some(sample.clone()),
+        None => Some(example).filter(|example| example.is_dir() && place.is_layout()),
+    };
+    let sample = sample.as_deref();
     let (subject, platform, lines) = with_registries(&args.registries, |registries| async move {
-        test(args, &registries, &place).await
+        test(args, &registries, &place, sample).await
     })?;
     print(&match args.json {
         true => format!("{:#}\n", json_of(&subject, &platform, &lines)),
-        false => text_of(&subject, &platform, &lines),
+        false => text_of(&subject, &platform, sample, &lines),
     });
     let failed = lines.iter().any(|line| {
         matches!(line.verdict, Verdict::Failed(_)) && (args.strict || !line.check.beyond)
@@ -133,6 +142,7 @@ async fn test(
     args: &Test,
     registries: &Registries,
     place: &Place,
+    sample: Option<&Path>,
 ) -> Result<(Subject, Platform, Vec<Line>), CliError> {
     let dir = tempfile::tempdir().map_err(CliError::Runtime)?;
     let failed = |problem: &dyn std::fmt::Display| CliError::Frontend(problem.to_string());
@@ -164,7 +174,8 @@ async fn test(
             has.join(", ")
         )));
     };
-    let sample = match &args.sample {
+    let own_sample_used = sample.is_none();
+    let sample = match sample {
         Some(sample) => std::path::absolute(sample).map_err(CliError::Runtime)?,
         None => own_sample(dir.path(), "sample", SAMPLE)?,
     };
@@ -173,7 +184,7 @@ async fn test(
         layout: &layout,
         digest: subject.root.descriptor.digest.to_string(),
         sample: &sample,
-        own_sample: args.sample.is_none(),
+        own_sample: own_sample_used,
         build_args: &args.build_args,
         stores: dir.path(),
     };
@@ -181,7 +192,7 @@ async fn test(
     let mut known = Known {
         image: own,
         first: None,
-        own_sample: args.sample.is_none(),
+        own_sample: own_sample_used,
         layout: &at,
     };
     let mut checks = CHECKS.iter();
@@ -385,15 +396,24 @@ impl Line {
     }
 }
 
-fn text_of(subject: &Subject, platform: &Platform, lines: &[Line]) -> String {
+fn text_of(
+    subject: &Subject,
+    platform: &Platform,
+    sample: Option<&Path>,
+    lines: &[Line],
+) -> String {
     let own = subject
         .images
         .iter()
         .find(|image| image.platform == *platform);
     let profile = own.map_or("", |image| profile(image).0);
     let mut out = format!(
-        "{}\n{}  {platform}, profile {profile}, without network\n\n",
-        subject.shown, subject.root.descriptor.digest
+        "{}\n{}  {platform}, profile {profile}, without network\nsample: {}\n\n",
+        subject.shown,
+        subject.root.descriptor.digest,
+        sample.map_or("a small Dockerfile".to_owned(), |dir| dir
+            .display()
+            .to_string())
     );
     let unmade = Verdict::Skipped(NO_SAMPLE.to_owned());
     for line in lines.iter().filter(|line| line.verdict != unmade) {
