@@ -51,6 +51,47 @@ impl Daemon {
         self.home.dir.path().join("socket")
     }
 
+    /// Anybody may open the socket.
+    pub fn open_to_all(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        for (path, mode) in [
+            (self.home.dir.path().to_owned(), 0o755),
+            (self.socket(), 0o666),
+        ] {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(path, mode).expect("setting a mode");
+        }
+    }
+
+    /// What it has open, mounted and running, in numbers.
+    pub fn holds(&self) -> Holds {
+        let process = PathBuf::from(format!("/proc/{}", self.pid()));
+        let count = |path: PathBuf| std::fs::read_dir(path).map_or(0, Iterator::count);
+        let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
+        let number = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+            number.unwrap_or(0)
+        };
+        let lines = |path: PathBuf| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            text.lines().count()
+        };
+        let store = self.home.store();
+        Holds {
+            descriptors: count(process.join("fd")),
+            threads: number("Threads:"),
+            memory: number("VmRSS:") >> 10,
+            mounts: lines(process.join("mountinfo")),
+            children: lines(process.join(format!("task/{}/children", self.pid()))),
+            cgroups: cgroups(Path::new("/sys/fs/cgroup"), &self.pid().to_string()),
+            files: ["daemon/tmp", "tmp", "ingest", "blobs/ingest"]
+                .iter()
+                .map(|dir| count(store.join(dir)))
+                .sum(),
+        }
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.home.dir.path().join("log")).unwrap_or_default()
     }
@@ -104,6 +145,34 @@ impl Daemon {
     pub fn ended(&mut self) -> bool {
         self.process.wait().is_ok_and(|status| status.success())
     }
+}
+
+/// What a daemon holds at a moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Holds {
+    pub descriptors: usize,
+    pub threads: usize,
+    /// MiB in memory.
+    pub memory: usize,
+    pub mounts: usize,
+    /// Processes.
+    pub children: usize,
+    pub cgroups: usize,
+    /// Temporary files and directories.
+    pub files: usize,
+}
+
+/// Directories of control groups below this one that have the text in their names.
+fn cgroups(dir: &Path, text: &str) -> usize {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    let dirs = entries.flatten().filter(|entry| entry.path().is_dir());
+    dirs.map(|entry| {
+        let named = entry.file_name().to_string_lossy().contains(text);
+        usize::from(named) + cgroups(&entry.path(), text)
+    })
+    .sum()
 }
 
 impl Drop for Daemon {

@@ -7,6 +7,7 @@
 pub mod base_images;
 pub mod cache;
 pub mod case;
+pub mod client;
 pub mod daemon;
 pub mod dockerd;
 pub mod expect;

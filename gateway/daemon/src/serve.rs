@@ -2,9 +2,10 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_bridge::transport::{routes, serve_http2};
+use gateway_bridge::transport::{Http2Limits, Meter, routes, serve_http2};
 use gateway_proto::limits::MAX_MESSAGE_BYTES;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -24,8 +25,23 @@ use crate::proto::trace::trace_service_server::TraceServiceServer;
 use crate::state::Daemon;
 use crate::trace::Traces;
 
-/// Connections at once, of all listeners.
+/// Connections at once, of one listener.
 const MAX_CONNECTIONS: usize = 4096;
+
+/// A build has three streams that last as long as it does, and a client that makes hundreds (bake) does
+/// so on one connection: with fewer its builds would wait for calls that wait for its builds. The
+/// reference does not limit them at all. Each of their sessions may bring the list of a directory in
+/// frames of 50 bytes, 1 MiB of it before it is read: dozens at once must not look like an attack.
+const LIMITS: Http2Limits = Http2Limits {
+    streams: 10_000,
+    window: 256 << 20,
+};
+
+/// What the unfinished requests of one connection hold together, in bytes: some of the largest.
+const MAX_UNFINISHED: usize = 128 << 20;
+
+/// How long a client is told why it may not come in.
+const REFUSAL: Duration = Duration::from_secs(10);
 
 /// A refused `accept` (no descriptors left) is tried again after this.
 const RETRY: Duration = Duration::from_millis(100);
@@ -50,7 +66,7 @@ impl Daemon {
     /// Accepts connections until the daemon stops. Those open then go on until their builds are over.
     pub async fn serve(&self, listener: Listener) -> Served {
         let stopping = self.0.stopping.clone();
-        let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+        let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
         loop {
             let Ok(slot) = slots.clone().acquire_owned().await else {
                 return Served;
@@ -97,8 +113,20 @@ impl Daemon {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let _connected = self.connected();
+        let connected = self.connected(&peer);
         let (speech, io) = listen_first(io).await?;
+        if let Some(refusal) = connected.as_ref().err().cloned() {
+            let refused = service_fn(move |_| {
+                let answer = tonic::Status::resource_exhausted(refusal.clone()).into_http::<Body>();
+                async { Ok::<_, Infallible>(answer) }
+            });
+            if speech == Speech::Http2 {
+                // Whether it listens is its own affair.
+                let served = serve_http2(io, refused, LIMITS);
+                let _ = tokio::time::timeout(REFUSAL, served).await;
+            }
+            return Ok(());
+        }
         match speech {
             Speech::Http2 => self.grpc(io, peer).await,
             Speech::Http1 => docker::serve(self.clone(), peer, io).await,
@@ -122,7 +150,7 @@ impl Daemon {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let stopping = self.0.stopping.clone();
-        let served = serve_http2(io, self.services(peer));
+        let served = serve_http2(io, self.services(peer), LIMITS);
         tokio::pin!(served);
         tokio::select! {
             _ = &mut served => {}
@@ -171,19 +199,28 @@ impl Daemon {
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let content = ContentServer::new(ContentService(self.clone()));
         let traces = TraceServiceServer::new(Traces).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let meter = Meter::new(MAX_UNFINISHED);
         service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let (control, content) = (control.clone(), content.clone());
-            let (traces, bridge) = (traces.clone(), bridge.clone());
+            let (traces, bridge, meter) = (traces.clone(), bridge.clone(), meter.clone());
             async move {
                 let path = request.uri().path();
+                // What a session sends is used up as it comes.
+                let measured = |request: http::Request<hyper::body::Incoming>| {
+                    let streams = request.uri().path().ends_with("/Session");
+                    request.map(|body| match streams {
+                        true => Meter::pass(body),
+                        false => meter.measure(body),
+                    })
+                };
                 if path.starts_with("/moby.buildkit.v1.Control/") {
-                    return control.oneshot(request).await;
+                    return control.oneshot(measured(request)).await;
                 }
                 if path.starts_with("/containerd.services.content.v1.Content/") {
-                    return content.oneshot(request).await;
+                    return content.oneshot(measured(request)).await;
                 }
                 if path.starts_with("/opentelemetry.proto.collector.trace.v1.TraceService/") {
-                    return traces.oneshot(request).await;
+                    return traces.oneshot(measured(request)).await;
                 }
                 // LLBBridge, health, and the answer to what is neither.
                 bridge.oneshot(request).await
@@ -210,13 +247,30 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
         }
         Listener::Tls(listener, acceptor) => {
             let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
+            far(&stream)?;
             Ok(Accepted::Tls(stream, acceptor.clone()))
         }
         Listener::OpenTcp(listener) => {
             let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
+            far(&stream)?;
             Ok(Accepted::Open(stream))
         }
     }
+}
+
+/// Between the last word of a machine and the first question whether it is still there.
+const QUIET: Duration = Duration::from_secs(30);
+/// Between questions, and how many may stay without an answer.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+const UNANSWERED: u32 = 3;
+
+/// A machine that was switched off says no goodbye: the kernel asks whether it is there. It answers for
+/// clients that are stopped or busy, so those are left alone.
+fn far(stream: &tokio::net::TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(stream, QUIET)?;
+    rustix::net::sockopt::set_tcp_keepintvl(stream, ASK_AGAIN)?;
+    rustix::net::sockopt::set_tcp_keepcnt(stream, UNANSWERED)?;
+    Ok(())
 }

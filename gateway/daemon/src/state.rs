@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gateway_bridge::service::Builds;
@@ -77,7 +77,7 @@ pub(crate) struct State {
     pub jobs: Jobs,
     pub history: History,
     pub uploads: Uploads,
-    builds: Mutex<HashMap<Peer, Builds>>,
+    peers: Mutex<HashMap<Peer, Present>>,
     /// Connections that are open.
     connections: watch::Sender<usize>,
     /// No new connections.
@@ -88,6 +88,12 @@ impl Daemon {
     /// # Errors
     /// When the directory cannot be used.
     pub fn new(options: DaemonOptions) -> std::io::Result<Daemon> {
+        // What is kept of clients, programs with rights of root too, is for nobody else on this machine.
+        let mut private = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
+        private.recursive(true).create(&options.root)?;
+        let mode = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
+        std::fs::set_permissions(&options.root, mode)?;
         // What a daemon before this one left unfinished.
         let scratch = options.root.join("tmp");
         let _ = std::fs::remove_dir_all(&scratch);
@@ -98,7 +104,7 @@ impl Daemon {
             jobs: Jobs::default(),
             history: History::open(&options.root.join("history"), options.history)?,
             uploads: Uploads::default(),
-            builds: Mutex::default(),
+            peers: Mutex::default(),
             connections: watch::Sender::new(0),
             stopping: CancellationToken::new(),
             options,
@@ -139,25 +145,69 @@ impl Daemon {
     }
 }
 
+/// Connections of one peer at once: docker has three for each of its builds.
+const MAX_CONNECTIONS: usize = 2048;
+
+/// A peer that is connected.
+#[derive(Default)]
+struct Present {
+    connections: usize,
+    /// Its builds whose frontends are clients.
+    builds: Builds,
+}
+
 /// A connection that is open; counted until dropped.
-pub(crate) struct Connected(Daemon);
+pub(crate) struct Connected {
+    daemon: Daemon,
+    peer: Peer,
+}
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.0.connections.send_modify(|count| *count -= 1);
+        let mut peers = self.daemon.peers();
+        if let Some(present) = peers.get_mut(&self.peer) {
+            present.connections -= 1;
+            if present.connections == 0 {
+                peers.remove(&self.peer);
+            }
+        }
+        drop(peers);
+        let connections = &self.daemon.0.connections;
+        connections.send_modify(|count| *count -= 1);
     }
 }
 
 impl Daemon {
-    pub(crate) fn connected(&self) -> Connected {
+    fn peers(&self) -> MutexGuard<'_, HashMap<Peer, Present>> {
+        self.0.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Errors
+    /// In words for the peer, when it has too many.
+    pub(crate) fn connected(&self, peer: &Peer) -> Result<Connected, String> {
+        let mut peers = self.peers();
+        let present = peers.entry(peer.clone()).or_default();
+        if present.connections >= MAX_CONNECTIONS {
+            return Err(format!(
+                "more than {MAX_CONNECTIONS} connections of one client at once"
+            ));
+        }
+        present.connections += 1;
+        drop(peers);
         self.0.connections.send_modify(|count| *count += 1);
-        Connected(self.clone())
+        Ok(Connected {
+            daemon: self.clone(),
+            peer: peer.clone(),
+        })
     }
 
     /// The builds of one peer whose frontends are clients.
     pub(crate) fn builds(&self, peer: &Peer) -> Builds {
-        let mut builds = self.0.builds.lock().unwrap_or_else(PoisonError::into_inner);
-        builds.entry(peer.clone()).or_default().clone()
+        let peers = self.peers();
+        peers
+            .get(peer)
+            .map(|present| present.builds.clone())
+            .unwrap_or_default()
     }
 
     pub(crate) fn version(&self) -> BuildkitVersion {

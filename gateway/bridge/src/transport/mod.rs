@@ -14,6 +14,7 @@ mod writer;
 pub use activity::Activity;
 pub(crate) use answers::Answers;
 pub use fault::Observed;
+pub use meter::Meter;
 pub use reader::FrontendReader;
-pub use serve::{routes, serve, serve_http2};
+pub use serve::{Http2Limits, routes, serve, serve_http2};
 pub use socket::serve_socket;

@@ -24,13 +24,31 @@ use super::writer::FrontendWriter;
 use crate::host::FrontendLimits;
 use crate::service::{BridgeService, HealthService};
 
-/// Streams at once. Frontends of 2018 start three calls per stage at the same time; what is beyond
-/// waits in the client.
+/// Streams of a frontend at once. Those of 2018 start three calls per stage at the same time; what is
+/// beyond waits in the client.
 const MAX_CONCURRENT_STREAMS: u32 = 250;
 
 /// Headers of a request: a few hundred bytes in every client seen. Large ones are only ours, with
 /// details of errors. All streams may have as many at once.
 const MAX_REQUEST_HEADERS_BYTES: u32 = 256 << 10;
+
+/// What one connection may hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Http2Limits {
+    /// Streams at once.
+    pub streams: u32,
+    /// Bytes of all streams that wait to be read. HTTP/2's guard against floods of small frames allows
+    /// them in proportion to it.
+    pub window: u32,
+}
+
+impl Http2Limits {
+    /// Those of a frontend.
+    const FRONTEND: Http2Limits = Http2Limits {
+        streams: MAX_CONCURRENT_STREAMS,
+        window: limits::CONNECTION_WINDOW_BYTES,
+    };
+}
 
 /// Runs the connection until it ends. Handlers that still run then are dropped.
 ///
@@ -75,7 +93,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     B: LlbBridge,
 {
-    serve_http2(io, routes(bridge, limits)).await
+    serve_http2(io, routes(bridge, limits), Http2Limits::FRONTEND).await
 }
 
 /// One HTTP/2 connection until its end, its requests answered by `service`. Handlers that still run
@@ -83,7 +101,7 @@ where
 ///
 /// # Errors
 /// What broke the connection.
-pub async fn serve_http2<T, S>(io: T, service: S) -> Result<(), hyper::Error>
+pub async fn serve_http2<T, S>(io: T, service: S, may: Http2Limits) -> Result<(), hyper::Error>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<
@@ -100,8 +118,8 @@ where
     let ended = http2::Builder::new(handlers.clone())
         .max_header_list_size(MAX_REQUEST_HEADERS_BYTES)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .initial_connection_window_size(may.window)
+        .max_concurrent_streams(may.streams)
         .serve_connection(TokioIo::new(io), service)
         .await;
     handlers.abort();

@@ -26,6 +26,13 @@ use crate::{build, collection, config};
 /// Between the first signal and the end of builds that do not notice it.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// Descriptors that are wanted: all connections, and what their builds open.
+const DESCRIPTORS: u64 = 65_536;
+
+/// Threads for work that waits, e.g. for a client that takes its image: several of every build, so that
+/// clients that take nothing leave enough for the builds of others.
+const BLOCKING: usize = 8192;
+
 /// Serve build clients: buildctl, docker buildx (remote driver), docker build with DOCKER_HOST.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -104,6 +111,7 @@ pub struct DialStdio {
 pub fn run(args: &DaemonArgs) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING)
         .build()
         .map_err(CliError::Runtime)?;
     let result = runtime.block_on(serve(args));
@@ -120,6 +128,21 @@ fn environment() -> Environment {
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root() && !crate::is_rootless()
+}
+
+/// Every connection and every file of a transfer is a descriptor: the soft limit, 1024 of them on most
+/// machines, would keep the clients of some hundred builds out.
+fn allow_descriptors() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(DESCRIPTORS).min(DESCRIPTORS);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = rustix::process::Rlimit {
+            current: Some(wanted),
+            maximum: limit.maximum,
+        };
+        // With fewer, fewer clients come in at once.
+        let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
+    }
 }
 
 async fn serve(args: &DaemonArgs) -> Result<(), CliError> {
@@ -151,6 +174,9 @@ async fn serve(args: &DaemonArgs) -> Result<(), CliError> {
         default_platform: platform::host(),
     })
     .await?;
+    // Steps keep the limit that we came with: what starts them is started first.
+    let _ = solver.launcher().await;
+    allow_descriptors();
     let engine = Engine::new(EngineOptions {
         solver: solver.clone(),
         builtins: BTreeMap::from([("dockerfile.v0".to_owned(), build::dockerfile_frontend())]),

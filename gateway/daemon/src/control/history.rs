@@ -26,6 +26,9 @@ const TRACE_TYPE: &str = "application/vnd.buildkit.otlp.json.v0";
 /// Records at most, however young they are: they are in memory.
 const MOST: usize = 5000;
 
+/// Bytes of what builds said that are kept, of all together; pinned builds do not count.
+const MOST_BYTES: u64 = 4 << 30;
+
 /// Events that a slow listener may lag behind before it misses some.
 const EVENTS: usize = 1024;
 
@@ -179,13 +182,14 @@ impl History {
         let age = i64::try_from(self.0.limits.age.as_secs()).unwrap_or(i64::MAX);
         let mut records = self.list();
         records.retain(|record| record.completed_at.is_some() && !record.pinned);
-        let old = records
-            .into_iter()
-            .enumerate()
-            .skip(self.0.limits.entries)
-            .filter(|(at, record)| *at >= MOST || now.saturating_sub(seconds(record)) > age);
-        for (_, record) in old {
-            self.forget(&record.r#ref);
+        let mut bytes = 0_u64;
+        for (at, record) in records.into_iter().enumerate() {
+            let said = record.logs.as_ref().map_or(0, |logs| logs.size);
+            bytes = bytes.saturating_add(u64::try_from(said).unwrap_or(0));
+            let old = now.saturating_sub(seconds(&record)) > age;
+            if bytes > MOST_BYTES || at >= MOST || (old && at >= self.0.limits.entries) {
+                self.forget(&record.r#ref);
+            }
         }
     }
 

@@ -9,15 +9,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::log::StatusLog;
+use crate::peer::Peer;
 
 /// How long a question about a build waits for it.
 const EARLY: Duration = Duration::from_secs(6);
 
-/// Builds at once. More than any machine can do something useful for.
-const MAX_BUILDS: usize = 10_000;
+/// Builds of one peer at once. More than any machine can do something useful for.
+const MAX_BUILDS: usize = 1000;
 
 /// A build that runs.
 pub struct Running {
+    peer: Peer,
     pub log: StatusLog,
     pub cancel: CancellationToken,
 }
@@ -65,8 +67,8 @@ impl Jobs {
     }
 
     /// # Errors
-    /// When a build of this name runs.
-    pub fn start(&self, name: &str, log: StatusLog) -> Result<Entry, Error> {
+    /// When a build of this name runs, or too many of this peer.
+    pub fn start(&self, peer: &Peer, name: &str, log: StatusLog) -> Result<Entry, Error> {
         let mut running = self.locked();
         if running.contains_key(name) {
             return Err(Error::new(
@@ -74,13 +76,15 @@ impl Jobs {
                 format!("job ID {name} exists"),
             ));
         }
-        if running.len() >= MAX_BUILDS {
+        let same = running.values().filter(|other| other.peer == *peer);
+        if same.count() >= MAX_BUILDS {
             return Err(Error::new(
                 Code::ResourceExhausted,
-                format!("{MAX_BUILDS} builds run already"),
+                format!("{MAX_BUILDS} builds of one client run already"),
             ));
         }
         let entry = Arc::new(Running {
+            peer: peer.clone(),
             log,
             cancel: CancellationToken::new(),
         });
@@ -95,6 +99,13 @@ impl Jobs {
 
     pub fn get(&self, name: &str) -> Option<Arc<Running>> {
         self.locked().get(name).cloned()
+    }
+
+    /// Cancels a build of this peer; those of others are none of its business.
+    pub fn cancel(&self, peer: &Peer, name: &str) {
+        if let Some(running) = self.get(name).filter(|running| running.peer == *peer) {
+            running.cancel.cancel();
+        }
     }
 
     /// One that may come yet.

@@ -1,9 +1,11 @@
 //! One build: from its request to the answer, whoever drives it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use gateway_api::progress::Progress;
 use gateway_api::{Error, FrontendFn, Gateway};
 use gateway_bridge::{BuildRequest, BuildResponse, LateExporters, Provenance, SourceJudge};
@@ -98,18 +100,22 @@ pub async fn solve(
         ));
     }
     let log = state.history.log(&name).map_err(own)?;
-    let entry = state.jobs.start(&name, log)?;
+    let entry = state.jobs.start(&peer, &name, log).inspect_err(|error| {
+        if error.code == gateway_api::Code::ResourceExhausted {
+            state.history.forget(&name);
+        }
+    })?;
     let record = BuildHistoryRecord {
         r#ref: name.clone(),
         frontend: request.frontend.clone(),
-        frontend_attrs: request.frontend_attrs.clone(),
+        frontend_attrs: remembered(&request.frontend_attrs),
         exporters: wanted(&request),
         created_at: Some(timestamp(OffsetDateTime::now_utc())),
         generation: 1,
         ..BuildHistoryRecord::default()
     };
-    let remembered = !request.internal;
-    if remembered {
+    let keep = !request.internal;
+    if keep {
         state.history.started(&record);
     }
     let cancel = entry.running.cancel.clone();
@@ -117,8 +123,15 @@ pub async fn solve(
     let inner = daemon.clone();
     let task = tokio::spawn(async move {
         let trace = terms.trace.clone();
-        let built = run(&inner, &peer, terms, request, &entry).await;
-        end(&inner, entry, record, remembered.then_some(trace), &built).await;
+        // A failure of ours ends this build and no other, and what is known of it is known.
+        let built = AssertUnwindSafe(run(&inner, &peer, terms, request, &entry));
+        let built = built.catch_unwind().await.unwrap_or_else(|_| {
+            Err(Error::new(
+                gateway_api::Code::Internal,
+                "internal failure of the build (its cause is in the daemon's log)",
+            ))
+        });
+        end(&inner, entry, record, keep.then_some(trace), &built).await;
         built.map(|built| built.response)
     });
     let built = task.await;
@@ -129,6 +142,23 @@ pub async fn solve(
             "internal failure of the build",
         ))
     })
+}
+
+/// Options that history keeps, in bytes together: for their reader's eyes, and in memory.
+const MAX_REMEMBERED: usize = 64 << 10;
+
+/// The options of a build as everybody may read them later. A session is found by whoever knows its id,
+/// so ids are no part of it.
+fn remembered(options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut left = MAX_REMEMBERED;
+    let kept = options.iter().filter(|(key, value)| {
+        let size = key.len() + value.len();
+        let fits = size <= left && !key.starts_with("local-sessionid:");
+        left -= if fits { size } else { 0 };
+        fits
+    });
+    kept.map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 fn own(error: impl std::fmt::Display) -> Error {

@@ -139,16 +139,14 @@ fn new_ref() -> String {
         .collect()
 }
 
-pub fn cancel(daemon: &Daemon, request: &Request<Incoming>) -> Answer {
+pub fn cancel(daemon: &Daemon, peer: &Peer, request: &Request<Incoming>) -> Answer {
     let query = Query::of(request.uri());
     let name: String = query
         .get("id")
         .chars()
         .filter(char::is_ascii_alphanumeric)
         .collect();
-    if let Some(running) = daemon.0.jobs.get(&name) {
-        running.cancel.cancel();
-    }
+    daemon.0.jobs.cancel(peer, &name);
     super::text(StatusCode::NO_CONTENT, "text/plain", "")
 }
 

@@ -128,7 +128,7 @@ async fn answer(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> Answe
             )
         }
         (Method::POST, "/build") => build::build(daemon, peer, request).await,
-        (Method::POST, "/build/cancel") => build::cancel(&daemon, &request),
+        (Method::POST, "/build/cancel") => build::cancel(&daemon, &peer, &request),
         (Method::POST, "/build/prune") => build::prune(&daemon, &request).await,
         (method, path) => problem(
             StatusCode::NOT_FOUND,

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use gateway_proto::limits;
@@ -9,6 +10,7 @@ use http::uri::PathAndQuery;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
@@ -16,15 +18,31 @@ use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::Service;
 
+use super::MAX_CALLS;
+
+/// Headers of an answer, in bytes: errors of clients have details, of which none is a file.
+const MAX_ANSWER_HEADERS: u32 = 1 << 20;
+
+/// Values of metadata; with more of them, each of a byte, it is larger than clients take.
+const MOST_VALUES: usize = 31_500;
+
+/// Headers of a call, in bytes: what Go's clients take at most, less some for what is always there.
+const MAX_CALL_HEADERS: usize = (1 << 20) - (16 << 10);
+
+/// All streams of a session are ours, and each holds back what is not read by its own window; so the
+/// connection's need not hold back more. HTTP/2's guard against floods of small frames allows them in
+/// proportion to it, and clients write every message as a frame of its own, thousands of a few bytes
+/// for a directory of small files: 1 MiB of the smallest frames, on every stream at once, is allowed.
+const CONNECTION_WINDOW: u32 = i32::MAX as u32;
+
 /// One connection. Cheap to clone.
 #[derive(Clone)]
-pub struct Channel(http2::SendRequest<Body>);
+pub struct Channel {
+    sender: http2::SendRequest<Body>,
+    calls: Arc<Semaphore>,
+}
 
 /// Says hello. The future beside the channel is the connection: it must run, and ends with the stream.
-///
-/// Clients write every message as a frame of its own, thousands of a few bytes each for a directory of
-/// small files. HTTP/2's guard against such floods allows them in proportion to the window of the
-/// connection, so that is far larger than any stream's.
 pub async fn connect<T>(
     io: T,
 ) -> Result<
@@ -38,12 +56,13 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .max_header_list_size(limits::MAX_HEADER_LIST_BYTES)
+        .max_header_list_size(MAX_ANSWER_HEADERS)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .handshake(TokioIo::new(io))
         .await?;
-    Ok((Channel(sender), connection))
+    let calls = Arc::new(Semaphore::new(MAX_CALLS));
+    Ok((Channel { sender, calls }, connection))
 }
 
 impl Service<http::Request<Body>> for Channel {
@@ -52,7 +71,7 @@ impl Service<http::Request<Body>> for Channel {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+        self.sender.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
@@ -65,7 +84,7 @@ impl Service<http::Request<Body>> for Channel {
         {
             *request.uri_mut() = uri;
         }
-        Box::pin(self.0.send_request(request))
+        Box::pin(self.sender.send_request(request))
     }
 }
 
@@ -77,6 +96,24 @@ impl Channel {
             .await
             .map_err(|error| Status::unavailable(format!("the client is gone: {error}")))?;
         Ok(grpc)
+    }
+
+    /// Waits until the client takes one more call.
+    async fn call(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let permit = self.calls.clone().acquire_owned().await;
+        permit.map_err(|_| Status::unavailable("the client is gone"))
+    }
+
+    /// One request, one answer, beside all calls that wait their turn.
+    pub async fn urgent<Q, A>(&self, path: &'static str, request: Q) -> Result<A, Status>
+    where
+        Q: prost::Message + Default + 'static,
+        A: prost::Message + Default + 'static,
+    {
+        let mut grpc = self.grpc().await?;
+        let path = PathAndQuery::from_static(path);
+        let answer = grpc.unary(Request::new(request), path, ProstCodec::<Q, A>::default());
+        Ok(answer.await?.into_inner())
     }
 
     /// One request, one answer.
@@ -100,7 +137,8 @@ impl Channel {
         A: prost::Message + Default + 'static,
     {
         let mut request = Request::new(request);
-        *request.metadata_mut() = metadata;
+        *request.metadata_mut() = fitting(metadata)?;
+        let _call = self.call().await?;
         let mut grpc = self.grpc().await?;
         let path = PathAndQuery::from_static(path);
         let answer = grpc.unary(request, path, ProstCodec::<Q, A>::default());
@@ -113,18 +151,62 @@ impl Channel {
         path: &'static str,
         metadata: MetadataMap,
         requests: impl Stream<Item = Q> + Send + 'static,
-    ) -> Result<Streaming<A>, Status>
+    ) -> Result<Answers<A>, Status>
     where
         Q: prost::Message + Default + 'static,
         A: prost::Message + Default + 'static,
     {
         let mut request = Request::new(requests);
-        *request.metadata_mut() = metadata;
+        *request.metadata_mut() = fitting(metadata)?;
+        let call = self.call().await?;
         let mut grpc = self.grpc().await?;
         let path = PathAndQuery::from_static(path);
         let answer = grpc.streaming(request, path, ProstCodec::<Q, A>::default());
-        Ok(answer.await?.into_inner())
+        Ok(Answers {
+            stream: answer.await?.into_inner(),
+            _call: call,
+        })
     }
+}
+
+/// What a client answers, one message after the other; it counts as a call until dropped.
+pub struct Answers<A> {
+    stream: Streaming<A>,
+    _call: OwnedSemaphorePermit,
+}
+
+impl<A> Answers<A> {
+    /// The next one.
+    ///
+    /// # Errors
+    /// Of the client, at the end.
+    pub async fn message(&mut self) -> Result<Option<A>, Status> {
+        self.stream.message().await
+    }
+}
+
+impl<A> Stream for Answers<A> {
+    type Item = Result<A, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.stream).poll_next(cx)
+    }
+}
+
+/// Metadata that a client takes: more of it would end in an answer that nobody understands.
+fn fitting(metadata: MetadataMap) -> Result<MetadataMap, Status> {
+    let headers = metadata.into_headers();
+    // As HTTP/2 counts.
+    let size = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        name.as_str().len() + value.len() + 32
+    };
+    let size: usize = headers.iter().map(size).sum();
+    if size > MAX_CALL_HEADERS {
+        return Err(Status::resource_exhausted(format!(
+            "the names and patterns of one call to the client are {size} bytes, more than {MAX_CALL_HEADERS}: use fewer, e.g. directories instead of their files"
+        )));
+    }
+    Ok(MetadataMap::from_headers(headers))
 }
 
 /// How text that is not ASCII becomes metadata.
@@ -157,6 +239,9 @@ pub fn insert_as(
         metadata.insert(marker, AsciiMetadataValue::from_static("1"));
     }
     for value in values {
+        if metadata.len() >= MOST_VALUES {
+            return;
+        }
         let text = match escape {
             true => url::form_urlencoded::byte_serialize(value.as_bytes()).collect(),
             false => value.clone(),
@@ -170,6 +255,24 @@ pub fn insert_as(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p22_more_metadata_than_clients_take_is_refused_by_us() {
+        let mut metadata = MetadataMap::new();
+        let pattern = ["x".repeat(1000)];
+        for _ in 0..900 {
+            insert(&mut metadata, "exclude-patterns", &pattern);
+        }
+        let mut metadata = fitting(metadata).unwrap();
+        for _ in 0..200 {
+            insert(&mut metadata, "exclude-patterns", &pattern);
+        }
+        let refused = fitting(metadata).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        let mut many = MetadataMap::new();
+        insert(&mut many, "followpaths", &vec!["x".to_owned(); 100_000]);
+        assert!(fitting(many).is_err());
+    }
 
     #[test]
     fn p14_what_is_not_ascii_is_escaped_and_said_to_be() {

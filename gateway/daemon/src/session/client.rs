@@ -9,8 +9,10 @@ use gateway_session::{LocalDir, LocalRequest, MAX_SECRET_BYTES, Secret, Session,
 use tokio::sync::Mutex;
 
 use super::channel::Encoding;
+use super::space::{RESERVE, Space};
 use super::ssh::Forward;
 use super::store::ClientStore;
+use super::sync::SyncError;
 use super::{Handle, Locals, Sessions, sync};
 use crate::peer::Peer;
 use crate::proto::session::{
@@ -112,24 +114,28 @@ impl Session for ClientSession {
             "{:?} {:?} {:?}",
             request.include, request.exclude, request.follow
         );
-        let held = self.locals.take(&key, &filter).map_err(failed)?;
+        let locals = self.locals.clone();
+        // Old slots go meanwhile, with all their files.
+        let held = tokio::task::spawn_blocking(move || locals.take(&key, &filter));
+        let held = Arc::new(held.await.map_err(failed)?.map_err(failed)?);
         let path = held.path();
-        let synced = handle
-            .until_closed(sync::sync(
-                &handle,
-                self.encoding,
-                request,
-                path.clone(),
-                progress,
-            ))
-            .await
-            .and_then(std::convert::identity);
-        let done = synced.map_err(|status| refused(&status))?;
+        let synced = sync::sync(&handle, self.encoding, request, held.clone(), progress);
+        let synced = handle.until_closed(synced).await;
+        let done = match synced.map_err(|status| refused(&status))? {
+            Ok(done) => done,
+            Err(SyncError::Client(status)) => return Err(refused(&status)),
+            Err(SyncError::Refused(problem)) => {
+                // What came must not lie about: it may be what filled the disk.
+                let emptied = tokio::task::spawn_blocking(move || held.empty());
+                let _ = emptied.await;
+                return Err(SessionError::Client(problem));
+            }
+        };
         held.filled(done.entries);
         Ok(Some(LocalDir {
             path,
             transferred: Some(done.bytes),
-            hold: Some(Arc::new(held)),
+            hold: Some(held),
         }))
     }
 
@@ -174,6 +180,8 @@ impl Session for ClientSession {
                 .await
                 .map_err(|status| refused(&status))?;
             let mut file = tokio::fs::File::create(&path).await.map_err(failed)?;
+            let disk = std::fs::File::open(self.scratch.path()).map_err(failed)?;
+            let mut space = Space::new(RESERVE);
             let mut size = 0;
             while let Some(piece) = pieces.message().await.map_err(|status| refused(&status))? {
                 size += piece.data.len() as u64;
@@ -182,6 +190,7 @@ impl Session for ClientSession {
                         "an upload is larger than {MAX_UPLOAD} bytes"
                     )));
                 }
+                space.take(&disk, piece.data.len() as u64).map_err(failed)?;
                 file.write_all(&piece.data).await.map_err(failed)?;
             }
             file.flush().await.map_err(failed)

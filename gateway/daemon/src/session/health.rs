@@ -27,7 +27,7 @@ pub async fn watch(handle: Arc<Handle>) {
         let asked = Instant::now();
         let answer = handle
             .channel()
-            .unary::<_, HealthCheckResponse>(CHECK, HealthCheckRequest::default());
+            .urgent::<_, HealthCheckResponse>(CHECK, HealthCheckRequest::default());
         let limit = LEAST_TIMEOUT.max(last.mul_f32(1.5));
         match tokio::time::timeout(limit, answer).await {
             Ok(Ok(_)) => missed = 0,

@@ -159,6 +159,17 @@ impl Held {
         self.locals.0.root.join(&self.name)
     }
 
+    /// Gives up the files that it holds.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn empty(&self) -> std::io::Result<()> {
+        // Without it the slot is made anew after a restart.
+        let _ = std::fs::remove_file(self.dir().join("about"));
+        std::fs::remove_dir_all(self.path())?;
+        std::fs::create_dir(self.path())
+    }
+
     /// What it holds now.
     pub fn filled(&self, entries: u32) {
         let mut slots = self.locals.locked();

@@ -12,6 +12,7 @@ mod policy;
 mod receive;
 mod send;
 mod sink;
+mod space;
 mod ssh;
 mod store;
 mod sync;
@@ -46,6 +47,10 @@ const MAX_METHODS: usize = 256;
 
 /// Sessions of one peer at once: every build of every client has one or two.
 const MAX_SESSIONS: usize = 4096;
+
+/// Calls to one client at once. Clients take 100 at least, most 250; questions after its health go by
+/// themselves, so that a client that is busy is not taken for a dead one.
+const MAX_CALLS: usize = 90;
 
 /// What a client says of its session.
 #[derive(Debug, Clone, Default)]

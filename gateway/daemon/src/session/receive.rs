@@ -3,26 +3,52 @@
 //! below what is no directory end the transfer. All of it blocks.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use gateway_proto::fsutil::types::Stat;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::mode;
+use super::space::{self, Space};
 
-/// Entries of one transfer. A repository of a million files is a large one.
-pub const MAX_ENTRIES: usize = 5_000_000;
 /// As the kernel's.
 const MAX_PATH: usize = 4096;
 /// Extended attributes of one file; the kernel keeps less for most file systems.
 const MAX_XATTR_BYTES: usize = 64 << 10;
+/// Files whose bytes come at the same time: clients send four, and each is open here.
+const MAX_INCOMING: usize = 64;
+/// What a file may grow while it is read, beyond what its stat says: a log that is being written.
+const MAX_GROWTH: u64 = 64 << 20;
+
+/// What one transfer may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Entries. A repository of a million files is a large one.
+    pub entries: u32,
+    /// Names, texts of links and attributes of the list together: five million names of 100 bytes.
+    pub list_bytes: usize,
+    /// Bytes that stay free on the disk.
+    pub reserve: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            entries: 5_000_000,
+            list_bytes: 512 << 20,
+            reserve: space::RESERVE,
+        }
+    }
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
@@ -67,11 +93,18 @@ struct Level {
     extra: BTreeSet<Vec<u8>>,
 }
 
+/// A file that was asked for.
+struct Wanted {
+    path: Vec<u8>,
+    stat: Stat,
+}
+
 /// A file whose bytes come.
 struct Incoming {
     file: File,
     path: Vec<u8>,
     stat: Stat,
+    received: u64,
 }
 
 /// One transfer.
@@ -82,13 +115,20 @@ pub struct Receiver {
     next: u32,
     last: Vec<u8>,
     levels: Vec<Level>,
+    limits: Limits,
+    list_bytes: usize,
+    /// Bytes of the files that were asked for, by their stats.
+    announced: u64,
+    space: Space,
     /// The directory that files were last put into.
-    current: Option<(Vec<u8>, OwnedFd)>,
-    /// Paths of regular files, for links to them.
-    files: BTreeSet<Vec<u8>>,
+    current: Option<(Vec<u8>, Rc<OwnedFd>)>,
+    /// Hashes of the paths of regular files, for links to them. Two paths of one hash would make a link
+    /// to what is no file be tried, no more.
+    files: HashSet<u64>,
+    hasher: RandomState,
     links: Vec<(Vec<u8>, Vec<u8>)>,
     dirs: Vec<(Vec<u8>, Stat)>,
-    wanted: HashMap<u32, (Vec<u8>, Stat)>,
+    wanted: HashMap<u32, Wanted>,
     incoming: HashMap<u32, Incoming>,
     listed: bool,
     bytes: u64,
@@ -96,7 +136,7 @@ pub struct Receiver {
 
 impl Receiver {
     /// Into the directory `to`, which nobody else uses meanwhile.
-    pub fn new(to: &Path, fresh: bool) -> Result<Receiver> {
+    pub fn new(to: &Path, fresh: bool, limits: Limits) -> Result<Receiver> {
         let path = to.as_os_str().as_bytes();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(to, flags, Mode::empty()).map_err(failed("open", path))?;
@@ -106,8 +146,13 @@ impl Receiver {
             next: 0,
             last: Vec::new(),
             levels: Vec::new(),
+            limits,
+            list_bytes: 0,
+            announced: 0,
+            space: Space::new(limits.reserve),
             current: None,
-            files: BTreeSet::new(),
+            files: HashSet::new(),
+            hasher: RandomState::new(),
             links: Vec::new(),
             dirs: Vec::new(),
             wanted: HashMap::new(),
@@ -115,7 +160,7 @@ impl Receiver {
             listed: false,
             bytes: 0,
         };
-        receiver.enter(Vec::new())?;
+        receiver.enter(Vec::new(), true)?;
         Ok(receiver)
     }
 
@@ -135,16 +180,20 @@ impl Receiver {
     }
 
     /// An entry of the list; gives the id of the file if its bytes are wanted.
-    pub fn entry(&mut self, stat: Stat) -> Result<Option<u32>> {
+    pub fn entry(&mut self, mut stat: Stat) -> Result<Option<u32>> {
         if self.listed {
             return protocol("an entry after the end of the list");
         }
         let id = self.next;
-        if id as usize >= MAX_ENTRIES {
-            return protocol(format!("more than {MAX_ENTRIES} files"));
+        if id >= self.limits.entries {
+            return protocol(format!(
+                "more than {} files: exclude what the build does not need (.dockerignore)",
+                self.limits.entries
+            ));
         }
         self.next += 1;
-        let path = stat.path.clone().into_bytes();
+        self.measure(&mut stat)?;
+        let path = std::mem::take(&mut stat.path).into_bytes();
         self.check(&path)?;
         self.leave_until(&path)?;
         let (parent, name) = split(&path);
@@ -161,14 +210,14 @@ impl Receiver {
         };
         self.last = path.clone();
         if kind == FileType::Directory {
-            self.directory(&path, existed)?;
+            let old = self.directory(&path, existed)?;
             self.dirs.push((path.clone(), stat));
-            self.enter(path)?;
+            self.enter(path, old)?;
             return Ok(None);
         }
         if kind == FileType::RegularFile && !stat.linkname.is_empty() {
             let target = stat.linkname.clone().into_bytes();
-            if !self.files.contains(&target) {
+            if !self.files.contains(&self.hasher.hash_one(&target)) {
                 return protocol(format!(
                     "invalid link {} to unknown path {:?}",
                     shown(&path),
@@ -180,14 +229,15 @@ impl Receiver {
         }
         let same = existed && !self.fresh && self.is_same(&path, kind, &stat)?;
         if kind == FileType::RegularFile {
-            self.files.insert(path.clone());
+            self.files.insert(self.hasher.hash_one(&path));
             if same {
                 return Ok(None);
             }
             if existed {
                 self.remove(&path)?;
             }
-            self.wanted.insert(id, (path, stat));
+            self.announce(&path, &stat)?;
+            self.wanted.insert(id, Wanted { path, stat });
             return Ok(Some(id));
         }
         if !same {
@@ -197,6 +247,39 @@ impl Receiver {
             self.special(&path, kind, &stat)?;
         }
         Ok(None)
+    }
+
+    /// Counts what is kept of an entry until the end.
+    fn measure(&mut self, stat: &mut Stat) -> Result<()> {
+        let size = |(name, value): (&String, &Vec<u8>)| name.len() + value.len();
+        if stat.xattrs.iter().map(size).sum::<usize>() > MAX_XATTR_BYTES {
+            // No file system has so many; left out, as others that it does not take.
+            stat.xattrs.clear();
+        }
+        let xattrs = stat.xattrs.iter().map(size).sum::<usize>();
+        self.list_bytes += stat.path.len() + stat.linkname.len() + xattrs;
+        if self.list_bytes > self.limits.list_bytes {
+            return protocol(format!(
+                "the list of files is larger than {} bytes: exclude what the build does not need (.dockerignore)",
+                self.limits.list_bytes
+            ));
+        }
+        Ok(())
+    }
+
+    /// A file will come: all of them must fit.
+    fn announce(&mut self, path: &[u8], stat: &Stat) -> Result<()> {
+        let Ok(size) = u64::try_from(stat.size) else {
+            return protocol(format!("{}: a size below zero", shown(path)));
+        };
+        let before = self.announced;
+        self.announced = before.saturating_add(size);
+        // Most files are small: the disk is asked when it becomes much.
+        if before >> 28 != self.announced >> 28 {
+            let left = self.announced.saturating_sub(self.bytes);
+            space::fits(&self.root, left, self.limits.reserve).or_else(protocol)?;
+        }
+        Ok(())
     }
 
     /// The end of the list.
@@ -213,9 +296,17 @@ impl Receiver {
 
     /// Bytes of a file that was asked for; none: its end.
     pub fn data(&mut self, id: u32, data: &[u8]) -> Result<()> {
-        if let Some((path, stat)) = self.wanted.remove(&id) {
-            let file = self.create(&path)?;
-            self.incoming.insert(id, Incoming { file, path, stat });
+        if let Some(Wanted { path, stat }) = self.wanted.remove(&id) {
+            if self.incoming.len() >= MAX_INCOMING {
+                return protocol(format!("more than {MAX_INCOMING} files sent at once"));
+            }
+            let incoming = Incoming {
+                file: self.create(&path)?,
+                path,
+                stat,
+                received: 0,
+            };
+            self.incoming.insert(id, incoming);
         }
         let Some(incoming) = self.incoming.get_mut(&id) else {
             return protocol(format!("invalid file request {id}"));
@@ -226,7 +317,18 @@ impl Receiver {
                 None => Ok(()),
             };
         }
-        self.bytes += data.len() as u64;
+        let count = data.len() as u64;
+        self.bytes += count;
+        incoming.received += count;
+        let size = u64::try_from(incoming.stat.size).unwrap_or(0);
+        if incoming.received > size.saturating_add(MAX_GROWTH) {
+            return protocol(format!(
+                "{}: {} bytes came of a file of {size}",
+                shown(&incoming.path),
+                incoming.received
+            ));
+        }
+        self.space.take(&self.root, count).or_else(protocol)?;
         incoming.file.write_all(data).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             failed("write", &incoming.path)(errno)
@@ -290,9 +392,14 @@ impl Receiver {
         Ok(())
     }
 
-    fn enter(&mut self, path: Vec<u8>) -> Result<()> {
-        let dir = self.open_dir(&path)?;
+    /// `old`: there may be something in it.
+    fn enter(&mut self, path: Vec<u8>, old: bool) -> Result<()> {
         let mut extra = BTreeSet::new();
+        if !old {
+            self.levels.push(Level { path, extra });
+            return Ok(());
+        }
+        let dir = self.open_dir(&path)?;
         for entry in rustix::fs::Dir::read_from(&dir).map_err(failed("open", &path))? {
             let entry = entry.map_err(failed("readdir", &path))?;
             let name = entry.file_name().to_bytes();
@@ -346,18 +453,16 @@ impl Receiver {
     }
 
     /// The directory that a path is in, kept open for the next one.
-    fn parent<'a>(&mut self, path: &'a [u8]) -> Result<(OwnedFd, &'a OsStr)> {
+    fn parent<'a>(&mut self, path: &'a [u8]) -> Result<(Rc<OwnedFd>, &'a OsStr)> {
         let (parent, name) = split(path);
-        let open = match &self.current {
-            Some((known, fd)) if known == parent => fd,
+        let dir = match &self.current {
+            Some((known, fd)) if known == parent => fd.clone(),
             _ => {
-                let fd = self.open_dir(parent)?;
-                &self.current.insert((parent.to_vec(), fd)).1
+                let fd = Rc::new(self.open_dir(parent)?);
+                self.current = Some((parent.to_vec(), fd.clone()));
+                fd
             }
         };
-        let dir = open.try_clone().map_err(|error| {
-            failed("dup", path)(Errno::from_io_error(&error).unwrap_or(Errno::MFILE))
-        })?;
         Ok((dir, OsStr::from_bytes(name)))
     }
 
@@ -366,17 +471,20 @@ impl Receiver {
         remove_all(&dir, name).map_err(failed("unlink", path))
     }
 
-    fn directory(&mut self, path: &[u8], existed: bool) -> Result<()> {
+    /// Makes it; true when there was one already.
+    fn directory(&mut self, path: &[u8], existed: bool) -> Result<bool> {
         let (dir, name) = self.parent(path)?;
         if existed {
             let old = rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(failed("lstat", path))?;
             if FileType::from_raw_mode(old.st_mode) == FileType::Directory {
-                return Ok(());
+                return Ok(true);
             }
             remove_all(&dir, name).map_err(failed("unlink", path))?;
         }
-        rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o700)).map_err(failed("mkdir", path))
+        rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o700))
+            .map_err(failed("mkdir", path))?;
+        Ok(false)
     }
 
     /// Whether what is there has the stat that the client says.
@@ -442,10 +550,6 @@ fn finish_file(done: &Incoming) -> Result<()> {
 
 /// Those that a file system takes; others are left out, as by the reference.
 fn set_xattrs(file: impl AsFd, stat: &Stat) {
-    let size = |(name, value): (&String, &Vec<u8>)| name.len() + value.len();
-    if stat.xattrs.iter().map(size).sum::<usize>() > MAX_XATTR_BYTES {
-        return;
-    }
     for (name, value) in &stat.xattrs {
         if name.starts_with("user.") || name == "security.capability" {
             let _ = rustix::fs::fsetxattr(
@@ -498,28 +602,49 @@ fn is_below(path: &[u8], dir: &[u8]) -> bool {
         .is_some_and(|rest| rest.starts_with(b"/"))
 }
 
-/// A file or a whole directory. Links are never followed.
+/// A file or a whole directory. Links are never followed. However deep it is, few directories are open
+/// at a time: a client that sends a deep one must not use up what all have.
 fn remove_all(dir: impl AsFd, name: &OsStr) -> std::result::Result<(), Errno> {
     match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(errno) => return Err(errno),
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inner = rustix::fs::openat(&dir, name, flags, Mode::empty())?;
-    // Its names first: a directory must not change while it is read.
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&inner)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
+    // Directories to go, and whether their content went.
+    let mut left = vec![(name.as_bytes().to_vec(), false)];
+    while let Some((path, empty)) = left.pop() {
+        if empty {
+            rustix::fs::unlinkat(&dir, OsStr::from_bytes(&path), AtFlags::REMOVEDIR)?;
+            continue;
+        }
+        let inner = rustix::fs::openat2(
+            &dir,
+            OsStr::from_bytes(&path),
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )?;
+        // Its names first: a directory must not change while it is read.
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&inner)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name.to_vec());
+            }
+        }
+        left.push((path.clone(), true));
+        for name in names {
+            match rustix::fs::unlinkat(&inner, OsStr::from_bytes(&name), AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR | Errno::PERM) => {
+                    left.push(([&path, b"/".as_slice(), &name].concat(), false));
+                }
+                Err(errno) => return Err(errno),
+            }
         }
     }
-    for name in names {
-        remove_all(&inner, OsStr::from_bytes(&name))?;
-    }
-    rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ fn stat(path: &str, mode: u32, size: i64, time: i64) -> Stat {
 
 /// Receives the list and sends what is asked for; the paths of that.
 fn transfer(to: &Path, list: &[(Stat, &str)]) -> Result<Vec<String>> {
-    let mut receiver = Receiver::new(to, false)?;
+    let mut receiver = Receiver::new(to, false, Limits::default())?;
     let mut asked = Vec::new();
     for (stat, content) in list {
         if let Some(id) = receiver.entry(stat.clone())? {
@@ -154,11 +154,126 @@ fn p16_a_link_of_an_earlier_transfer_is_never_gone_through() {
 #[test]
 fn p15_bytes_that_nobody_asked_for_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let mut receiver = Receiver::new(dir.path(), false).unwrap();
+    let mut receiver = Receiver::new(dir.path(), false, Limits::default()).unwrap();
     let error = receiver.data(0, b"x").unwrap_err().to_string();
     assert_eq!(error, "invalid file request 0");
     receiver.end_of_list().unwrap();
     assert!(receiver.end_of_list().is_err());
+}
+
+fn receiver(to: &Path, limits: Limits) -> Receiver {
+    Receiver::new(to, false, limits).unwrap()
+}
+
+#[test]
+fn p16_lists_without_end_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let few = Limits {
+        entries: 3,
+        ..Limits::default()
+    };
+    let mut receiver_of_few = receiver(dir.path(), few);
+    for name in ["a", "b", "c"] {
+        receiver_of_few.entry(stat(name, 0o644, 0, 0)).unwrap();
+    }
+    let error = receiver_of_few.entry(stat("d", 0o644, 0, 0)).unwrap_err();
+    assert!(error.to_string().contains("more than 3 files"), "{error}");
+
+    let small = Limits {
+        list_bytes: 1000,
+        ..Limits::default()
+    };
+    let mut receiver = receiver(dir.path(), small);
+    let long = "n".repeat(200);
+    let error = (0..10)
+        .find_map(|number| {
+            let entry = stat(&format!("{number}{long}"), 0o644, 0, 0);
+            receiver.entry(entry).err()
+        })
+        .unwrap();
+    assert!(error.to_string().contains("larger than 1000 bytes"));
+}
+
+#[test]
+fn p16_attributes_that_no_file_has_are_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut huge = stat("a", 0o644, 0, 0);
+    huge.xattrs.insert("user.x".into(), vec![0; 1 << 20]);
+    let mut receiver = receiver(dir.path(), Limits::default());
+    assert_eq!(receiver.entry(huge).unwrap(), Some(0));
+    assert!(receiver.list_bytes < 100);
+}
+
+#[test]
+fn p16_more_bytes_than_a_file_has_are_refused_and_a_growing_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut receiver = receiver(dir.path(), Limits::default());
+    receiver.entry(stat("log", 0o644, 1, 0)).unwrap();
+    let megabyte = vec![b'x'; 1 << 20];
+    let refused_after =
+        (0..100).find_map(|count| Some((count, receiver.data(0, &megabyte).err()?)));
+    let (count, error) = refused_after.unwrap();
+    assert_eq!(count, 64);
+    assert!(error.to_string().contains("bytes came of a file of 1"));
+}
+
+#[test]
+fn p16_files_that_do_not_fit_are_refused_by_their_stats() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fresh = receiver(dir.path(), Limits::default());
+    let error = fresh.entry(stat("a", 0o644, i64::MAX, 0)).unwrap_err();
+    assert!(error.to_string().contains("no space for"), "{error}");
+    let error = fresh.entry(stat("b", 0o644, -1, 0)).unwrap_err();
+    assert!(error.to_string().contains("below zero"), "{error}");
+    let full = Limits {
+        reserve: u64::MAX,
+        ..Limits::default()
+    };
+    let mut full = receiver(dir.path(), full);
+    full.entry(stat("a", 0o644, 1, 0)).unwrap();
+    let error = full.data(0, b"x").unwrap_err();
+    assert!(error.to_string().contains("no space for"), "{error}");
+}
+
+#[test]
+fn p16_files_without_end_at_once_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut receiver = receiver(dir.path(), Limits::default());
+    for number in 0..200 {
+        receiver
+            .entry(stat(&format!("{number:03}"), 0o644, 1, 0))
+            .unwrap();
+    }
+    let error = (0..200)
+        .find_map(|id| receiver.data(id, b"x").err())
+        .unwrap();
+    assert!(
+        error
+            .to_string()
+            .contains("more than 64 files sent at once")
+    );
+}
+
+#[test]
+fn p16_a_deep_directory_goes_again_with_few_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    let depth = 2000;
+    let list: Vec<(Stat, &str)> = (1..=depth)
+        .map(|depth| (stat(&vec!["d"; depth].join("/"), DIR, 0, 1), ""))
+        .collect();
+    transfer(dir.path(), &list).unwrap();
+    // As many as a process has at least; other tests of this process have theirs.
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let usual = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let few = rustix::process::Rlimit {
+        current: Some(open as u64 + 200),
+        maximum: usual.maximum,
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+    let removed = transfer(dir.path(), &[]);
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, usual).unwrap();
+    removed.unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 proptest! {

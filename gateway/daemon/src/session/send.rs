@@ -108,6 +108,11 @@ impl Listing {
         Ok(Listing { entries })
     }
 
+    /// Entries.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Speaks the sender's side: `asked` are the client's packets, `send` takes ours. Blocks. Gives the
     /// bytes sent.
     ///
@@ -116,7 +121,7 @@ impl Listing {
     pub fn send(
         mut self,
         send: &mpsc::Sender<Packet>,
-        asked: &mut mpsc::Receiver<Packet>,
+        asked: &mut mpsc::UnboundedReceiver<Packet>,
     ) -> Result<u64, String> {
         let gone = || "the client ended the transfer early".to_owned();
         let put = |packet| send.blocking_send(packet).map_err(|_| gone());

@@ -27,6 +27,8 @@ const PIECE: usize = 1 << 20;
 const PIECES: usize = 4;
 /// Packets that wait for the client.
 const PACKETS: usize = 1024;
+/// What a client says beside its requests for files: an end, an error.
+const BESIDE: usize = 16;
 
 /// The output of one exporter.
 pub struct ClientOutput {
@@ -107,7 +109,9 @@ impl ClientSink for ClientOutput {
         }
         let listing = Listing::of(&trees).map_err(Error::unknown)?;
         let (send, sent) = mpsc::channel::<Packet>(PACKETS);
-        let (heard, mut asked) = mpsc::channel::<Packet>(PACKETS);
+        // Each file can be asked for once; requests must not wait while the list is sent.
+        let most = listing.len();
+        let (heard, mut asked) = mpsc::unbounded_channel::<Packet>();
         let carried: JoinHandle<Result<(), Status>> = self.runtime.spawn(async move {
             let carried = async {
                 let channel = handle.channel();
@@ -115,9 +119,16 @@ impl ClientSink for ClientOutput {
                 let mut answers = channel
                     .streams::<Packet, Packet>(DIFF_COPY, metadata, sent)
                     .await?;
+                let mut count = 0;
                 while let Some(packet) = answers.message().await? {
+                    count += 1;
+                    if count > most + BESIDE {
+                        return Err(Status::unknown(
+                            "the client asks for more files than there are",
+                        ));
+                    }
                     // Behind the sender's end only the status counts.
-                    let _ = heard.send(packet).await;
+                    let _ = heard.send(packet);
                 }
                 Ok(())
             };

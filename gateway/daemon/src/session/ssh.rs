@@ -20,6 +20,9 @@ const FORWARD_AGENT: &str = "/moby.sshforward.v1.SSH/ForwardAgent";
 const PIECE: usize = 32 << 10;
 /// Pieces that wait for the client.
 const PIECES: usize = 16;
+/// Connections to one agent at once; more wait. A step that opens very many must leave calls to the
+/// client for the rest of the build.
+const CONNECTIONS: usize = 32;
 
 /// A socket that leads to an agent of the client; gone when dropped.
 pub struct Forward {
@@ -33,10 +36,14 @@ impl Forward {
         let stop = CancellationToken::new();
         let (id, stopped) = (id.to_owned(), stop.clone());
         tokio::spawn(async move {
+            let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
             let accept = async {
-                while let Ok((stream, _)) = listener.accept().await {
+                while let Ok(place) = places.clone().acquire_owned().await
+                    && let Ok((stream, _)) = listener.accept().await
+                {
                     let (handle, id, stopped) = (handle.clone(), id.clone(), stopped.clone());
                     tokio::spawn(async move {
+                        let _place = place;
                         tokio::select! {
                             // The program in the step sees a closed connection, and says so.
                             _ = carry(&handle, &id, stream) => {}

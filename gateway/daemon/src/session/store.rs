@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 
 use super::channel::insert;
+use super::space::{RESERVE, Space};
 use super::{Handle, client_error};
 use crate::proto::content::{
     InfoRequest, InfoResponse, ReadContentRequest, ReadContentResponse, WriteAction,
@@ -155,9 +156,13 @@ impl ClientStore {
                 .await?;
             let io = |error: std::io::Error| tonic::Status::internal(error.to_string());
             let mut file = tokio::fs::File::create(to).await.map_err(io)?;
+            let disk = std::fs::File::open(to.parent().unwrap_or(to)).map_err(io)?;
+            let mut space = Space::new(RESERVE);
             let mut hash = sha2::Sha256::new();
             let mut size = 0;
             while let Some(piece) = pieces.message().await? {
+                let full = |problem| tonic::Status::resource_exhausted(problem);
+                space.take(&disk, piece.data.len() as u64).map_err(full)?;
                 hash.update(&piece.data);
                 size += piece.data.len() as u64;
                 file.write_all(&piece.data).await.map_err(io)?;

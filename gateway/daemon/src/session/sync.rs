@@ -1,18 +1,25 @@
 //! A directory of a client, brought here by the file sync protocol.
+//!
+//! Nothing here may wait for two things at once. The list and the files come on one stream, and a client
+//! stops reading our requests while it cannot send; so requests never wait for room, and what comes is
+//! taken off the stream as long as the disk keeps up.
 
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use gateway_proto::fsutil::types::Stat;
 use gateway_session::LocalRequest;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Status;
 use tonic::metadata::MetadataMap;
-use tonic::{Status, Streaming};
 
 use super::Handle;
-use super::channel::{Encoding, insert_as};
-use super::receive::Receiver;
+use super::channel::{Answers, Encoding, insert_as};
+use super::locals::Held;
+use super::receive::{Limits, Receiver};
 use crate::proto::session::Packet;
 use crate::proto::session::packet::PacketType;
 
@@ -20,12 +27,14 @@ pub const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 
 /// Packets that are handed to the disk at once.
 const BATCH: usize = 1024;
+/// Bytes of those, about.
+const BATCH_BYTES: usize = 2 << 20;
 /// Batches on their way to the disk. The rest waits with the client.
 const BATCHES: usize = 4;
-/// Requests on their way to the client.
-const REQUESTS: usize = 4096;
 /// A client that sends nothing at all for so long has stopped: it reads files.
 const SILENCE: Duration = Duration::from_secs(15 * 60);
+/// What a client may take to end a transfer of which all is said.
+const GOODBYE: Duration = Duration::from_secs(10);
 
 /// What came.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,7 +43,40 @@ pub struct Transferred {
     pub entries: u32,
 }
 
-/// Makes the directory `to` what the client has of it.
+/// Why nothing came.
+#[derive(Debug)]
+pub enum SyncError {
+    /// The client left, or said why not.
+    Client(Status),
+    /// What it sent cannot be taken. What is here of it is of no use.
+    Refused(String),
+}
+
+/// What we say.
+enum Say {
+    Want(u32),
+    Done,
+    Refuse(String),
+}
+
+impl From<Say> for Packet {
+    fn from(say: Say) -> Packet {
+        let (kind, id, data) = match say {
+            Say::Want(id) => (PacketType::Req, id, Vec::new()),
+            Say::Done => (PacketType::Fin, 0, Vec::new()),
+            Say::Refuse(problem) => (PacketType::Err, 0, problem.into_bytes()),
+        };
+        Packet {
+            r#type: kind as i32,
+            id,
+            data,
+            stat: None,
+        }
+    }
+}
+
+/// Makes the directory that is held what the client has of it. It is held until nothing is written into
+/// it any more, also when nobody waits for that.
 ///
 /// # Errors
 /// Of the client, of its list, or of files here.
@@ -42,9 +84,9 @@ pub async fn sync(
     handle: &Handle,
     encoding: Encoding,
     request: &LocalRequest,
-    to: PathBuf,
+    held: Arc<Held>,
     progress: &(dyn Fn(u64) + Send + Sync),
-) -> Result<Transferred, Status> {
+) -> Result<Transferred, SyncError> {
     let mut metadata = MetadataMap::new();
     for (key, values) in [
         ("dir-name", std::slice::from_ref(&request.name)),
@@ -54,72 +96,88 @@ pub async fn sync(
     ] {
         insert_as(&mut metadata, encoding, key, values);
     }
-    let (ask, asked) = mpsc::channel::<Packet>(REQUESTS);
-    let packets =
-        handle
-            .channel()
-            .streams::<Packet, Packet>(DIFF_COPY, metadata, ReceiverStream::new(asked));
-    let packets = packets.await?;
+    // As many as there are files: each is asked for once.
+    let (ask, asked) = mpsc::unbounded_channel::<Say>();
+    let requests = UnboundedReceiverStream::new(asked).map(Packet::from);
+    let packets = handle
+        .channel()
+        .streams::<Packet, Packet>(DIFF_COPY, metadata, requests);
+    let packets = packets.await.map_err(SyncError::Client)?;
     let (batches, to_disk) = mpsc::channel(BATCHES);
-    let (told, mut heard) = tokio::sync::watch::channel(0);
+    let (told, mut heard) = watch::channel(0);
+    let (ended, mut end) = oneshot::channel();
     let fresh = request.fresh;
-    let disk = tokio::task::spawn_blocking(move || write(&to, fresh, to_disk, &ask, &told));
-    let network = async {
-        let read = read(packets, batches).await;
-        // The writer has all that came; what it says of it counts more than how the stream ended.
-        let wrote = disk.await;
-        (read, wrote)
-    };
-    let shown = async {
-        while heard.changed().await.is_ok() {
-            progress(*heard.borrow_and_update());
+    // A thread of its own: transfers wait for clients, and threads that everybody shares must not.
+    std::thread::Builder::new()
+        .name("transfer".to_owned())
+        .spawn(move || {
+            let wrote = write(&held.path(), fresh, to_disk, &ask, &told);
+            drop(held);
+            // Whoever waited may be gone.
+            let _ = ended.send(wrote);
+        })
+        .map_err(|error| SyncError::Refused(format!("no thread for a transfer: {error}")))?;
+    let reading = read(packets, batches);
+    tokio::pin!(reading);
+    let mut read = None;
+    let wrote = loop {
+        tokio::select! {
+            done = &mut reading, if read.is_none() => read = Some(done),
+            wrote = &mut end => break wrote,
+            Ok(()) = heard.changed() => progress(*heard.borrow_and_update()),
         }
-        std::future::pending::<()>().await;
     };
-    let (read, wrote) = tokio::select! {
-        done = network => done,
-        () = shown => return Err(Status::internal("unreachable")),
-    };
-    let wrote = wrote.map_err(|_| Status::internal("receiving files failed here"))?;
+    if read.is_none() {
+        // All is said: the client ends the call by itself, or is left.
+        read = tokio::time::timeout(GOODBYE, reading).await.ok();
+    }
     match (read, wrote) {
-        (_, Ok(transferred)) => Ok(transferred),
+        (_, Ok(Ok(transferred))) => Ok(transferred),
         // The client's own reason, if it gave one.
-        (Err(status), _) => Err(status),
-        (Ok(()), Err(problem)) => Err(Status::unknown(problem)),
+        (Some(Err(status)), Ok(Err(Ended::Early))) => Err(SyncError::Client(status)),
+        (_, Ok(Err(Ended::Early))) => Err(SyncError::Client(Status::unknown(
+            "the client ended the transfer early",
+        ))),
+        (_, Ok(Err(Ended::Refused(problem)))) => Err(SyncError::Refused(problem)),
+        (_, Err(_)) => Err(SyncError::Refused("receiving files failed here".to_owned())),
     }
 }
 
-/// Takes packets off the wire as they come, whatever the disk does.
+/// Takes packets off the wire as they come.
 async fn read(
-    packets: Streaming<Packet>,
+    mut packets: Answers<Packet>,
     batches: mpsc::Sender<Vec<Packet>>,
 ) -> Result<(), Status> {
-    let mut packets = packets.ready_chunks(BATCH);
+    let silent = || {
+        Status::deadline_exceeded(format!(
+            "the client sent nothing for {} minutes",
+            SILENCE.as_secs() / 60
+        ))
+    };
     loop {
-        let chunk = match tokio::time::timeout(SILENCE, packets.next()).await {
-            Err(_) => {
-                return Err(Status::deadline_exceeded(format!(
-                    "the client sent nothing for {} minutes",
-                    SILENCE.as_secs() / 60
-                )));
-            }
-            Ok(None) => return Ok(()),
-            Ok(Some(chunk)) => chunk,
+        let first = tokio::time::timeout(SILENCE, packets.next()).await;
+        let Some(first) = first.map_err(|_| silent())? else {
+            return Ok(());
         };
-        let mut batch = Vec::with_capacity(chunk.len());
+        let mut next = Some(first);
+        let mut batch = Vec::new();
+        let mut bytes = 0;
         let mut failed = None;
-        for packet in chunk {
+        // And all that is there already.
+        while let Some(packet) = next.take() {
             match packet {
                 Ok(packet) if packet.r#type() == PacketType::Err => {
                     let text = String::from_utf8_lossy(&packet.data).into_owned();
                     failed = Some(Status::unknown(text));
-                    break;
                 }
-                Ok(packet) => batch.push(packet),
-                Err(status) => {
-                    failed = Some(status);
-                    break;
+                Ok(packet) => {
+                    bytes += packet.data.len() + packet.stat.as_ref().map_or(0, weight);
+                    batch.push(packet);
+                    if batch.len() < BATCH && bytes < BATCH_BYTES {
+                        next = futures_util::FutureExt::now_or_never(packets.next()).flatten();
+                    }
                 }
+                Err(status) => failed = Some(status),
             }
         }
         if batches.send(batch).await.is_err() {
@@ -132,42 +190,47 @@ async fn read(
     }
 }
 
-fn packet(kind: PacketType, id: u32, data: Vec<u8>) -> Packet {
-    Packet {
-        r#type: kind as i32,
-        id,
-        data,
-        stat: None,
-    }
+/// Bytes of an entry that a client can make many.
+fn weight(stat: &Stat) -> usize {
+    let attributes = stat
+        .xattrs
+        .iter()
+        .map(|(name, value)| name.len() + value.len());
+    stat.path.len() + stat.linkname.len() + attributes.sum::<usize>()
+}
+
+/// Why the writer has not all of it.
+enum Ended {
+    Early,
+    Refused(String),
 }
 
 /// The receiver's side of the protocol, on a thread that may block.
 fn write(
-    to: &std::path::Path,
+    to: &Path,
     fresh: bool,
-    mut batches: mpsc::Receiver<Vec<Packet>>,
-    ask: &mpsc::Sender<Packet>,
-    told: &tokio::sync::watch::Sender<u64>,
-) -> Result<Transferred, String> {
-    let outcome = follow(to, fresh, &mut batches, ask, told);
-    if let Err(problem) = &outcome {
-        let text = problem.clone().into_bytes();
+    batches: mpsc::Receiver<Vec<Packet>>,
+    ask: &mpsc::UnboundedSender<Say>,
+    told: &watch::Sender<u64>,
+) -> Result<Transferred, Ended> {
+    let outcome = follow(to, fresh, batches, ask, told);
+    if let Err(Ended::Refused(problem)) = &outcome {
         // A client that is gone need not be told.
-        let _ = ask.blocking_send(packet(PacketType::Err, 0, text));
+        let _ = ask.send(Say::Refuse(problem.clone()));
     }
     outcome
 }
 
 fn follow(
-    to: &std::path::Path,
+    to: &Path,
     fresh: bool,
-    batches: &mut mpsc::Receiver<Vec<Packet>>,
-    ask: &mpsc::Sender<Packet>,
-    told: &tokio::sync::watch::Sender<u64>,
-) -> Result<Transferred, String> {
-    let mut receiver = Receiver::new(to, fresh).map_err(|error| error.to_string())?;
-    let gone = || "the client ended the transfer early".to_owned();
-    let send = |packet| ask.blocking_send(packet).map_err(|_| gone());
+    mut batches: mpsc::Receiver<Vec<Packet>>,
+    ask: &mpsc::UnboundedSender<Say>,
+    told: &watch::Sender<u64>,
+) -> Result<Transferred, Ended> {
+    let refused = |error: super::receive::ReceiveError| Ended::Refused(error.to_string());
+    let mut receiver = Receiver::new(to, fresh, Limits::default()).map_err(refused)?;
+    let send = |say| ask.send(say).map_err(|_| Ended::Early);
     let mut overhead = 0_u64;
     let mut said_done = false;
     while let Some(batch) = batches.blocking_recv() {
@@ -176,36 +239,38 @@ fn follow(
                 PacketType::Stat => match packet.stat {
                     Some(stat) => {
                         overhead += prost::Message::encoded_len(&stat) as u64;
-                        if let Some(id) = receiver.entry(stat).map_err(|e| e.to_string())? {
-                            send(self::packet(PacketType::Req, id, Vec::new()))?;
+                        if let Some(id) = receiver.entry(stat).map_err(refused)? {
+                            send(Say::Want(id))?;
                         }
                     }
-                    None => receiver.end_of_list().map_err(|e| e.to_string())?,
+                    None => receiver.end_of_list().map_err(refused)?,
                 },
-                PacketType::Data => receiver
-                    .data(packet.id, &packet.data)
-                    .map_err(|e| e.to_string())?,
+                PacketType::Data => receiver.data(packet.id, &packet.data).map_err(refused)?,
                 PacketType::Fin => {
                     if !said_done {
-                        return Err(gone());
+                        return Err(Ended::Refused(
+                            "the client ended the transfer before all was there".to_owned(),
+                        ));
                     }
                     let transferred = Transferred {
                         bytes: receiver.bytes() + overhead,
                         entries: receiver.entries(),
                     };
-                    receiver.finish().map_err(|e| e.to_string())?;
+                    receiver.finish().map_err(refused)?;
                     return Ok(transferred);
                 }
                 PacketType::Req | PacketType::Err => {
-                    return Err("the client sent what only a receiver sends".to_owned());
+                    return Err(Ended::Refused(
+                        "the client sent what only a receiver sends".to_owned(),
+                    ));
                 }
             }
         }
         told.send_replace(receiver.bytes() + overhead);
         if receiver.is_complete() && !said_done {
             said_done = true;
-            send(self::packet(PacketType::Fin, 0, Vec::new()))?;
+            send(Say::Done)?;
         }
     }
-    Err(gone())
+    Err(Ended::Early)
 }
