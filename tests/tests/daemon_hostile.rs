@@ -153,7 +153,11 @@ async fn p16_lists_that_lie_are_refused_with_the_reason_and_nothing_of_them_stay
             Lie::None,
             "bytes came of a file of 1",
         ),
-        (never(vec![dir("d")]), Lie::EndlessList, ""),
+        (
+            never(vec![dir("d")]),
+            Lie::EndlessList,
+            "list of files is larger",
+        ),
         (never(Vec::new()), Lie::Unasked, "invalid file request"),
         (numbered, Lie::AllAtOnce, "more than 64 files sent at once"),
         (
@@ -383,6 +387,7 @@ async fn a_build_of_another_user_cannot_be_spoken_for_ended_or_searched_for_sess
     };
     let mut call = two.a.stream("/moby.buildkit.v1.Control/Solve", &[]).await;
     call.send(&with_options).await;
+    call.finish();
     let seen = async {
         loop {
             let running = two.b.running().await.unwrap();

@@ -217,9 +217,8 @@ impl Tree {
                 let stat = Packet {
                     kind: STAT,
                     stat: Some(Stat {
-                        path: format!("~{number:020}{}", "x".repeat(200)),
-                        mode: DIR,
-                        ..Stat::default()
+                        xattrs: [("user.x".to_owned(), vec![0; 60_000])].into(),
+                        ..file(&format!("~{number:020}"), 1, 1)
                     }),
                     ..Packet::default()
                 };

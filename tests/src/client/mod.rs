@@ -9,17 +9,18 @@ pub mod session;
 pub mod wire;
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 
 pub use call::{Answers, Failure, Stream};
@@ -54,6 +55,25 @@ pub fn framed(message: &impl Message) -> Bytes {
 pub struct Client {
     sender: http2::SendRequest<Body>,
     connection: JoinHandle<()>,
+    tasks: Tasks,
+}
+
+/// What the connection runs beside itself: the socket is open until all of it has ended.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let mut tasks = self.0.lock().expect("the tasks");
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            future.await;
+        });
+    }
 }
 
 impl Client {
@@ -81,7 +101,8 @@ impl Client {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let tasks = Tasks::default();
+        let (sender, connection) = http2::Builder::new(tasks.clone())
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(256 << 20)
             .max_header_list_size(16 << 20)
@@ -91,12 +112,18 @@ impl Client {
         let connection = tokio::spawn(async move {
             let _ = connection.await;
         });
-        Client { sender, connection }
+        Client {
+            sender,
+            connection,
+            tasks,
+        }
     }
 
     /// Gone from one moment to the next, as a killed process is.
     pub fn vanish(&self) {
         self.connection.abort();
+        let mut tasks = self.tasks.0.lock().expect("the tasks");
+        tasks.abort_all();
     }
 
     /// A call whose messages go both ways.
@@ -201,7 +228,7 @@ pub const LIMIT: Duration = Duration::from_secs(280);
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.connection.abort();
+        self.vanish();
     }
 }
 

@@ -2,15 +2,16 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use gateway_proto::limits;
 use http::uri::PathAndQuery;
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
@@ -55,14 +56,66 @@ pub async fn connect<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+    let tasks = Tasks::default();
+    let (sender, connection) = http2::Builder::new(tasks.clone())
         .max_header_list_size(MAX_ANSWER_HEADERS)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .handshake(TokioIo::new(io))
         .await?;
     let calls = Arc::new(Semaphore::new(MAX_CALLS));
+    let ends = tasks.end_when_dropped();
+    let connection = async move {
+        let ended = connection.await;
+        // A client that says goodbye (GOAWAY) takes no more calls; those that are open go on.
+        std::future::poll_fn(|cx| ends.0.poll_ended(cx)).await;
+        ended
+    };
     Ok((Channel { sender, calls }, connection))
+}
+
+/// Runs what belongs to the connection, and ends with it: by itself it would go on as long as any call
+/// is open, also to a client that is given up.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+struct EndTasks(Tasks);
+
+impl Tasks {
+    fn end_when_dropped(self) -> EndTasks {
+        EndTasks(self)
+    }
+
+    fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut tasks = self.locked();
+        while std::task::ready!(tasks.poll_join_next(cx)).is_some() {}
+        Poll::Ready(())
+    }
+
+    fn locked(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for EndTasks {
+    fn drop(&mut self) {
+        self.0.locked().abort_all();
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let mut tasks = self.locked();
+        // Of calls that are over.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            future.await;
+        });
+    }
 }
 
 impl Service<http::Request<Body>> for Channel {
@@ -89,6 +142,11 @@ impl Service<http::Request<Body>> for Channel {
 }
 
 impl Channel {
+    /// Whether the client takes no more calls.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     async fn grpc(&self) -> Result<tonic::client::Grpc<Channel>, Status> {
         let mut grpc = tonic::client::Grpc::new(self.clone())
             .max_decoding_message_size(limits::MAX_MESSAGE_BYTES);

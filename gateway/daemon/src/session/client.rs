@@ -26,6 +26,9 @@ const PULL: &str = "/moby.upload.v1.Upload/Pull";
 /// Largest archive that is taken from a client's standard input.
 pub const MAX_UPLOAD: u64 = 64 << 30;
 
+/// What may be left to do on files that are all there.
+const LEFT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// The session of one build.
 pub struct ClientSession {
     id: String,
@@ -120,9 +123,21 @@ impl Session for ClientSession {
         let held = Arc::new(held.await.map_err(failed)?.map_err(failed)?);
         let path = held.path();
         let synced = sync::sync(&handle, self.encoding, request, held.clone(), progress);
-        let synced = handle.until_closed(synced).await;
-        let done = match synced.map_err(|status| refused(&status))? {
+        // What is all there counts, also when the client is gone by then.
+        let gone = async {
+            handle.closed().cancelled().await;
+            tokio::time::sleep(LEFT).await;
+        };
+        let synced = tokio::select! {
+            synced = synced => synced,
+            () = gone => return Err(failed("the client closed its session")),
+        };
+        let done = match synced {
             Ok(done) => done,
+            Err(SyncError::Client(status)) if handle.closed().is_cancelled() => {
+                let why = status.message();
+                return Err(failed(format!("the client closed its session ({why})")));
+            }
             Err(SyncError::Client(status)) => return Err(refused(&status)),
             Err(SyncError::Refused(problem)) => {
                 // What came must not lie about: it may be what filled the disk.

@@ -24,6 +24,10 @@ pub async fn watch(handle: Arc<Handle>) {
     let mut missed = 0;
     loop {
         tokio::time::sleep(INTERVAL).await;
+        if handle.channel().is_closed() {
+            // It said goodbye, and stays until its last call is over.
+            return std::future::pending().await;
+        }
         let asked = Instant::now();
         let answer = handle
             .channel()

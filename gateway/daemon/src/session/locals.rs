@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -17,6 +18,8 @@ pub struct Locals(Arc<Inner>);
 
 struct Inner {
     root: PathBuf,
+    /// Of the next new slot. Never given twice: a slot that goes may still be there for a while.
+    next: AtomicU64,
     slots: Mutex<HashMap<String, Slot>>,
 }
 
@@ -77,8 +80,15 @@ impl Locals {
                 }
             }
         }
+        let number = |name: &String| name.rsplit_once('-')?.1.parse::<u64>().ok();
+        let next = slots
+            .keys()
+            .filter_map(number)
+            .max()
+            .map_or(0, |most| most + 1);
         Ok(Locals(Arc::new(Inner {
             root: root.to_owned(),
+            next: AtomicU64::new(next),
             slots: Mutex::new(slots),
         })))
     }
@@ -103,9 +113,7 @@ impl Locals {
         let name = match best {
             Some(name) => name,
             None => {
-                let number = (0_u32..)
-                    .find(|number| !slots.contains_key(&format!("{key}-{number}")))
-                    .unwrap_or(u32::MAX);
+                let number = self.0.next.fetch_add(1, Ordering::Relaxed);
                 let name = format!("{key}-{number}");
                 let dir = self.0.root.join(&name);
                 let _ = std::fs::remove_dir_all(&dir);
@@ -225,6 +233,25 @@ mod tests {
         let locals = Locals::open(dir.path()).unwrap();
         assert_eq!(locals.take("a", "f").unwrap().path(), small_path);
         assert_eq!(locals.take("a", "h").unwrap().path(), large_path);
+    }
+
+    #[test]
+    fn a_slot_that_goes_is_never_one_that_comes() {
+        let dir = tempfile::tempdir().unwrap();
+        let locals = Locals::open(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    // More at once than are kept: slots go all the time.
+                    for _ in 0..20 {
+                        let held: Vec<Held> = (0..MAX_SLOTS)
+                            .map(|_| locals.take("a", "f").unwrap())
+                            .collect();
+                        assert!(held.iter().all(|held| held.path().is_dir()));
+                    }
+                });
+            }
+        });
     }
 
     #[test]
