@@ -531,6 +531,12 @@ const HTTP2_CONNECTION_WINDOW: u32 = 16 << 20;
 /// Larger frames than the least that everybody takes: fewer wake-ups for the same bytes.
 const HTTP2_FRAME: u32 = 256 << 10;
 
+/// Connections to one host that are kept for later: as many as one build opens at once. A long-lived
+/// process whose hundreds of builds asked at the same moment would keep theirs for minutes.
+const IDLE: usize = 16;
+/// And for how long: from one build of somebody who tries things out to the next.
+const IDLE_FOR: std::time::Duration = std::time::Duration::from_secs(20);
+
 fn client(
     config: &RegistriesConfig,
     settings: &HostConfig,
@@ -546,6 +552,8 @@ fn client(
         .user_agent(config.user_agent.as_str())
         .connect_timeout(settings.connect.unwrap_or(config.limits.connect))
         .tcp_nodelay(true)
+        .pool_max_idle_per_host(IDLE)
+        .pool_idle_timeout(IDLE_FOR)
         .no_proxy();
     builder = match tls.offers_http2() {
         // Room for what is under way on all blobs of the one connection: the default would make them wait.
