@@ -66,6 +66,9 @@ pub struct DaemonOptions {
     pub policies: Option<Policies>,
 }
 
+/// Between builds of one client there is less.
+const LULL: Duration = Duration::from_secs(2);
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Daemon(pub(crate) Arc<State>);
@@ -128,6 +131,23 @@ impl Daemon {
             tokio::select! {
                 _ = connections.changed() => {}
                 _ = jobs.changed() => {}
+            }
+        }
+    }
+
+    /// Ends when something was built and nothing has been for a moment: the time to give back what it took.
+    pub async fn lull(&self) {
+        let mut jobs = self.0.jobs.count();
+        jobs.mark_unchanged();
+        loop {
+            if jobs.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            while *jobs.borrow_and_update() == 0 {
+                tokio::select! {
+                    () = tokio::time::sleep(LULL) => return,
+                    _ = jobs.changed() => {}
+                }
             }
         }
     }

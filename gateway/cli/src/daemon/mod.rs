@@ -2,6 +2,7 @@
 
 mod address;
 mod file;
+mod memory;
 mod unused;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -298,6 +299,14 @@ async fn listen(
         let daemon = daemon.clone();
         tokio::spawn(async move { daemon.serve(listener).await });
     }
+    let working = daemon.clone();
+    tokio::spawn(async move {
+        loop {
+            working.lull().await;
+            // It walks all memory that is free.
+            let _ = tokio::task::spawn_blocking(memory::give_back).await;
+        }
+    });
     let cancel = tokio_util::sync::CancellationToken::new();
     tokio::spawn(crate::interrupt::cancel_on_signal(cancel.clone()));
     let one = async {
