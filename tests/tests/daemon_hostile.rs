@@ -187,6 +187,26 @@ async fn p05_a_client_that_does_not_end_its_calls_is_left() {
     client.define(&session.id, context()).await.unwrap();
 }
 
+/// It takes its time: twice fifteen seconds for an answer, and five before each question.
+#[tokio::test(flavor = "multi_thread")]
+async fn p47_a_client_that_does_not_say_that_it_lives_is_given_up() {
+    let daemon = Daemon::start("", &[]);
+    let client = Client::unix(&daemon.socket()).await;
+    let entries = (0..10).map(|n| (file(&format!("f{n}"), 1, 1), Content::Never));
+    let tree = Tree::lying(entries.collect(), Lie::Stall);
+    let offers = Offers {
+        dead: true,
+        ..Offers::context(tree)
+    };
+    let session = Session::open(&client, offers).await;
+    let error = client.define(&session.id, context()).await.unwrap_err();
+    assert!(
+        error.message.contains("the client closed its session"),
+        "{error:?}"
+    );
+    alive(&daemon).await;
+}
+
 /// Two users of one machine.
 struct Two {
     daemon: Daemon,

@@ -31,6 +31,8 @@ pub struct Offers {
     pub secrets: HashMap<String, Vec<u8>>,
     /// Questions after secrets are never answered.
     pub silent: bool,
+    /// Questions after its health are never answered.
+    pub dead: bool,
     /// What agents answer, by their ids.
     pub agents: HashMap<String, Vec<u8>>,
     /// How exported files are taken.
@@ -276,6 +278,7 @@ impl Offers {
                     }
                     end(&frames, 0, "").await;
                 }
+                HEALTH if offers.dead => frames.closed().await,
                 // SERVING
                 HEALTH => one(&frames, &Health { status: 1 }).await,
                 _ => end(&frames, 12, "not here").await,

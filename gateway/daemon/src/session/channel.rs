@@ -312,7 +312,54 @@ pub fn insert_as(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::StreamExt;
+
     use super::*;
+
+    /// Answers every call with so many messages of a few bytes, each in a frame of its own.
+    async fn many_small(io: tokio::io::DuplexStream, count: usize) {
+        use http_body_util::StreamBody;
+        use hyper::body::Frame;
+        let service = hyper::service::service_fn(move |_| async move {
+            let message = [0, 0, 0, 0, 2, 8, 2].as_slice();
+            let frames = futures_util::stream::iter(0..count).map(move |_| {
+                Ok::<_, std::convert::Infallible>(Frame::data(bytes::Bytes::from_static(message)))
+            });
+            let mut response = http::Response::new(StreamBody::new(frames));
+            let kind = http::HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert("content-type", kind);
+            Ok::<_, std::convert::Infallible>(response)
+        });
+        let _ = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new())
+            .serve_connection(TokioIo::new(io), service)
+            .await;
+    }
+
+    /// The frames of several lists wait in full while the disk does not keep up; HTTP/2 takes as many for
+    /// an attack elsewhere.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn p05_lists_of_small_files_that_nobody_reads_yet_are_no_attack() {
+        use crate::proto::session::Packet;
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let count = 100_000;
+        tokio::spawn(many_small(theirs, count));
+        let (channel, connection) = connect(ours).await.unwrap();
+        tokio::spawn(connection);
+        let mut lists = Vec::new();
+        for _ in 0..20 {
+            let nothing = tokio_stream::pending::<Packet>();
+            let path = "/moby.filesync.v1.FileSync/DiffCopy";
+            let list = channel.streams::<Packet, Packet>(path, MetadataMap::new(), nothing);
+            lists.push(list.await.unwrap());
+        }
+        // All that fits is on its way, and nobody reads.
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        for mut list in lists {
+            for _ in 0..count {
+                assert!(list.message().await.unwrap().is_some());
+            }
+        }
+    }
 
     #[test]
     fn p22_more_metadata_than_clients_take_is_refused_by_us() {
