@@ -163,11 +163,12 @@ async fn p05_a_hundred_builds_at_once_share_one_connection() {
         let (client, tree, gate) = (client.clone(), tree.clone(), gate.clone());
         builds.spawn(async move {
             let name = new_id();
+            let session = Session::with(&client, Offers::context(tree), sliced(50)).await;
+            gate.wait().await;
+            // Not before: it waits three seconds for its build, less than a hundred sessions may take to begin.
             let mut status = client.stream("/moby.buildkit.v1.Control/Status", &[]).await;
             status.send(&Named { name: name.clone() }).await;
             status.finish();
-            let session = Session::with(&client, Offers::context(tree), sliced(50)).await;
-            gate.wait().await;
             let request = SolveRequest {
                 name,
                 session: session.id.clone(),
