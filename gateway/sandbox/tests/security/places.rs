@@ -130,7 +130,7 @@ impl Bench {
     pub fn run(&self, spec: &SandboxSpec) -> Output {
         let output = self.command(spec).output();
         // What the run did with it is not the next one's.
-        let _ = fs::remove_dir_all(self.path("work/work/incompat"));
+        let _ = fs::remove_dir_all(self.path("work").join("work").join("incompat"));
         output.expect("sandbox-run")
     }
 
