@@ -25,7 +25,11 @@ const PENDING_MESSAGES: usize = 16;
 const UNKNOWN_EXIT: u32 = 255;
 
 type Bridge = LlbBridgeClient<Channel>;
-type Routes = Arc<Mutex<HashMap<String, mpsc::UnboundedSender<Result<Input, Error>>>>>;
+type Route = mpsc::UnboundedSender<Result<Input, Error>>;
+
+/// Where the host's messages to each process go; none once the stream has ended. The connection
+/// may hold the other direction open for a while after that, so it cannot tell.
+type Routes = Arc<Mutex<Option<HashMap<String, Route>>>>;
 
 /// The stream, opened by the first process.
 pub(crate) struct ExecStream {
@@ -60,11 +64,11 @@ impl ExecStream {
     /// The open stream; a new one where an error has ended the last.
     async fn stream(&self) -> (mpsc::Sender<ExecMessage>, Routes) {
         let mut open = self.open.lock().await;
-        if let Some(stream) = open.as_ref().filter(|(sender, _)| !sender.is_closed()) {
+        if let Some(stream) = open.as_ref().filter(|(_, routes)| locked(routes).is_some()) {
             return stream.clone();
         }
         let (sender, outgoing) = mpsc::channel(PENDING_MESSAGES);
-        let routes = Routes::default();
+        let routes = Routes::new(Mutex::new(Some(HashMap::new())));
         let bridge = self.bridge.clone();
         tokio::spawn(receive(bridge, outgoing, routes.clone()));
         let stream = (sender, routes);
@@ -83,7 +87,9 @@ async fn receive(mut bridge: Bridge, outgoing: mpsc::Receiver<ExecMessage>, rout
         let mut incoming = bridge.exec_process(outgoing).await?.into_inner();
         while let Some(message) = incoming.message().await? {
             let Some(input) = message.input else { continue };
-            let route = locked(&routes).get(&message.process_id).cloned();
+            let route = locked(&routes)
+                .as_ref()
+                .and_then(|routes| routes.get(&message.process_id).cloned());
             if let Some(route) = route {
                 // Its process may have been dropped.
                 let _ = route.send(Ok(input));
@@ -96,7 +102,7 @@ async fn receive(mut bridge: Bridge, outgoing: mpsc::Receiver<ExecMessage>, rout
         Ok(()) => closed(),
         Err(status) => from_status(&status),
     };
-    for (_, route) in locked(&routes).drain() {
+    for route in locked(&routes).take().unwrap_or_default().values() {
         let _ = route.send(Err(error.clone()));
     }
 }
@@ -163,9 +169,17 @@ impl Container for RemoteContainer {
             self.secret_env.clone()?;
         }
         let id = format!("{}:{}", self.id, self.stream.next_id());
-        let (outgoing, routes) = self.stream.stream().await;
         let (route, events) = mpsc::unbounded_channel();
-        locked(&routes).insert(id.clone(), route);
+        let (outgoing, routes) = loop {
+            let (outgoing, routes) = self.stream.stream().await;
+            if let Some(known) = locked(&routes).as_mut() {
+                known.insert(id.clone(), route);
+            } else {
+                // An error has just ended it.
+                continue;
+            }
+            break (outgoing, routes);
+        };
         let process = RemoteProcess {
             input_open: AtomicBool::new(request.fds.contains(&0)),
             id,
@@ -175,7 +189,8 @@ impl Container for RemoteContainer {
             signals: self.signals.clone(),
         };
         let init = process_to_wire(self.id.clone(), request);
-        process.send(Input::Init(init)).await?;
+        // A stream that ends now tells each of its processes why.
+        let _ = process.send(Input::Init(init)).await;
         Ok(Box::new(process))
     }
 
@@ -268,7 +283,9 @@ impl RemoteProcess {
 
 impl Drop for RemoteProcess {
     fn drop(&mut self) {
-        locked(&self.routes).remove(&self.id);
+        if let Some(routes) = locked(&self.routes).as_mut() {
+            routes.remove(&self.id);
+        }
     }
 }
 
