@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use gateway_tests::base_images::{Layout, Tar};
-use gateway_tests::image::{images, read_archive};
+use gateway_tests::image::{Image, images, read_archive};
 use gateway_tests::program::{Home, binary, run, stderr, tool};
 use gateway_tests::registry::Registry;
 use serde_json::Value;
@@ -594,6 +594,22 @@ fn estargz_layers_have_each_file_where_their_table_says_and_are_gzip_for_all_oth
     let annotated = |layer: &&Value| layer["annotations"].is_object();
     let layers = own.manifest["layers"].as_array().expect("layers");
     assert_eq!(layers.iter().filter(annotated).count(), 2);
+    // Nor do those of a base that is eStargz lose what makes them it, fetched or not.
+    let source = format!("oci-archive:{}", stage.path("estargz.tar").display());
+    stage.registry.skopeo_push(&source, "test/estargz:latest");
+    std::fs::write(
+        stage.context.path().join("Dockerfile"),
+        "FROM test/estargz\nRUN echo more > /more\n",
+    )
+    .expect("writing the build file");
+    let told = |image: &Image| -> Vec<Value> {
+        let layers = image.manifest["layers"].as_array().expect("layers");
+        layers.iter().map(|l| l["annotations"].clone()).collect()
+    };
+    let on_top = told(&images(&export("on-top.tar", "")).remove(0));
+    let base = told(&image);
+    assert_eq!(on_top[..base.len()], base);
+    assert_eq!(on_top[base.len()..], [Value::Null]);
     let docker = stage.path("docker.tar").display().to_string();
     let refused = stage.try_build(&[
         "-o",

@@ -1,18 +1,17 @@
 //! Layers as blobs: made when an exporter needs them, remembered in each form.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use gateway_api::Error;
 use gateway_images::config::{LayerInfo, Timestamp};
-use gateway_images::layer::estargz::{self, Estargz};
+use gateway_images::layer::estargz::Estargz;
 use gateway_images::layer::{
     CompressOptions, Compression, DiffOptions, LayerBlob, diff, recompress, write_layer,
 };
 use gateway_images::media::{Descriptor, distributable, essence};
 
-use super::ANY_FORM;
+use super::form::{ANY_FORM, annotations_of, estargz_type, pulled};
 use super::options::ImageOptions;
 use super::splice::Changes;
 use crate::fs::Root;
@@ -20,7 +19,7 @@ use crate::job::JobInner;
 use crate::ops::image;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
-use crate::store::{Layer, LazyBlob, Snapshot, Store, VariantRecord, derived_from};
+use crate::store::{Layer, Snapshot, Store, VariantRecord, derived_from};
 use crate::view::View;
 
 /// A layer ready for an image.
@@ -104,16 +103,6 @@ fn stored_variant(job: &JobInner, layer: &Layer, form: &str) -> Outcome<Option<V
         let digest = variant.digest.parse();
         digest.is_ok_and(|digest| store.blobs().contains(&digest))
     }))
-}
-
-/// A layer of an image in the form in which its registry has it.
-fn pulled(lazy: &LazyBlob) -> VariantRecord {
-    VariantRecord {
-        digest: lazy.descriptor.digest.to_string(),
-        size: lazy.descriptor.size,
-        media_type: lazy.descriptor.media_type.clone(),
-        diff_id: lazy.diff_id.clone(),
-    }
 }
 
 fn described(job: &JobInner, layer: &Layer, variant: VariantRecord) -> Outcome<ReadyLayer> {
@@ -265,29 +254,10 @@ async fn recompressed(
     .await
 }
 
-/// What an eStargz layer is annotated with is kept as parameters of its media type.
-const TOC_PARAMETER: &str = "estargz-toc";
-const SIZE_PARAMETER: &str = "estargz-size";
-
-/// The annotations of a layer's descriptor, from what was kept of it.
-fn annotations_of(media_type: &str) -> BTreeMap<String, String> {
-    let parameters = media_type.split("; ").skip(1);
-    let parameters = parameters.filter_map(|parameter| parameter.split_once('='));
-    let annotations = parameters.filter_map(|(name, value)| match name {
-        TOC_PARAMETER => Some((estargz::TOC_DIGEST, value)),
-        SIZE_PARAMETER => Some((estargz::UNCOMPRESSED_SIZE, value)),
-        _ => None,
-    });
-    annotations
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
-}
-
 fn variant_record(blob: LayerBlob) -> VariantRecord {
     let mut media_type = blob.descriptor.media_type;
     if let Some(toc) = &blob.toc {
-        let (digest, size) = (&toc.digest, blob.size);
-        media_type = format!("{media_type}; {TOC_PARAMETER}={digest}; {SIZE_PARAMETER}={size}");
+        media_type = estargz_type(&media_type, &toc.digest, blob.size);
     }
     VariantRecord {
         digest: blob.descriptor.digest.to_string(),

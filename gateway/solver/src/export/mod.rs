@@ -4,6 +4,7 @@ mod attestation;
 mod cache;
 mod dest;
 mod files;
+mod form;
 mod image;
 mod layers;
 mod options;
@@ -34,6 +35,7 @@ use attestation::Attested;
 pub use attestation::{AttestationContent, SolvedAttestation};
 use cache::Collected;
 pub use cache::{CacheDestination, CacheExport};
+pub(crate) use form::{ANY_FORM, pulled};
 pub(crate) use layers::ready as ready_layers;
 pub(crate) use options::ImageOptions;
 use push::Push;
@@ -116,9 +118,6 @@ pub enum Exporter {
 pub struct ExportResponse {
     pub attrs: BTreeMap<String, String>,
 }
-
-/// The form of a layer's blob as it was pulled.
-pub(crate) const ANY_FORM: &str = "any";
 
 /// What an exporter did, and what is left for when all have done their part.
 struct Exported {

@@ -24,7 +24,7 @@ use crate::key::{chain_id, digest_of, image_key, source_digest};
 use crate::live::{LiveVertex, VertexKey};
 use crate::shared::{Outcome, blocking, spawn_shared};
 use crate::solve::internal;
-use crate::store::{Layer, LayerRecord, LazyBlob, Snapshot, VariantRecord};
+use crate::store::{Layer, LayerRecord, LazyBlob, Snapshot};
 use crate::view::in_user_namespace;
 
 /// All about an image but the bytes of its layers.
@@ -703,12 +703,7 @@ async fn extract(
             .add_variant(
                 &layer.id,
                 crate::export::ANY_FORM,
-                &VariantRecord {
-                    digest: lazy.descriptor.digest.to_string(),
-                    size: lazy.descriptor.size,
-                    media_type: lazy.descriptor.media_type.clone(),
-                    diff_id: lazy.diff_id.clone(),
-                },
+                &crate::export::pulled(&lazy),
             )
             .map_err(internal)?;
         if report.opaque_root {
