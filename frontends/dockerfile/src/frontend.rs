@@ -85,6 +85,11 @@ async fn build_parsed(
     file: &BuildFile,
     parsed: &Parsed,
 ) -> Result<BuildResult, Error> {
+    // A scanner that cannot be had is told of before any mistake of the file.
+    let scanner = match &client.config().sbom {
+        Some(wanted) => Some(Scanner::find(client, wanted).await?),
+        None => None,
+    };
     let check = client.config().check.as_deref();
     let config =
         LintConfig::for_build(&file.map.data, check).map_err(|e| Error::unknown(e.to_string()))?;
@@ -99,10 +104,6 @@ async fn build_parsed(
         });
     }
     check_complete_file(&parsed.dockerfile, &mut linter);
-    let scanner = match &client.config().sbom {
-        Some(wanted) => Some(Scanner::find(client, wanted).await?),
-        None => None,
-    };
     let platforms = &client.config().target_platforms;
     let targets: Vec<Option<pb::Platform>> = if platforms.is_empty() {
         vec![None]

@@ -184,6 +184,19 @@ async fn targets_are_listed_without_asking_for_images() {
 }
 
 #[tokio::test]
+async fn an_empty_file_has_no_instructions_to_list_targets_of() {
+    let targets = [("requestid", "frontend.targets")];
+    for (text, opts, wanted) in [
+        ("", &targets[..], "file with no instructions"),
+        ("# x\n", &targets[..], "file with no instructions"),
+        ("", &[], "the Dockerfile cannot be empty"),
+    ] {
+        let (_, result) = run(&case(text, opts)).await;
+        assert_eq!(result.unwrap_err().message, wanted);
+    }
+}
+
+#[tokio::test]
 async fn an_outline_lists_what_a_target_can_be_given() {
     let text = "ARG VERSION=1\nARG UNUSED=2\nARG IMAGE=busy$VERSION\n\
                 FROM scratch AS dep\nARG DEP=x\n\
@@ -273,6 +286,35 @@ async fn a_bill_of_materials_is_scanned_for_each_platform() {
     assert_eq!(graph.result().index, 1);
     let env = &exec.meta.as_ref().unwrap().env;
     assert!(env.contains(&"BUILDKIT_SCAN_LEVEL=2".to_owned()));
+}
+
+/// As with the reference, whose ops keep what they needed when they were solved first.
+#[tokio::test]
+async fn commands_below_a_scanner_need_what_they_need_without_it() {
+    let text = "FROM busybox\nRUN true\n";
+    let case = case(text, &[("attest:sbom", "generator=alpine")]);
+    let (memory, result) = run(&case).await;
+    result.unwrap();
+    let scan = memory.definitions().pop().unwrap();
+    let graph = gateway_llb::Graph::load(&scan).unwrap();
+    let needs_path = |name: &str| {
+        let mut vertices = graph.vertices();
+        let vertex = vertices.find(|v| v.custom_name().is_some_and(|n| n.contains(name)));
+        let caps = &vertex.expect(name).metadata().caps;
+        caps.contains_key("exec.meta.setsdefaultpath")
+    };
+    assert!(needs_path("RUN true"));
+    assert!(!needs_path("generating sbom"));
+}
+
+#[tokio::test]
+async fn a_scanner_that_is_missing_is_told_before_mistakes_of_the_file() {
+    let opts = [("attest:sbom", "generator=no such")];
+    for text in ["FROM scratch\nBAD\n", "# check=bad\nFROM scratch\n", ""] {
+        let (_, result) = run(&case(text, &opts)).await;
+        let error = result.unwrap_err();
+        assert!(error.message.contains("sbom scanner no such"), "{error}");
+    }
 }
 
 #[tokio::test]

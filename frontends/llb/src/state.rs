@@ -166,6 +166,13 @@ impl State {
         self.change(|meta| Arc::make_mut(&mut meta.env).set(key, value))
     }
 
+    /// Sets an environment variable of this state itself. States made from it before keep theirs; where there are
+    /// none, nothing is copied, so that thousands of variables can be set one by one.
+    pub fn set_env(&mut self, key: &str, value: &str) {
+        let meta = Arc::make_mut(&mut self.meta);
+        Arc::make_mut(&mut meta.env).set(key, value);
+    }
+
     /// Sets several variables, in order.
     pub fn envs<'a>(&self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         self.change(|meta| Arc::make_mut(&mut meta.env).set_all(pairs))

@@ -13,7 +13,7 @@ use gateway_api::{
 };
 use gateway_llb::pb;
 use gateway_proto::convert::container::container_to_wire;
-use gateway_proto::convert::{caps as cap_convert, files, request, result, source};
+use gateway_proto::convert::{caps as cap_convert, definition, files, request, result, source};
 use gateway_proto::error::{from_status, to_rpc};
 use gateway_proto::frontend::llb_bridge_client::LlbBridgeClient;
 use gateway_proto::frontend::{self as wire};
@@ -174,7 +174,7 @@ impl Gateway for Client {
             return Ok(BTreeMap::new());
         }
         let answer = self.bridge.clone().inputs(wire::InputsRequest {}).await;
-        Ok(open(answer)?.definitions)
+        Ok(definition::from_entries(open(answer)?.definitions))
     }
 
     async fn solve(&self, mut call: SolveRequest) -> Result<BuildResult, Error> {

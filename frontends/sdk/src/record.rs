@@ -32,7 +32,7 @@ use gateway_api::{
     Stat, Warning,
 };
 use gateway_llb::pb;
-use gateway_proto::convert::{caps, files, request, result, source};
+use gateway_proto::convert::{caps, definition, files, request, result, source};
 use gateway_proto::error::{from_rpc, to_rpc};
 use gateway_proto::frontend as wire;
 use prost::Message;
@@ -290,7 +290,7 @@ impl Gateway for Recorder {
     async fn inputs(&self) -> Result<BTreeMap<String, pb::Definition>, Error> {
         let answer = self.gateway.inputs().await;
         let convert = |inputs: &BTreeMap<_, _>| wire::InputsResponse {
-            definitions: inputs.clone(),
+            definitions: definition::to_entries(inputs.clone()),
         };
         self.note(("inputs", ""), &wire::InputsRequest {}, &answer, convert);
         answer
@@ -468,7 +468,7 @@ impl Gateway for Replay {
 
     async fn inputs(&self) -> Result<BTreeMap<String, pb::Definition>, Error> {
         let found: wire::InputsResponse = self.find("inputs", &wire::InputsRequest {})?;
-        Ok(found.definitions)
+        Ok(definition::from_entries(found.definitions))
     }
 
     async fn solve(&self, call: SolveRequest) -> Result<BuildResult, Error> {

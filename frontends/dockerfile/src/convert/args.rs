@@ -1,6 +1,6 @@
 //! The ARGs before the first FROM, and the variables that every build has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use gateway_llb::{Env, pb, platform};
 
@@ -54,6 +54,39 @@ pub struct ArgInfo {
     pub location: LineRange,
     /// The ARGs that its default is made of.
     pub needs: BTreeSet<String>,
+}
+
+/// The ARGs of a stage with their last values, in the order in which each name was met first: as the history of commands
+/// lists them.
+#[derive(Clone, Debug, Default)]
+pub struct Declared {
+    list: Vec<(String, Option<String>)>,
+    places: HashMap<String, usize>,
+}
+
+impl Declared {
+    /// Declares an ARG, or gives one that was declared another value.
+    pub fn set(&mut self, key: &str, value: Option<String>) {
+        let known = self.places.get(key).and_then(|&i| self.list.get_mut(i));
+        match known {
+            Some((_, old)) => *old = value,
+            None => {
+                self.places.insert(key.to_owned(), self.list.len());
+                self.list.push((key.to_owned(), value));
+            }
+        }
+    }
+
+    /// The value of an ARG, if it has one; `None` for what was not declared.
+    pub fn get(&self, key: &str) -> Option<Option<&str>> {
+        let (_, value) = self.list.get(*self.places.get(key)?)?;
+        Some(value.as_deref())
+    }
+
+    /// Names and values.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, Option<&str>)> {
+        self.list.iter().map(|(key, value)| (key.as_str(), value.as_deref()))
+    }
 }
 
 /// The values of the ARGs before the first FROM.

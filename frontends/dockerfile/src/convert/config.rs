@@ -23,7 +23,7 @@ impl Converter<'_> {
         let mut text = "ENV".to_owned();
         for (key, value) in pairs {
             text.push_str(&format!(" {key}={value}"));
-            stage.state = stage.state.env(&key, &value);
+            stage.state.set_env(&key, &value);
             stage.image.set_env(&key, &value);
         }
         stage.image.commit(text, false, self.epoch);
@@ -83,7 +83,7 @@ impl Converter<'_> {
                 .as_deref()
                 .filter(|_| !args::NOT_IN_ENV.contains(&key.as_str()))
             {
-                stage.state = stage.state.env(key, value);
+                stage.state.set_env(key, value);
             }
             if !inherited {
                 let info = ArgInfo {
@@ -99,7 +99,7 @@ impl Converter<'_> {
                 Some(value) => format!("{key}={value}"),
                 None => key.clone(),
             });
-            stage.args.push((key.clone(), value));
+            stage.args.set(key, value);
         }
         let text = format!("ARG {}", texts.join(" "));
         stage.image.commit(text, false, self.epoch);

@@ -1,13 +1,14 @@
 //! The instructions of the needed stages, one after the other.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use gateway_api::Error;
 use gateway_llb::{Env, FileActions, Mkdir, Owner, State};
 
 use super::names::{expanded, uppercase_first};
 use super::stage::{Command, Stage};
-use super::{Converter, args, image, paths};
+use super::{Converter, MAX_COMPARED, args, image, paths};
 use crate::lint::rules;
 use crate::parse::expand::Expander;
 use crate::parse::suggest::nearest;
@@ -168,11 +169,13 @@ impl Converter<'_> {
             Err(error) => &error.unmatched,
         };
         for name in unmatched {
-            let declared = stage.args.iter().any(|(key, _)| key == name);
+            let declared = stage.args.get(name).is_some();
             if declared || args::NOT_IN_ENV.contains(&name.as_str()) {
                 continue;
             }
-            let finding = rules::undefined_var(name, nearest(name, env.keys()));
+            let compared = self.compared.fetch_add(env.len(), Ordering::Relaxed);
+            let near = (compared < MAX_COMPARED).then(|| nearest(name, env.keys()));
+            let finding = rules::undefined_var(name, near.flatten());
             self.checks
                 .found(instruction.location, &instruction.comments, finding);
         }

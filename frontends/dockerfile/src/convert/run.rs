@@ -1,9 +1,12 @@
 //! RUN: the command line, heredocs, and what surrounds the command.
 
+use std::borrow::Cow;
+
 use gateway_api::Error;
 use gateway_llb::{Constraints, Env, FileActions, Mkfile, Mount, Run, State, caps, path, pb};
 
 use super::Converter;
+use super::args::Declared;
 use super::config::with_shell;
 use super::names::{expanded, heredoc_summary, uppercase_first};
 use super::stage::{Command, Stage};
@@ -70,19 +73,20 @@ impl Converter<'_> {
         if let Some(summary) = &script.summary {
             code.push_str(&format!(" ({summary})"));
         }
-        let env = stage.state.get_env().clone();
-        let mut shown = env.clone();
+        let before = stage.state.clone();
+        let env = before.get_env();
+        let mut shown = Cow::Borrowed(env);
         for name in &mounts.secret_env {
-            shown.set(name.as_str(), "****");
+            shown.to_mut().set(name.as_str(), "****");
         }
         let rules = Expander {
             raw_quotes: true,
             skip_unset: true,
             ..self.rules
         };
-        let text = uppercase_first(&expanded(rules, &code, &shown));
+        let text = uppercase_first(&expanded(rules, &code, &*shown));
         stage.count_step();
-        let name = stage.step_name(&text, stage.state.get_platform(), Some(&env));
+        let name = stage.step_name(&text, stage.state.get_platform(), Some(env));
         let mut constraints = self
             .place(Some(lines))
             .describe("com.docker.dockerfile.v1.command", instruction.code())
@@ -91,9 +95,14 @@ impl Converter<'_> {
             constraints = constraints.ignore_cache();
         }
         constraints = self.resources(constraints);
+        if self.client.supports(caps::EXEC_META_SETS_DEFAULT_PATH) {
+            // Each command of the file needs it wherever it is solved: also below the scanner of a bill of materials,
+            // which itself does not (observed).
+            constraints = constraints.cap(caps::EXEC_META_SETS_DEFAULT_PATH);
+        }
 
         stage.state = step.with(constraints).root();
-        let text = history(&args, &stage.args, &env);
+        let text = history(&args, &stage.args, env);
         stage.image.commit(text, true, self.epoch);
         Ok(())
     }
@@ -211,23 +220,16 @@ fn is_one_word(text: &str) -> bool {
 }
 
 /// What the history says of a command: its ARGs, then its arguments.
-fn history(args: &[String], declared: &[(String, Option<String>)], env: &Env) -> String {
-    let mut values: Vec<(&str, String)> = Vec::new();
-    for (key, value) in declared {
-        let value = match env.get(key) {
-            Some(current) => current.to_owned(),
-            None => value.clone().unwrap_or_default(),
-        };
-        match values.iter_mut().find(|(known, _)| known == key) {
-            Some((_, old)) => *old = value,
-            None => values.push((key, value)),
-        }
-    }
+fn history(args: &[String], declared: &Declared, env: &Env) -> String {
     let mut words = Vec::new();
-    if !values.is_empty() {
+    let values = declared.iter();
+    if values.len() > 0 {
         words.push(format!("|{}", values.len()));
     }
-    words.extend(values.iter().map(|(key, value)| format!("{key}={value}")));
+    words.extend(values.map(|(key, value)| {
+        let value = env.get(key).or(value).unwrap_or_default();
+        format!("{key}={value}")
+    }));
     words.extend(args.iter().cloned());
     format!("RUN {} # buildkit", words.join(" "))
 }
@@ -250,11 +252,10 @@ mod tests {
     fn the_history_lists_args_once_with_their_last_value() {
         let mut env = Env::default();
         env.set("A", "2");
-        let declared = [
-            ("A".to_owned(), Some("1".to_owned())),
-            ("B".to_owned(), None),
-            ("A".to_owned(), Some("2".to_owned())),
-        ];
+        let mut declared = Declared::default();
+        declared.set("A", Some("1".to_owned()));
+        declared.set("B", None);
+        declared.set("A", Some("2".to_owned()));
         let args = ["sh".to_owned(), "-c".to_owned()];
         assert_eq!(
             history(&args, &declared, &env),

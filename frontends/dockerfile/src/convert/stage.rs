@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use gateway_llb::{State, pb};
 
-use super::args::ArgInfo;
+use super::args::{ArgInfo, Declared};
 use super::image::Image;
 use crate::lint::StageChecks;
 use crate::parse::{Instruction, LineRange};
@@ -52,7 +52,7 @@ pub struct Stage {
     /// What can be set from outside, for outlines.
     pub parameters: Parameters,
     /// The ARGs so far, with their values.
-    pub args: Vec<(String, Option<String>)>,
+    pub args: Declared,
 
     /// Not a stage of the file.
     pub is_image: bool,
@@ -135,7 +135,7 @@ impl Stage {
             state: State::scratch(),
             image: Image::default(),
             base_image: None,
-            args: Vec::new(),
+            args: Declared::default(),
             parameters: Parameters::default(),
             is_image: false,
             dispatched: false,
@@ -176,7 +176,9 @@ impl Stage {
         self.base_image.clone_from(&base.base_image);
         self.paths = Arc::clone(&base.paths);
         self.checks = StageChecks::on(&base.checks);
-        self.args.extend(base.args.iter().cloned());
+        for (key, value) in base.args.iter() {
+            self.args.set(key, value.map(str::to_owned));
+        }
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn read(bytes: &[u8]) -> Lines {
         let text = format!("dockerfile line greater than max allowed size of {MAX_LINE}");
         out.error = Some(reader.error_here(text));
     } else if out.nodes.is_empty() {
-        out.error = Some(reader.error_here("file with no instructions"));
+        out.error = Some(reader.error_here(super::NO_INSTRUCTIONS));
     }
     out
 }

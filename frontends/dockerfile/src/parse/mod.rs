@@ -54,6 +54,12 @@ pub struct Failed {
 /// The mistake of a file that has only global ARGs.
 pub const NO_STAGES: &str = "dockerfile contains no stages to build";
 
+/// The mistake of a file without a byte.
+pub const EMPTY: &str = "the Dockerfile cannot be empty";
+
+/// The mistake of a file that has only comments and blank lines.
+pub const NO_INSTRUCTIONS: &str = "file with no instructions";
+
 /// Parse a file.
 ///
 /// # Errors
@@ -70,7 +76,7 @@ pub fn parse(bytes: &[u8]) -> Result<Dockerfile, ParseError> {
 pub fn parse_lenient(bytes: &[u8]) -> Parsed {
     if bytes.is_empty() {
         return Parsed {
-            error: Some(ParseError::whole_file("the Dockerfile cannot be empty")),
+            error: Some(ParseError::whole_file(EMPTY)),
             ..Parsed::default()
         };
     }

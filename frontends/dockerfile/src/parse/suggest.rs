@@ -7,16 +7,17 @@ const TOO_FAR: usize = 3;
 pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut best = None;
     let mut best_distance = TOO_FAR;
-    let length = word.chars().count();
+    let letters: Vec<char> = word.chars().collect();
     for option in options {
         if option == word {
             return None;
         }
         // So many edits are needed at least. Files may have thousands of variables.
-        if option.chars().count().abs_diff(length) >= best_distance {
+        let count = option.chars().count();
+        if count.abs_diff(letters.len()) >= best_distance {
             continue;
         }
-        let distance = levenshtein(word, option);
+        let distance = levenshtein(&letters, option, count);
         if distance < best_distance {
             best = Some(option);
             best_distance = distance;
@@ -60,19 +61,22 @@ pub fn with_hint<'a>(
     }
 }
 
-fn levenshtein(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.chars().collect();
-    let b: Vec<char> = b.chars().collect();
-    if a.len().abs_diff(b.len()) >= TOO_FAR {
-        return TOO_FAR;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
+/// How many letters of `b`, which has `count`, must be put in, taken out or changed to make it of `a`.
+fn levenshtein(a: &[char], b: &str, count: usize) -> usize {
+    // What both begin with needs no edit: mistakes are short, and names of one file are alike.
+    let same = b.chars().zip(a).take_while(|(b, a)| b == *a).count();
+    let a = a.get(same..).unwrap_or_default();
+    let (Some(_), true) = (a.first(), count > same) else {
+        return a.len().max(count - same);
+    };
+    let b = b.chars().skip(same);
+    let mut row: Vec<usize> = (0..=count - same).collect();
     for (i, ca) in a.iter().enumerate() {
         let mut diagonal = i;
         let mut left = i + 1;
-        for (cb, cell) in b.iter().zip(row.iter_mut().skip(1)) {
+        for (cb, cell) in b.clone().zip(row.iter_mut().skip(1)) {
             let above = *cell;
-            let cost = usize::from(ca != cb);
+            let cost = usize::from(*ca != cb);
             left = (left + 1).min(above + 1).min(diagonal + cost);
             diagonal = above;
             *cell = left;
@@ -94,6 +98,24 @@ mod tests {
         assert_eq!(nearest("mt", ["mount"]), None);
         assert_eq!(nearest("mount", ["mount", "mounts"]), None);
         assert_eq!(nearest("abc", ["abd", "abe"]), Some("abd"));
+    }
+
+    #[test]
+    fn edits_are_counted() {
+        for (a, b, edits) in [
+            ("", "", 0),
+            ("", "ab", 2),
+            ("ab", "", 2),
+            ("ab", "abc", 1),
+            ("abc", "ab", 1),
+            ("kitten", "sitting", 3),
+            ("saturday", "sunday", 3),
+            ("größe", "grösse", 2),
+            ("abab", "baba", 2),
+        ] {
+            let letters: Vec<char> = a.chars().collect();
+            assert_eq!(levenshtein(&letters, b, b.chars().count()), edits, "{a} {b}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::convert::checks::Checks;
 use crate::convert::{self, Converted, locate};
 use crate::lint::{Config as LintConfig, Linter, check_broken_file, check_complete_file};
-use crate::parse::{Dockerfile, LineRange, NO_STAGES, Parsed};
+use crate::parse::{Dockerfile, EMPTY, LineRange, NO_INSTRUCTIONS, NO_STAGES, Parsed};
 use gateway_frontend::conventions::{BuildClient, BuildFile};
 
 const OUTLINE: &str = "frontend.outline";
@@ -113,10 +113,11 @@ async fn convert_llb(
 fn good(parsed: &Parsed) -> Result<&Dockerfile, Error> {
     match &parsed.error {
         // A file without stages has no targets, which is an answer.
-        Some(mistake) if mistake.message != NO_STAGES => {
-            Err(Error::unknown(mistake.message.clone()))
-        }
-        _ => Ok(&parsed.dockerfile),
+        Some(mistake) if mistake.message == NO_STAGES => Ok(&parsed.dockerfile),
+        // What a build calls empty has no instructions here (observed).
+        Some(mistake) if mistake.message == EMPTY => Err(Error::unknown(NO_INSTRUCTIONS)),
+        Some(mistake) => Err(Error::unknown(mistake.message.clone())),
+        None => Ok(&parsed.dockerfile),
     }
 }
 

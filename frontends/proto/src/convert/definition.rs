@@ -1,6 +1,29 @@
 //! Definitions as every client can read them.
 
+use std::collections::BTreeMap;
+
 use gateway_llb::pb;
+
+use crate::frontend::DefinitionEntry;
+
+/// Definitions by name, as every client can read them.
+pub fn to_entries(definitions: BTreeMap<String, pb::Definition>) -> Vec<DefinitionEntry> {
+    definitions
+        .into_iter()
+        .map(|(key, definition)| DefinitionEntry {
+            key,
+            value: Some(without_empty(definition)),
+        })
+        .collect()
+}
+
+/// Definitions by name; of two with one name the last counts, as in every map.
+pub fn from_entries(entries: Vec<DefinitionEntry>) -> BTreeMap<String, pb::Definition> {
+    entries
+        .into_iter()
+        .map(|entry| (entry.key, entry.value.unwrap_or_default()))
+        .collect()
+}
 
 /// Leaves out of the maps of a definition what is empty. On the wire such an entry has a key and no
 /// value, of which some clients make a null pointer and end; an entry that is not there means the same.
@@ -56,6 +79,18 @@ mod tests {
             }),
             ..pb::Definition::default()
         }
+    }
+
+    #[test]
+    fn an_empty_definition_has_its_value_on_the_wire() {
+        use prost::Message;
+        let inputs = BTreeMap::from([("a".to_owned(), pb::Definition::default())]);
+        let answer = crate::frontend::InputsResponse {
+            definitions: to_entries(inputs.clone()),
+        };
+        let entry = [0x0a, 1, b'a', 0x12, 0];
+        assert_eq!(answer.encode_to_vec(), [&[0x0a, 5][..], &entry].concat());
+        assert_eq!(from_entries(answer.definitions), inputs);
     }
 
     #[test]

@@ -61,7 +61,10 @@ pub fn to_wire(result: BuildResult, array_ref: bool) -> frontend::Result {
         (Refs::Map(map), true) => Form::Refs(frontend::RefMap {
             refs: map
                 .into_iter()
-                .map(|(key, reference)| (key, ref_to_wire(reference)))
+                .map(|(key, reference)| frontend::RefEntry {
+                    key,
+                    value: Some(ref_to_wire(reference)),
+                })
                 .collect(),
         }),
         (Refs::Map(map), false) => Form::RefsDeprecated(frontend::RefMapDeprecated {
@@ -76,6 +79,8 @@ pub fn to_wire(result: BuildResult, array_ref: bool) -> frontend::Result {
         attestations: result
             .attestations
             .into_iter()
+            // No list means the same, and Go's programs read it.
+            .filter(|(_, list)| !list.is_empty())
             .map(|(key, list)| {
                 let attestation = list.into_iter().map(attestation_to_wire).collect();
                 (key, frontend::Attestations { attestation })
@@ -99,7 +104,7 @@ pub fn from_wire(result: frontend::Result) -> BuildResult {
         Some(Form::Refs(map)) => refs_of(
             map.refs
                 .into_iter()
-                .map(|(key, reference)| (key, ref_from_wire(reference))),
+                .map(|entry| (entry.key, ref_from_wire(entry.value.unwrap_or_default()))),
         ),
     };
     BuildResult {
@@ -201,6 +206,24 @@ mod tests {
     fn form(result: BuildResult, accepts: Accepts) -> (String, Option<Form>) {
         let response = solve_response(result, accepts).unwrap();
         (response.r#ref, response.result.and_then(|r| r.result))
+    }
+
+    /// A value that is left out is a null pointer to BuildKit's server, which it does not survive (observed).
+    #[test]
+    fn an_empty_ref_has_its_value_on_the_wire() {
+        use prost::Message;
+        let result = BuildResult {
+            refs: Refs::Map([("a".to_owned(), Ref::new("", None))].into()),
+            attestations: [("a".to_owned(), Vec::new())].into(),
+            ..BuildResult::default()
+        };
+        let bytes = to_wire(result, true).encode_to_vec();
+        let entry = [0x0a, 1, b'a', 0x12, 0];
+        assert_eq!(bytes, [&[0x22, 7, 0x0a, 5][..], &entry].concat());
+        let Refs::Map(back) = from_wire(frontend::Result::decode(&*bytes).unwrap()).refs else {
+            panic!("no map");
+        };
+        assert!(back["a"].is_scratch());
     }
 
     #[test]

@@ -325,11 +325,9 @@ impl LlbBridge for BridgeService {
 
     async fn inputs(&self, _: Request<InputsRequest>) -> Result<Response<InputsResponse>, Status> {
         let make = async |()| {
-            let inputs = self.gateway.inputs().await?.into_iter();
+            let inputs = self.gateway.inputs().await?;
             Ok(InputsResponse {
-                definitions: inputs
-                    .map(|(name, input)| (name, definition::without_empty(input)))
-                    .collect(),
+                definitions: definition::to_entries(inputs),
             })
         };
         self.large_answer("Inputs", async { Ok(()) }, make).await

@@ -100,7 +100,12 @@ fn reference(id: &str) -> Ref {
 
 #[tokio::test]
 async fn p32_return_accepts_every_form() {
-    let map = |id: &str| [("linux/amd64".to_owned(), reference(id))].into();
+    let map = |id: &str| {
+        vec![RefEntry {
+            key: "linux/amd64".to_owned(),
+            value: Some(reference(id)),
+        }]
+    };
     type Check = fn(&BuildResult) -> bool;
     let forms: Vec<(Option<Form>, Check)> = vec![
         (None, |r| r.refs == Refs::None),
