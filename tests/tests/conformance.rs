@@ -128,6 +128,11 @@ const BREAKERS: &[(&str, &[&str], &[&str])] = &[
     ("definitions", &["f18"], &["it returned nothing"]),
     ("no-session", &["f20"], &["has no session id"]),
     ("two-streams", &["f21"], &["over 2 streams"]),
+    (
+        "open-input",
+        &["f21"],
+        &["did not end the input of 2 of its processes"],
+    ),
     ("small-messages", &["f22"], &["cannot do without"]),
     (
         "nested",

@@ -85,7 +85,9 @@ impl Declared {
 
     /// Names and values.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, Option<&str>)> {
-        self.list.iter().map(|(key, value)| (key.as_str(), value.as_deref()))
+        self.list
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_deref()))
     }
 }
 

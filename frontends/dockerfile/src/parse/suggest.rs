@@ -114,7 +114,11 @@ mod tests {
             ("abab", "baba", 2),
         ] {
             let letters: Vec<char> = a.chars().collect();
-            assert_eq!(levenshtein(&letters, b, b.chars().count()), edits, "{a} {b}");
+            assert_eq!(
+                levenshtein(&letters, b, b.chars().count()),
+                edits,
+                "{a} {b}"
+            );
         }
     }
 

@@ -185,10 +185,10 @@ pub fn run(mode: &str) -> bool {
             finish(host, &age);
             return true;
         }
-        "one-stream" | "two-streams" => {
+        "one-stream" | "two-streams" | "open-input" => {
             let mut host = Connection::open(false);
             let context = context(&mut host, &age);
-            processes(&mut host, &context, mode == "two-streams");
+            processes(&mut host, &context, mode);
             assert!(host.call("Return", &age.returned(&context)).is_some());
             return true;
         }
@@ -229,8 +229,8 @@ fn mkdir() -> Vec<u8> {
     op
 }
 
-/// A container over a ref, and two processes in it that are not there.
-fn processes(host: &mut Connection, reference: &str, apart: bool) {
+/// A container over a ref, and two processes in it that are not there, with inputs that are ended or left open.
+fn processes(host: &mut Connection, reference: &str, mode: &str) {
     let (mut mount, mut request) = (Vec::new(), Vec::new());
     field(&mut mount, 3, b"/");
     field(&mut mount, 23, reference.as_bytes());
@@ -243,22 +243,36 @@ fn processes(host: &mut Connection, reference: &str, apart: bool) {
         field(&mut meta, 3, b"/");
         field(&mut init, 1, b"container");
         field(&mut init, 2, &meta);
+        // Packed: the input and no output.
+        field(&mut init, 3, &[0]);
         field(&mut message, 1, id.as_bytes());
         field(&mut message, 2, &init);
         message
     };
+    let end_of_input = |id: &str| {
+        let (mut file, mut message) = (Vec::new(), Vec::new());
+        number(&mut file, 2, 1);
+        field(&mut message, 1, id.as_bytes());
+        field(&mut message, 3, &file);
+        message
+    };
     let mut streams = Vec::new();
     for id in ["one", "two"] {
-        if streams.is_empty() || apart {
+        if streams.is_empty() || mode == "two-streams" {
             streams.push(host.start("ExecProcess"));
         }
         let stream = streams[streams.len() - 1];
-        let message = init(id);
-        let mut body = vec![0];
-        body.extend((message.len() as u32).to_be_bytes());
-        body.extend(message);
-        host.used(stream, body.len() as i64);
-        host.write(&frame(DATA, 0, stream, &body));
+        let mut messages = vec![init(id)];
+        if mode != "open-input" {
+            messages.push(end_of_input(id));
+        }
+        for message in messages {
+            let mut body = vec![0];
+            body.extend((message.len() as u32).to_be_bytes());
+            body.extend(message);
+            host.used(stream, body.len() as i64);
+            host.write(&frame(DATA, 0, stream, &body));
+        }
     }
     for stream in streams {
         // Half closed: the host ends the stream when the processes have ended.

@@ -66,6 +66,8 @@ pub struct Manners {
     pub narrow_solves: usize,
     /// Streams on which it ran processes in containers.
     pub process_streams: usize,
+    /// Processes whose open input it never ended, though it ended their stream: hosts wait for that end after the exit.
+    pub open_inputs: usize,
     pub returned: Option<ReturnForm>,
 }
 

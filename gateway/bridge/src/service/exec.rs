@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::containers::ContainerTable;
+use crate::host::conduct::Conduct;
 use crate::transport::Activity;
 
 /// Messages that wait for the client to read; with more the processes wait.
@@ -35,6 +36,7 @@ pub type Answers = ReceiverStream<Result<ExecMessage, Status>>;
 pub fn serve(
     table: ContainerTable,
     activity: Arc<Activity>,
+    conduct: Option<Arc<Conduct>>,
     incoming: Streaming<ExecMessage>,
 ) -> Answers {
     let (answers, stream) = mpsc::channel(PENDING_MESSAGES);
@@ -42,6 +44,7 @@ pub fn serve(
         let mut processes = Processes {
             table,
             activity,
+            conduct,
             answers: answers.clone(),
             known: HashMap::new(),
             forwarding: JoinSet::new(),
@@ -61,6 +64,8 @@ pub fn serve(
 struct Processes {
     table: ContainerTable,
     activity: Arc<Activity>,
+    /// Hears of inputs that stayed open.
+    conduct: Option<Arc<Conduct>>,
     answers: mpsc::Sender<Result<ExecMessage, Status>>,
     /// Also those that have ended: an id is used once.
     known: HashMap<String, Known>,
@@ -87,6 +92,9 @@ impl Processes {
         }
         for known in self.known.values() {
             if !known.input_ended.is_cancelled() {
+                if let Some(conduct) = &self.conduct {
+                    conduct.note(|seen| seen.open_inputs += 1);
+                }
                 known.end_input().await?;
             }
         }

@@ -245,7 +245,11 @@ fn without_definitions(response: &mut SolveResponse) {
     use gateway_proto::frontend::result::Result as Form;
     match response.result.as_mut().and_then(|r| r.result.as_mut()) {
         Some(Form::Ref(reference)) => reference.def = None,
-        Some(Form::Refs(map)) => map.refs.values_mut().for_each(|r| r.def = None),
+        Some(Form::Refs(map)) => map
+            .refs
+            .iter_mut()
+            .filter_map(|r| r.value.as_mut())
+            .for_each(|r| r.def = None),
         _ => {}
     }
 }
@@ -460,6 +464,7 @@ impl LlbBridge for BridgeService {
         let answers = exec::serve(
             self.containers.clone(),
             self.activity.clone(),
+            self.conduct.clone(),
             request.into_inner(),
         );
         Ok(Response::new(answers))

@@ -428,7 +428,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         id: "f21",
-        name: "runs its processes in containers over one stream, and does without their releases",
+        name: "runs its processes in containers over one stream, ends their inputs, and does without their releases",
         beyond: false,
         orders: |known| match known.first.is_some_and(|ran| ran.seen.containers > 0) {
             true => twisted(Twist::Sticky),

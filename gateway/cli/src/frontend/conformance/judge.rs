@@ -194,9 +194,14 @@ impl Ran {
 
     pub fn ran_processes(&self) -> Result<(), String> {
         self.succeeded()?;
-        match self.seen.manners.process_streams {
-            0 | 1 => Ok(()),
-            count => Err(format!(
+        let manners = &self.seen.manners;
+        match (manners.process_streams, manners.open_inputs) {
+            (0 | 1, 0) => Ok(()),
+            (0 | 1, count) => Err(format!(
+                "it did not end the input of {count} of its processes: hosts wait for a File message of fd 0 with EOF, \
+                 also after the exit, before they say that a process is done"
+            )),
+            (count, _) => Err(format!(
                 "it ran processes over {count} streams: one ExecProcess call carries all of them"
             )),
         }
