@@ -324,6 +324,155 @@ fn provenance_tells_what_a_build_was_made_of_and_no_values() {
     );
 }
 
+/// Steps of several stages, with everything that provenance speaks of.
+const STAGES: &str = "\
+FROM busybox AS base
+ARG TOKEN=none
+RUN --network=none --mount=type=secret,id=s1 --mount=type=cache,target=/c true
+COPY Dockerfile /one
+FROM scratch
+COPY --from=base /one /two
+COPY --chmod=600 <<F /three
+content
+F
+";
+
+/// The steps of a predicate by what they do, in short.
+fn kinds(build_config: &Value) -> Vec<String> {
+    let steps = build_config["llbDefinition"].as_array().expect("steps");
+    let kind = |step: &Value| {
+        let kinds = step["op"]["Op"].as_object().expect("a kind");
+        let kind = kinds.keys().next().map_or("", String::as_str);
+        let inputs = step["inputs"].as_array().into_iter().flatten();
+        let inputs: Vec<&str> = inputs.filter_map(Value::as_str).collect();
+        format!(
+            "{} {kind} {}",
+            step["id"].as_str().expect("an id"),
+            inputs.join(" ")
+        )
+    };
+    steps
+        .iter()
+        .map(|step| kind(step).trim().to_owned())
+        .collect()
+}
+
+#[test]
+fn provenance_of_all_tells_the_steps_the_build_file_and_the_layers_and_no_secrets() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(context.path().join("Dockerfile"), STAGES).expect("writing");
+    let secret = home.dir.path().join("secret");
+    std::fs::write(&secret, "hunter2").expect("writing");
+    let archive = home.dir.path().join("out.tar");
+    let files = home.dir.path().join("files");
+    let flags = |mode: &str| {
+        [
+            mode.to_owned(),
+            "--build-arg=TOKEN=value".to_owned(),
+            format!("--secret=id=s1,src={}", secret.display()),
+            "-t=me/app:1".to_owned(),
+            format!("--output=type=oci,dest={}", archive.display()),
+            format!("--output=type=local,dest={}", files.display()),
+        ]
+    };
+    build(&home, context.path(), &flags("--provenance=true"));
+    let said = statement(&archive);
+    assert!(!said.to_string().contains("hunter2"));
+    let predicate = &said["predicate"];
+    let definition = &predicate["buildDefinition"];
+    let request = &definition["externalParameters"]["request"];
+    assert_eq!(request["args"], json!({"build-arg:TOKEN": "value"}));
+    assert_eq!(request["secrets"], json!([{"id": "s1", "optional": true}]));
+    let config = &definition["internalParameters"]["buildConfig"];
+    assert_eq!(
+        kinds(config),
+        [
+            "step0 source",
+            "step1 exec step0:0",
+            "step2 source",
+            "step3 file step1:0 step2:0",
+            "step4 file step3:0",
+            "step5 file",
+            "step6 file step4:0 step5:0",
+            "step7  step6:0",
+        ]
+    );
+    let exec = &config["llbDefinition"][1]["op"]["Op"]["exec"];
+    assert_eq!(exec["network"], 2);
+    assert_eq!(exec["mounts"][0], json!({"dest": "/"}));
+    assert_eq!(
+        config["digestMapping"]
+            .as_object()
+            .map(serde_json::Map::len),
+        Some(8)
+    );
+    let metadata = &predicate["runDetails"]["metadata"];
+    assert_eq!(metadata["buildkit_completeness"]["request"], true);
+    let source = &metadata["buildkit_metadata"]["source"];
+    let file = source["infos"][0]["data"].as_str().expect("the build file");
+    let decoded = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, file);
+    assert_eq!(decoded.expect("base64"), STAGES.as_bytes());
+    assert_eq!(source["infos"][0]["filename"], "Dockerfile");
+    assert_eq!(
+        source["locations"]["step4"],
+        json!({"locations": [{"ranges": [{"start": {"line": 6}, "end": {"line": 6}}]}]})
+    );
+    // Of the base image, and of the steps whose layers the image has.
+    let layers = metadata["buildkit_metadata"]["layers"]
+        .as_object()
+        .expect("layers");
+    let steps: Vec<&str> = layers.keys().map(String::as_str).collect();
+    assert_eq!(steps, ["step0:0", "step4:0", "step6:0"]);
+    let chain = layers["step6:0"][0].as_array().expect("a chain");
+    assert_eq!(layers["step4:0"], json!([[chain[0]]]));
+    let contents = read_archive(&archive);
+    let top: Value = serde_json::from_slice(&contents["index.json"]).expect("JSON");
+    let index = blob(&contents, &top["manifests"][0]);
+    let image = blob(&contents, &index["manifests"][0]);
+    assert_eq!(image["layers"], json!(chain));
+    let file = std::fs::read(files.join("provenance.json")).expect("the statement");
+    let file: Value = serde_json::from_slice(&file).expect("JSON");
+    assert_eq!(file["predicate"]["buildDefinition"], *definition);
+
+    // The same of a build that does nothing, in the older version.
+    let metadata_file = home.dir.path().join("metadata.json");
+    let mut flags = flags("--attest=type=provenance,mode=max,version=v0.2").to_vec();
+    flags.push(format!("--metadata-file={}", metadata_file.display()));
+    let output = run(home
+        .build()
+        .env("BUILDX_METADATA_PROVENANCE", "max")
+        .args(&flags)
+        .arg(context.path()));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let older = statement(&archive);
+    let older = &older["predicate"];
+    let key = "https://mobyproject.org/buildkit@v1#metadata";
+    // The digests of steps that read the context are those of the session.
+    let same = |told: &Value| {
+        let steps = "llbDefinition";
+        assert_eq!(told["buildConfig"][steps], config[steps]);
+        for part in ["locations", "layers"] {
+            let part = match part {
+                "layers" => (
+                    &told["metadata"][key][part],
+                    &metadata["buildkit_metadata"][part],
+                ),
+                _ => (&told["metadata"][key]["source"][part], &source[part]),
+            };
+            assert!(part.0.is_object());
+            assert_eq!(part.0, part.1);
+        }
+    };
+    same(older);
+    assert_eq!(older["invocation"]["parameters"], *request);
+    let recorded = std::fs::read(&metadata_file).expect("the metadata");
+    let recorded: Value = serde_json::from_slice(&recorded).expect("JSON");
+    let recorded = &recorded["buildx.build.provenance"];
+    same(recorded);
+}
+
 #[test]
 fn provenance_for_images_only_makes_no_index_of_an_archive() {
     let home = Home::new("");
@@ -371,9 +520,10 @@ fn provenance_that_is_not_made_is_refused_by_name() {
     )
     .expect("writing");
     for (flag, wanted) in [
+        ("--provenance=mode=most", "invalid mode \"most\""),
         (
-            "--provenance=mode=max",
-            "provenance with mode=max is not supported yet",
+            "--provenance=capture-usage=true",
+            "unknown parameter \"capture-usage\"",
         ),
         (
             "--attest=type=slsa",

@@ -35,8 +35,8 @@ pub use container::{ContainerMounts, MountSource};
 pub use error::SolverError;
 pub use export::{
     AttestationContent, CacheDestination, CacheExport, Client, ClientSink, ClientStream,
-    ClientTree, ExportResponse, Exporter, OutputTarget, SolvedAttestation, SolvedRefs,
-    SolvedResult, StoredImage,
+    ClientTree, ExportResponse, Exporter, OutputTarget, Predicate, SolvedAttestation, SolvedRefs,
+    SolvedResult, StepLayers, StoredImage,
 };
 pub use import::CacheImport;
 pub use job::{Job, JobOptions};

@@ -15,6 +15,7 @@ use crate::export::{SolvedAttestation, SolvedResult, wanted};
 use crate::job::{Job, JobInner};
 use crate::ops::git::Git;
 use crate::ops::image::platform_of;
+use crate::result::ResultRef;
 use crate::shared::Outcome;
 
 /// Something that went into a result.
@@ -31,10 +32,41 @@ pub struct Materials {
     pub list: Vec<Material>,
     /// Directories of the client, which nothing can vouch for.
     pub locals: Vec<String>,
+    /// Secrets that steps were given, by id: whether all could do without. Never their values.
+    pub secrets: BTreeMap<String, bool>,
+    /// Agents of ssh, in the same way.
+    pub ssh: BTreeMap<String, bool>,
     /// A step could reach the network.
     pub network: bool,
     /// A part of the graph is made while it is solved.
     pub incomplete: bool,
+}
+
+impl Materials {
+    /// Takes down what a step is given of the client's.
+    fn given(&mut self, op: &pb::ExecOp) {
+        fn add(known: &mut BTreeMap<String, bool>, id: &str, optional: bool) {
+            let known = known.entry(id.to_owned()).or_insert(true);
+            *known &= optional;
+        }
+        for mount in &op.mounts {
+            if let (pb::MountType::Secret, Some(secret)) = (mount.mount_type(), &mount.secret_opt) {
+                add(&mut self.secrets, &secret.id, secret.optional);
+            }
+            if mount.mount_type() == pb::MountType::Ssh {
+                let ssh = mount.ssh_opt.clone().unwrap_or_default();
+                let id = if ssh.id.is_empty() {
+                    "default"
+                } else {
+                    &ssh.id
+                };
+                add(&mut self.ssh, id, ssh.optional);
+            }
+        }
+        for secret in &op.secretenv {
+            add(&mut self.secrets, &secret.id, secret.optional);
+        }
+    }
 }
 
 /// An image that was looked at.
@@ -53,10 +85,11 @@ impl Job {
     pub async fn attest_provenance(
         &self,
         result: &mut SolvedResult,
-        attest: impl Fn(Materials) -> Result<SolvedAttestation, Error>,
+        attest: impl Fn(Materials, Option<&ResultRef>) -> Result<SolvedAttestation, Error>,
     ) -> Result<(), Error> {
         let job = self.inner();
         let mut roots = BTreeMap::new();
+        let mut results = BTreeMap::new();
         let mut platforms = Vec::new();
         let mut keys = Vec::new();
         {
@@ -67,6 +100,7 @@ impl Job {
                 let key = if id.is_empty() { lone.clone() } else { id };
                 if let Some(reference) = reference {
                     roots.insert(key.clone(), reference.loaded(job)?.0);
+                    results.insert(key.clone(), reference.clone());
                 }
                 platforms.push(platform);
                 keys.push(key);
@@ -83,7 +117,7 @@ impl Job {
             }
             own.extend(roots.get(key).cloned());
             let materials = materials(job, &own, platform, &platforms)?;
-            let attestation = attest(materials)?;
+            let attestation = attest(materials, results.get(key))?;
             let list = result.attestations.entry(key.clone()).or_default();
             list.push(attestation);
         }
@@ -110,7 +144,10 @@ fn materials(
                 let platform = platform_of(&job.platform(&vertex.op));
                 list.extend(source(op, pin, &platform, &mut locals)?);
             }
-            Some(pb::op::Op::Exec(op)) => found.network |= op.network() != pb::NetMode::None,
+            Some(pb::op::Op::Exec(op)) => {
+                found.network |= op.network() != pb::NetMode::None;
+                found.given(op);
+            }
             Some(pb::op::Op::Build(_)) => found.incomplete = true,
             _ => {}
         }
@@ -298,5 +335,37 @@ mod tests {
         assert!(git.digest.contains_key("sha1"));
         assert_eq!(named("local://context", ""), None);
         assert_eq!(locals, BTreeSet::from(["context".to_owned()]));
+    }
+
+    #[test]
+    fn what_one_step_cannot_do_without_is_not_optional() {
+        let secret = |optional| pb::Mount {
+            mount_type: pb::MountType::Secret.into(),
+            secret_opt: Some(pb::SecretOpt {
+                id: "s".into(),
+                optional,
+                ..pb::SecretOpt::default()
+            }),
+            ..pb::Mount::default()
+        };
+        let agent = pb::Mount {
+            mount_type: pb::MountType::Ssh.into(),
+            ssh_opt: Some(pb::SshOpt {
+                optional: true,
+                ..pb::SshOpt::default()
+            }),
+            ..pb::Mount::default()
+        };
+        let step = |mounts| pb::ExecOp {
+            mounts,
+            ..pb::ExecOp::default()
+        };
+        let mut found = Materials::default();
+        found.given(&step(vec![secret(true), agent]));
+        assert_eq!(found.secrets, BTreeMap::from([("s".to_owned(), true)]));
+        found.given(&step(vec![secret(false)]));
+        found.given(&step(vec![secret(true)]));
+        assert_eq!(found.secrets, BTreeMap::from([("s".to_owned(), false)]));
+        assert_eq!(found.ssh, BTreeMap::from([("default".to_owned(), true)]));
     }
 }

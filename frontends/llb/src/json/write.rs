@@ -258,7 +258,8 @@ fn nested_source(source: &pb::Source) -> Value {
     out.done()
 }
 
-fn embedded(definition: &pb::Definition) -> Value {
+/// A definition as build files carry it: its ops as bytes.
+pub fn embedded(definition: &pb::Definition) -> Value {
     let mut out = Object::new();
     out.list("def", &definition.def, |bytes| json!(base64(bytes)));
     if !definition.metadata.is_empty() {
@@ -277,7 +278,7 @@ pub fn bytes(bytes: &[u8]) -> Value {
     json!(base64(bytes))
 }
 
-fn platform(platform: &pb::Platform) -> Value {
+pub(super) fn platform(platform: &pb::Platform) -> Value {
     let mut out = Object::new();
     out.text("Architecture", &platform.architecture);
     out.text("OS", &platform.os);
@@ -501,7 +502,7 @@ fn user(user: &pb::UserOpt) -> Value {
 }
 
 /// Standard base64 with padding. Written out here, as nothing else in this crate needs it.
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
@@ -521,36 +522,36 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// A JSON object without zero values.
-struct Object(Map<String, Value>);
+pub(super) struct Object(Map<String, Value>);
 
 impl Object {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Map::new())
     }
 
-    fn set(&mut self, key: &str, value: Value) {
+    pub(super) fn set(&mut self, key: &str, value: Value) {
         self.0.insert(key.to_owned(), value);
     }
 
-    fn maybe(&mut self, key: &str, value: Option<Value>) {
+    pub(super) fn maybe(&mut self, key: &str, value: Option<Value>) {
         if let Some(value) = value {
             self.set(key, value);
         }
     }
 
-    fn text(&mut self, key: &str, value: &str) {
+    pub(super) fn text(&mut self, key: &str, value: &str) {
         if !value.is_empty() {
             self.set(key, json!(value));
         }
     }
 
-    fn flag(&mut self, key: &str, value: bool) {
+    pub(super) fn flag(&mut self, key: &str, value: bool) {
         if value {
             self.set(key, json!(true));
         }
     }
 
-    fn number(&mut self, key: &str, value: i64) {
+    pub(super) fn number(&mut self, key: &str, value: i64) {
         if value != 0 {
             self.set(key, json!(value));
         }
@@ -577,20 +578,20 @@ impl Object {
         }
     }
 
-    fn map(&mut self, key: &str, value: &std::collections::BTreeMap<String, String>) {
+    pub(super) fn map(&mut self, key: &str, value: &std::collections::BTreeMap<String, String>) {
         if !value.is_empty() {
             let entries = value.iter().map(|(k, v)| (k.clone(), json!(v)));
             self.set(key, Value::Object(entries.collect()));
         }
     }
 
-    fn list<T>(&mut self, key: &str, value: &[T], item: impl Fn(&T) -> Value) {
+    pub(super) fn list<T>(&mut self, key: &str, value: &[T], item: impl Fn(&T) -> Value) {
         if !value.is_empty() {
             self.set(key, Value::Array(value.iter().map(item).collect()));
         }
     }
 
-    fn done(self) -> Value {
+    pub(super) fn done(self) -> Value {
         Value::Object(self.0)
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use gateway_api::Error;
 use gateway_api::result::metadata;
 use gateway_images::digest::Digest;
-use gateway_solver::{AttestationContent, Exporter, SolvedRefs, SolvedResult};
+use gateway_solver::{AttestationContent, Exporter, Predicate, SolvedRefs, SolvedResult};
 
 /// Someone who names outputs only when the result is there.
 #[async_trait]
@@ -32,17 +32,18 @@ pub struct Provenance {
     pub predicate: Vec<u8>,
 }
 
-/// The attestations that were added last, one of each platform.
-pub(super) fn provenance(result: &SolvedResult) -> Vec<Provenance> {
+/// The attestations that were added last, one of each platform: with its key, its type, and what
+/// it says.
+pub(super) fn provenance(result: &SolvedResult) -> Vec<(Option<String>, String, Predicate)> {
     let several = matches!(result.refs, SolvedRefs::Map(_));
     let last = result.attestations.iter().filter_map(|(key, list)| {
         let last = list.last()?;
         match &last.content {
-            AttestationContent::Engine(predicate) => Some(Provenance {
-                key: several.then(|| key.clone()),
-                predicate_type: last.attestation.in_toto_predicate_type.clone(),
-                predicate: predicate.clone(),
-            }),
+            AttestationContent::Engine(predicate) => Some((
+                several.then(|| key.clone()),
+                last.attestation.in_toto_predicate_type.clone(),
+                predicate.clone(),
+            )),
             _ => None,
         }
     });

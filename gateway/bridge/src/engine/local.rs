@@ -244,9 +244,9 @@ impl LocalGateway {
             judge: self.judge.clone(),
             caches: self.caches.clone(),
             root: self.origin.root.clone().or_else(|| {
-                // A client that drives its build itself is no frontend.
-                let named = !self.origin.frontend.is_empty();
-                named.then(|| self.origin.clone())
+                // A client that drives its build itself is no frontend, but has said what it wants.
+                let told = !self.origin.frontend.is_empty() || !self.origin.opts.is_empty();
+                told.then(|| self.origin.clone())
             }),
             verify_replay: self.verify_replay,
         };

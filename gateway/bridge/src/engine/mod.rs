@@ -31,7 +31,7 @@ use gateway_session::Session;
 use gateway_solver::pins::{Pins, VendorReport};
 use gateway_solver::policy::SourcePolicies;
 use gateway_solver::{
-    CacheDestination, CacheExport, CacheImport, Exporter, Job, JobOptions, Solver,
+    CacheDestination, CacheExport, CacheImport, Exporter, Job, JobOptions, ResultRef, Solver,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -257,19 +257,20 @@ impl Engine {
         }
         let origin = solved.origin.clone();
         let mut result = solved.into_exportable();
-        let asked = provenance.is_some();
+        let record =
+            request.record_provenance && (provenance.is_some() || late::is_exportable(&result));
+        let recording = record.then(|| provenance::Wanted::for_history(provenance.as_ref()));
+        let platform = gateway_llb::platform::format(self.0.solver.default_platform());
         let mut recorded = Vec::new();
-        let record = request.record_provenance && (asked || late::is_exportable(&result));
-        let recording = record.then(provenance::Wanted::for_history);
-        if let Some(wanted) = provenance.or(recording) {
-            let platform = gateway_llb::platform::format(self.0.solver.default_platform());
-            let attest =
-                |materials| wanted.attest(origin.as_deref(), &materials, &platform, &invocation);
+        // A history has all of it, whatever the outputs are to have.
+        for (wanted, record) in [(provenance, false), (recording, true)] {
+            let Some(wanted) = wanted else { continue };
+            let attest = |materials, of: Option<&ResultRef>| {
+                wanted.attest(origin.as_deref(), &materials, of, &platform, &invocation)
+            };
             job.attest_provenance(&mut result, attest).await?;
             if record {
                 recorded = late::provenance(&result);
-            }
-            if !asked {
                 late::without_last(&mut result);
             }
         }
@@ -281,6 +282,15 @@ impl Engine {
         // Boxed: builds run side by side on one stack, and exporters are a large part of one.
         let exported = job.export(result, &exporters, &caches);
         let exported = Box::pin(exported).await?;
+        let mut provenance = Vec::with_capacity(recorded.len());
+        for (key, predicate_type, predicate) in recorded {
+            let predicate = job.predicate(&predicate).await?;
+            provenance.push(Provenance {
+                key,
+                predicate_type,
+                predicate,
+            });
+        }
         let mut exporter = exported.attrs;
         for (key, value) in &metadata {
             if key.starts_with("frontend.") {
@@ -292,7 +302,7 @@ impl Engine {
             exporter,
             metadata,
             vendored: None,
-            provenance: recorded,
+            provenance,
         })
     }
 

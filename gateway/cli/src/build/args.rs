@@ -83,11 +83,11 @@ pub struct Build {
     #[arg(long, value_name = "PARAMS", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub sbom: Option<String>,
 
-    /// Attest what the build was asked and made of: mode=min and more parameters, or true for just that
+    /// Attest what the build was asked and made of: mode=max with all steps, the build file and the values of build arguments, mode=min without; true is mode=max
     #[arg(long, value_name = "PARAMS", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub provenance: Option<String>,
 
-    /// Attest something of the result: type=sbom,generator=IMAGE or type=provenance,mode=min (may be repeated)
+    /// Attest something of the result: type=sbom,generator=IMAGE or type=provenance,mode=max (may be repeated)
     #[arg(long = "attest", value_name = "TYPE,KEY=VALUE")]
     pub attest: Vec<String>,
 

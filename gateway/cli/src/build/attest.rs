@@ -33,10 +33,7 @@ pub fn options(args: &Build) -> Result<BTreeMap<String, String>, UsageError> {
     for (kind, flag) in [("sbom", &args.sbom), ("provenance", &args.provenance)] {
         match flag.as_deref() {
             None => {}
-            Some("true") if kind == "provenance" => {
-                set(&mut options, kind, Some("mode=min".to_owned()));
-            }
-            Some("true") => set(&mut options, kind, Some(String::new())),
+            Some("true") => set(&mut options, kind, Some(format!("type={kind}"))),
             Some("false") => set(&mut options, kind, None),
             Some(text) => {
                 csv::pairs(text)

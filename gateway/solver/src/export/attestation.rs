@@ -5,6 +5,7 @@
 //! directory of statements, and provenance is only believed when it comes from the engine.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use gateway_api::{Attestation, Error, Stat, result::InTotoSubject};
@@ -12,7 +13,9 @@ use gateway_images::config::to_json;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::job::Job;
+use super::options::ImageOptions;
+use super::step_layers::Predicate;
+use crate::job::{Job, JobInner};
 use crate::result::ResultRef;
 use crate::shared::Outcome;
 use crate::solve::internal;
@@ -51,17 +54,19 @@ pub enum AttestationContent {
     /// A frontend's, in a result.
     Result(ResultRef),
     /// The engine's own.
-    Engine(Vec<u8>),
+    Engine(Predicate),
     Missing,
 }
 
 /// What is attested of one result: everything but the name of what it is about.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Attested {
     /// Name of its file.
     pub path: String,
     pub predicate_type: String,
     predicate: Box<RawValue>,
+    /// That tells more once layers are made.
+    later: Option<Predicate>,
     subjects: Vec<InTotoSubject>,
     core: bool,
     /// Only for images, never for files.
@@ -132,8 +137,12 @@ async fn one(job: &Job, solved: &SolvedAttestation) -> Outcome<Vec<Attested>> {
         return Err(Error::unknown("attestation does not have set path"));
     }
     let predicate_type = attestation.in_toto_predicate_type.clone();
+    let mut later = None;
     let bytes = match &solved.content {
-        AttestationContent::Engine(bytes) => bytes.clone(),
+        AttestationContent::Engine(predicate) => {
+            later = predicate.layers.is_some().then(|| predicate.clone());
+            predicate.json.clone()
+        }
         AttestationContent::Result(_) if predicate_type.starts_with(PROVENANCE) => {
             return Err(Error::unknown(
                 "frontend may not set provenance attestations",
@@ -148,13 +157,9 @@ async fn one(job: &Job, solved: &SolvedAttestation) -> Outcome<Vec<Attested>> {
     };
     let subjects = attestation.in_toto_subjects.clone();
     let predicate = json(&attestation.path, &bytes)?;
-    Ok(vec![attested(
-        attestation,
-        attestation.path.clone(),
-        predicate_type,
-        predicate,
-        subjects,
-    )])
+    let path = attestation.path.clone();
+    let made = attested(attestation, path, predicate_type, predicate, subjects);
+    Ok(vec![Attested { later, ..made }])
 }
 
 fn attested(
@@ -172,8 +177,33 @@ fn attested(
         path,
         predicate_type,
         predicate,
+        later: None,
         subjects,
     }
+}
+
+/// The same with all that can be told now that an exporter's layers are made.
+///
+/// # Errors
+/// The store cannot be read.
+pub async fn told(
+    job: &Arc<JobInner>,
+    list: &Arc<[Attested]>,
+    options: &ImageOptions,
+) -> Outcome<Arc<[Attested]>> {
+    if list.iter().all(|attested| attested.later.is_none()) {
+        return Ok(list.clone());
+    }
+    let mut told = Vec::with_capacity(list.len());
+    for attested in list.iter() {
+        let mut attested = attested.clone();
+        if let Some(later) = &attested.later {
+            let bytes = later.told(job, options).await?;
+            attested.predicate = json(&attested.path, &bytes)?;
+        }
+        told.push(attested);
+    }
+    Ok(told.into())
 }
 
 fn json(path: &str, bytes: &[u8]) -> Outcome<Box<RawValue>> {

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use gateway_api::Error;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
 use super::OutputTarget;
@@ -138,8 +139,11 @@ impl Unfinished {
     fn create(dir: &Path) -> io::Result<Self> {
         let mode = Mode::from_raw_mode(0o666);
         let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        if let Ok(fd) = rustix::fs::open(dir, flags, mode) {
-            return Ok(Unfinished::Nameless(File::from(fd), dir.to_owned()));
+        match rustix::fs::open(dir, flags, mode) {
+            Ok(fd) => return Ok(Unfinished::Nameless(File::from(fd), dir.to_owned())),
+            // File systems without such files, and kernels that know none.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
+            Err(errno) => return Err(errno.into()),
         }
         tempfile::Builder::new()
             .prefix(".gateway-")

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use gateway_api::Error;
 use gateway_images::layer::{DiffOptions, END, Header, Kind, TarReader, diff, padding};
 
+use super::attestation;
 use super::dest::write_to;
-use super::options::{epoch, flag};
+use super::options::{ImageOptions, epoch, flag};
 use super::sink::{Client, ClientTree};
 use super::statements::{self, Statements};
 use super::{OutputTarget, Solved};
@@ -30,21 +31,29 @@ struct Part {
     statements: Statements,
 }
 
-fn parts(solved: &Solved, attrs: &BTreeMap<String, String>) -> Outcome<Vec<Part>> {
+async fn parts(
+    job: &Arc<JobInner>,
+    solved: &Solved,
+    attrs: &BTreeMap<String, String>,
+) -> Outcome<Vec<Part>> {
     let split = flag(attrs, "platform-split")?.unwrap_or(solved.map);
-    let part = |image: &super::SolvedImage| {
+    // No layers are made here: those that are told are in the form that images have.
+    let options = ImageOptions::parse(&BTreeMap::new(), &[], &solved.metadata, true)?;
+    let mut parts = Vec::with_capacity(solved.images.len());
+    for image in &solved.images {
         let id = match image.id.as_str() {
             "" => image.platform.to_string(),
             id => id.to_owned(),
         };
         let beside = (solved.map && !split).then(|| id.clone());
-        Ok(Part {
+        let attested = attestation::told(job, &image.attested, &options).await?;
+        parts.push(Part {
             dir: split.then(|| id.replace('/', "_")),
             snapshot: image.snapshot.clone(),
-            statements: Statements::new(&image.attested, attrs, beside)?,
-        })
-    };
-    solved.images.iter().map(part).collect()
+            statements: Statements::new(&attested, attrs, beside)?,
+        });
+    }
+    Ok(parts)
 }
 
 pub async fn tar(
@@ -54,7 +63,7 @@ pub async fn tar(
     attrs: &BTreeMap<String, String>,
     dest: &OutputTarget,
 ) -> Outcome<BTreeMap<String, String>> {
-    let parts = parts(solved, attrs)?;
+    let parts = parts(job, solved, attrs).await?;
     if parts.len() > 1 && parts.iter().any(|part| part.dir.is_none()) {
         return Err(Error::unknown(
             "a tar stream of several platforms needs platform-split=true",
@@ -201,7 +210,7 @@ pub async fn local(
 ) -> Outcome<BTreeMap<String, String>> {
     let mode = Mode::parse(attrs)?;
     let time = epoch(attrs, &solved.metadata)?;
-    let parts = parts(solved, attrs)?;
+    let parts = parts(job, solved, attrs).await?;
     let merged = parts.len() > 1 && parts.iter().any(|part| part.dir.is_none());
     if merged && mode == Mode::Delete {
         return Err(Error::invalid(
@@ -260,7 +269,7 @@ pub async fn client(
 ) -> Outcome<BTreeMap<String, String>> {
     let mode = Mode::parse(attrs)?;
     let time = epoch(attrs, &solved.metadata)?;
-    let parts = parts(solved, attrs)?;
+    let parts = parts(job, solved, attrs).await?;
     let merged = parts.len() > 1 && parts.iter().any(|part| part.dir.is_none());
     if merged && mode == Mode::Delete {
         return Err(Error::invalid(

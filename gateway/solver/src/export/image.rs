@@ -12,7 +12,7 @@ use gateway_images::config::{FinishOptions, Timestamp, finish};
 use gateway_images::media::Descriptor;
 use gateway_images::purl;
 
-use super::attestation::{Attested, Subject};
+use super::attestation::{self, Attested, Subject};
 use super::cache::inline_records;
 use super::options::{AnnotationPlace, ImageOptions};
 use super::{Solved, SolvedImage, layers};
@@ -120,7 +120,7 @@ pub async fn make(
             last = Some((config.clone(), created));
         }
         if indexed && !image.attested.is_empty() {
-            statements.push(attest(job, vertex, image, &descriptor, options)?);
+            statements.push(attest(job, vertex, image, &descriptor, options).await?);
         }
         manifests.push(descriptor);
     }
@@ -157,7 +157,7 @@ pub async fn make(
 }
 
 /// What is attested of one image, as an entry of its index.
-fn attest(
+async fn attest(
     job: &Arc<JobInner>,
     vertex: &str,
     image: &SolvedImage,
@@ -172,7 +172,10 @@ fn attest(
     let results: Vec<Subject> = results.collect();
     let blobs = job.store().blobs();
     let mut layers = Vec::new();
-    for attested in image.attested.iter() {
+    for attested in attestation::told(job, &image.attested, options)
+        .await?
+        .iter()
+    {
         let bytes = attested.statement(&results)?.to_bytes()?;
         blobs.put(&bytes).map_err(internal)?;
         layers.push(statement_descriptor(&bytes, &attested.predicate_type));

@@ -12,6 +12,7 @@ mod push;
 mod sink;
 mod splice;
 mod statements;
+mod step_layers;
 mod stored;
 mod target;
 
@@ -40,6 +41,7 @@ pub(crate) use layers::ready as ready_layers;
 pub(crate) use options::ImageOptions;
 use push::Push;
 pub use sink::{Client, ClientSink, ClientStream, ClientTree};
+pub use step_layers::{Predicate, StepLayers};
 pub use stored::StoredImage;
 
 /// The results of a build, by platform where there are several.

@@ -474,6 +474,19 @@ pub async fn run(
     Ok(vec![snapshot])
 }
 
+/// The layers of an image that this build resolved, without a word to the progress.
+pub async fn layers_of(
+    job: &Arc<JobInner>,
+    vertex: &LiveVertex,
+    op: &pb::SourceOp,
+    reference: &str,
+) -> Outcome<Snapshot> {
+    let (meta, limit) = resolve_op(job, vertex, op, reference).await?;
+    let kept = limited(&meta, limit)?;
+    let kind = attr(op, "image.recordtype");
+    snapshot(job, &meta, kept, &vertex.digest, kind)
+}
+
 /// The first `kept` layers of an image as a snapshot; `kind` is what usage lists call them.
 pub fn snapshot(
     job: &Arc<JobInner>,

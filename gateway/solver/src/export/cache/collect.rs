@@ -123,7 +123,7 @@ async fn record(
 }
 
 /// The keys of an output, and its result if there is one.
-async fn state(
+pub async fn state(
     job: &Arc<JobInner>,
     vertex: &Arc<LiveVertex>,
     output: i64,

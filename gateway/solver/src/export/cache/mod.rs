@@ -17,7 +17,7 @@ use gateway_api::Error;
 use gateway_images::archive::convert_layer_type;
 use gateway_images::media::Descriptor;
 
-pub use collect::{Collected, Node, collect};
+pub use collect::{Collected, Node, collect, state};
 pub use inline::records as inline_records;
 
 use super::layers::{self, ReadyLayer};

@@ -1,6 +1,8 @@
 //! Provenance: what a build was asked and what it was made of, as SLSA predicates in the form of
 //! BuildKit's (`control-session.md` 6.2).
 
+mod steps;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,10 +10,12 @@ use gateway_api::{Attestation, Code, Error};
 use gateway_images::config::to_json;
 use gateway_images::registry::shown_url;
 use gateway_solver::provenance::{Material, Materials};
-use gateway_solver::{AttestationContent, SolvedAttestation};
+use gateway_solver::{AttestationContent, Predicate, ResultRef, SolvedAttestation, StepLayers};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+use steps::Steps;
 
 /// How a client asks for provenance, and the form in which a build argument does.
 const REQUEST: &str = "attest:provenance";
@@ -22,6 +26,13 @@ const BUILD_TYPE_V1: &str =
 const BUILD_TYPE_V02: &str = "https://mobyproject.org/buildkit@v1";
 const METADATA_V02: &str = "https://mobyproject.org/buildkit@v1#metadata";
 const HERMETIC_V02: &str = "https://mobyproject.org/buildkit@v1#hermetic";
+
+const PREDICATE_V1: &str = "https://slsa.dev/provenance/v1";
+const PREDICATE_V02: &str = "https://slsa.dev/provenance/v0.2";
+
+/// Where in a predicate the layers of steps are told.
+const LAYERS_V1: &str = "/runDetails/metadata/buildkit_metadata";
+const LAYERS_V02: &str = "/metadata/https:~1~1mobyproject.org~1buildkit@v1#metadata";
 
 /// The version of BuildKit's behaviour that builds have here.
 const COMPATIBILITY: u32 = 30;
@@ -53,6 +64,8 @@ enum Version {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     version: Version,
+    /// With the steps, the build file, and the values of build arguments and labels.
+    max: bool,
     builder: String,
     filename: String,
     reproducible: bool,
@@ -77,13 +90,13 @@ impl Wanted {
         };
         let mut wanted = Wanted {
             version: Version::V1,
+            max: true,
             builder: String::new(),
             filename: "provenance.json".to_owned(),
             reproducible: false,
             inline_only: false,
             complete: false,
         };
-        let mut mode = "max";
         for field in text.split(',').filter(|field| !field.is_empty()) {
             let (key, value) = field.split_once('=').unwrap_or((field, ""));
             let flag = || match value {
@@ -95,7 +108,13 @@ impl Wanted {
             };
             match key {
                 "type" => {}
-                "mode" => mode = value,
+                "mode" => {
+                    wanted.max = match value {
+                        "max" | "full" => true,
+                        "min" => false,
+                        other => return Err(Error::invalid(format!("invalid mode {other:?}"))),
+                    }
+                }
                 "version" if value == "v1" => wanted.version = Version::V1,
                 "version" if value == "v0.2" => wanted.version = Version::V02,
                 "version" => {
@@ -116,21 +135,15 @@ impl Wanted {
                 }
             }
         }
-        match mode {
-            "min" => Ok(Some(wanted)),
-            "max" | "full" => Err(Error::new(
-                Code::Unimplemented,
-                "provenance with mode=max is not supported yet: ask for mode=min",
-            )),
-            other => Err(Error::invalid(format!("invalid mode {other:?}"))),
-        }
+        Ok(Some(wanted))
     }
 
-    /// What a history keeps of a build that did not ask for any.
-    pub fn for_history() -> Wanted {
+    /// What a history keeps of a build, which may have asked for some as well.
+    pub fn for_history(asked: Option<&Wanted>) -> Wanted {
         Wanted {
             version: Version::V1,
-            builder: String::new(),
+            max: true,
+            builder: asked.map_or_else(String::new, |asked| asked.builder.clone()),
             filename: "provenance.json".to_owned(),
             reproducible: false,
             inline_only: true,
@@ -138,7 +151,7 @@ impl Wanted {
         }
     }
 
-    /// The attestation of one result.
+    /// The attestation of one result, `of`; none: of nothing.
     ///
     /// # Errors
     /// All materials must be known, and are not.
@@ -146,6 +159,7 @@ impl Wanted {
         &self,
         origin: Option<&Origin>,
         materials: &Materials,
+        of: Option<&ResultRef>,
         builder_platform: &str,
         invocation: &Invocation,
     ) -> Result<SolvedAttestation, Error> {
@@ -155,9 +169,19 @@ impl Wanted {
                 "provenance materials are incomplete: directories of the client went into the build",
             ));
         }
+        let told = of.filter(|_| self.max);
+        let steps = told
+            .map(|result| Steps::of(result.definition()))
+            .transpose()?;
+        let source = match (told, &steps) {
+            (Some(result), Some(steps)) => steps::source(result.definition(), steps)?,
+            _ => None,
+        };
         let facts = Facts {
             wanted: self,
-            request: Request::of(origin, materials),
+            request: Request::of(origin, materials, self.max),
+            steps: steps.as_ref(),
+            source,
             materials,
             complete,
             platform: builder_platform,
@@ -165,10 +189,17 @@ impl Wanted {
             started: rfc3339(invocation.started)?,
             finished: rfc3339(OffsetDateTime::now_utc())?,
         };
-        let (predicate_type, predicate) = match self.version {
-            Version::V1 => ("https://slsa.dev/provenance/v1", facts.v1()),
-            Version::V02 => ("https://slsa.dev/provenance/v0.2", facts.v02()),
+        let (predicate_type, place, predicate) = match self.version {
+            Version::V1 => (PREDICATE_V1, LAYERS_V1, facts.v1()),
+            Version::V02 => (PREDICATE_V02, LAYERS_V02, facts.v02()),
         };
+        let json = to_json(&predicate);
+        let json = json.map_err(|error| Error::new(Code::Internal, error.to_string()))?;
+        let layers = told.zip(steps).map(|(result, steps)| StepLayers {
+            result: result.clone(),
+            numbers: Arc::new(steps.numbers),
+            place,
+        });
         let inline_only = self.inline_only.to_string();
         let metadata = [("reason", "provenance"), ("inline-only", &inline_only)];
         Ok(SolvedAttestation {
@@ -182,10 +213,7 @@ impl Wanted {
                 in_toto_predicate_type: predicate_type.to_owned(),
                 in_toto_subjects: Vec::new(),
             },
-            content: AttestationContent::Engine(
-                to_json(&predicate)
-                    .map_err(|error| Error::new(Code::Internal, error.to_string()))?,
-            ),
+            content: AttestationContent::Engine(Predicate { json, layers }),
         })
     }
 }
@@ -195,25 +223,26 @@ fn rfc3339(time: OffsetDateTime) -> Result<String, Error> {
         .map_err(|error| Error::new(Code::Internal, error.to_string()))
 }
 
-/// A call without what is not to be told: values of build arguments and labels, passwords.
+/// A call without what is not to be told: passwords, and values of build arguments and labels
+/// unless all is to be told.
 struct Request {
     config_source: Map<String, Value>,
     vcs: Map<String, Value>,
     request: Map<String, Value>,
     /// The outermost call, in the same form.
     root: Option<Value>,
-    /// Nothing was left out.
-    complete: bool,
+    /// Something was.
+    omitted: bool,
 }
 
 impl Request {
-    fn of(origin: Option<&Origin>, materials: &Materials) -> Request {
+    fn of(origin: Option<&Origin>, materials: &Materials, max: bool) -> Request {
         let mut made = Request {
             config_source: Map::new(),
             vcs: Map::new(),
             request: Map::new(),
             root: None,
-            complete: origin.is_some(),
+            omitted: false,
         };
         let Some(origin) = origin else {
             return made;
@@ -228,7 +257,10 @@ impl Request {
             if HOST_OPTIONS.contains(&key.as_str()) || key.starts_with("attest:") {
                 continue;
             }
-            let value = match key == context_key || key.starts_with("context:") {
+            let address = key == context_key
+                || key.starts_with("context:")
+                || key.strip_prefix("build-arg:").is_some_and(steps::is_proxy);
+            let value = match address {
                 true => shown_url(value),
                 false => value.clone(),
             };
@@ -236,8 +268,8 @@ impl Request {
                 if !value.is_empty() {
                     made.vcs.insert(vcs.to_owned(), shown_url(&value).into());
                 }
-            } else if key.starts_with("build-arg:") || key.starts_with("label:") {
-                made.complete = false;
+            } else if !max && (key.starts_with("build-arg:") || key.starts_with("label:")) {
+                made.omitted = true;
             } else if key == context_key && !value.is_empty() {
                 made.context(&value, materials);
             } else if key == "filename" && !value.is_empty() {
@@ -246,16 +278,22 @@ impl Request {
                 args.insert(key.clone(), value);
             }
         }
-        made.request
-            .insert("frontend".into(), origin.frontend.clone().into());
+        if !origin.frontend.is_empty() {
+            made.request
+                .insert("frontend".into(), origin.frontend.clone().into());
+        }
         if !args.is_empty() {
             made.request.insert("args".into(), json!(args));
         }
         if let Some(root) = &origin.root {
-            let root = Request::of(Some(root), materials);
-            made.complete &= root.complete;
-            let root = json!({"configSource": root.config_source, "request": root.request});
-            made.root = Some(root);
+            let root = Request::of(Some(root), materials, max);
+            let same = root.config_source == made.config_source && root.request == made.request;
+            let empty = root.request.is_empty() && !root.omitted;
+            if !empty && !same {
+                made.omitted |= root.omitted;
+                let told = json!({"configSource": root.config_source, "request": root.request});
+                made.root = Some(told);
+            }
         }
         made
     }
@@ -285,6 +323,8 @@ impl Request {
 struct Facts<'a> {
     wanted: &'a Wanted,
     request: Request,
+    steps: Option<&'a Steps>,
+    source: Option<Value>,
     materials: &'a Materials,
     complete: bool,
     platform: &'a str,
@@ -297,6 +337,21 @@ impl Facts<'_> {
     /// The request with the client's directories and the version of the behaviour.
     fn parameters(&self) -> Value {
         let mut request = self.request.request.clone();
+        if self.wanted.max {
+            for (key, given) in [
+                ("secrets", &self.materials.secrets),
+                ("ssh", &self.materials.ssh),
+            ] {
+                let given = given.iter().map(|(id, optional)| match optional {
+                    true => json!({"id": id, "optional": true}),
+                    false => json!({"id": id}),
+                });
+                let given: Vec<Value> = given.collect();
+                if !given.is_empty() {
+                    request.insert(key.into(), given.into());
+                }
+            }
+        }
         if !self.materials.locals.is_empty() {
             let locals = self.materials.locals.iter();
             let locals: Vec<Value> = locals.map(|name| json!({"name": name})).collect();
@@ -309,11 +364,20 @@ impl Facts<'_> {
         request.into()
     }
 
+    /// A call is known, and all of it told.
+    fn request_complete(&self) -> bool {
+        self.request.request.contains_key("frontend") && !self.request.omitted
+    }
+
     fn buildkit_metadata(&self) -> Value {
-        match self.request.vcs.is_empty() {
-            true => json!({}),
-            false => json!({"vcs": self.request.vcs}),
+        let mut told = Map::new();
+        if !self.request.vcs.is_empty() {
+            told.insert("vcs".into(), self.request.vcs.clone().into());
         }
+        if let Some(source) = &self.source {
+            told.insert("source".into(), source.clone());
+        }
+        told.into()
     }
 
     fn hermetic(&self) -> bool {
@@ -335,10 +399,12 @@ impl Facts<'_> {
             "externalParameters".into(),
             json!({"configSource": self.request.config_source, "request": self.parameters()}),
         );
-        definition.insert(
-            "internalParameters".into(),
-            json!({"builderPlatform": self.platform}),
-        );
+        let mut internal = Map::new();
+        if let Some(steps) = self.steps {
+            internal.insert("buildConfig".into(), steps.told().into());
+        }
+        internal.insert("builderPlatform".into(), self.platform.into());
+        definition.insert("internalParameters".into(), internal.into());
         let mut metadata = Map::new();
         metadata.insert("invocationId".into(), self.id.into());
         metadata.insert("startedOn".into(), self.started.clone().into());
@@ -349,7 +415,7 @@ impl Facts<'_> {
         }
         metadata.insert(
             "buildkit_completeness".into(),
-            json!({"request": self.request.complete, "resolvedDependencies": self.complete}),
+            json!({"request": self.request_complete(), "resolvedDependencies": self.complete}),
         );
         if self.wanted.reproducible {
             metadata.insert("buildkit_reproducible".into(), true.into());
@@ -372,7 +438,7 @@ impl Facts<'_> {
         metadata.insert(
             "completeness".into(),
             json!({
-                "parameters": self.request.complete,
+                "parameters": self.request_complete(),
                 "environment": true,
                 "materials": self.complete,
             }),
@@ -396,6 +462,9 @@ impl Facts<'_> {
                 "environment": {"platform": self.platform},
             }),
         );
+        if let Some(steps) = self.steps {
+            predicate.insert("buildConfig".into(), steps.told().into());
+        }
         predicate.insert("metadata".into(), metadata.into());
         predicate.into()
     }
@@ -438,6 +507,8 @@ mod tests {
                 digest: [("sha1".to_owned(), "ab".to_owned())].into(),
             }],
             locals: vec!["dockerfile".into()],
+            secrets: [("a".to_owned(), true), ("b".to_owned(), false)].into(),
+            ssh: [("default".to_owned(), true)].into(),
             ..Materials::default()
         };
         let invocation = Invocation {
@@ -446,13 +517,14 @@ mod tests {
         };
         let wanted = wanted(text).unwrap();
         let made = wanted
-            .attest(Some(origin), &materials, "linux/amd64", &invocation)
+            .attest(Some(origin), &materials, None, "linux/amd64", &invocation)
             .unwrap();
-        let AttestationContent::Engine(bytes) = made.content else {
+        let AttestationContent::Engine(told) = made.content else {
             panic!("the engine's own");
         };
-        let text = String::from_utf8(bytes).unwrap();
-        assert!(!text.contains("hunter2") && !text.contains("pw"), "{text}");
+        let text = String::from_utf8(told.json).unwrap();
+        assert!(!text.contains("pw"), "{text}");
+        assert_eq!(wanted.max, text.contains("hunter2"), "{text}");
         let value = serde_json::from_str(&text).unwrap();
         (made.attestation.in_toto_predicate_type, value)
     }
@@ -496,6 +568,54 @@ mod tests {
     }
 
     #[test]
+    fn all_is_told_where_all_is_wanted_but_no_passwords() {
+        let mut origin = origin();
+        origin.opts.insert(
+            "build-arg:HTTP_PROXY".to_owned(),
+            "http://me:pw@p.example/".to_owned(),
+        );
+        let root = Origin {
+            frontend: String::new(),
+            opts: BTreeMap::from([("label:l".to_owned(), "v".to_owned())]),
+            root: None,
+        };
+        origin.root = Some(Arc::new(root));
+        for text in ["", "type=provenance", "mode=full"] {
+            let (_, predicate) = predicate(text, &origin);
+            assert_eq!(
+                predicate["buildDefinition"]["externalParameters"]["request"],
+                json!({
+                    "frontend": "dockerfile.v0",
+                    "args": {
+                        "build-arg:HTTP_PROXY": "http://p.example/",
+                        "build-arg:TOKEN": "hunter2",
+                        "label:l": "hunter2",
+                        "target": "t",
+                    },
+                    "secrets": [{"id": "a", "optional": true}, {"id": "b"}],
+                    "ssh": [{"id": "default", "optional": true}],
+                    "locals": [{"name": "dockerfile"}],
+                    "root": {"configSource": {}, "request": {"args": {"label:l": "v"}}},
+                    "compatibilityVersion": 30,
+                })
+            );
+            assert_eq!(
+                predicate["runDetails"]["metadata"]["buildkit_completeness"]["request"],
+                true
+            );
+        }
+    }
+
+    #[test]
+    fn a_history_has_all_and_the_name_of_the_builder() {
+        assert!(Wanted::for_history(None).max);
+        let asked = wanted("mode=min,version=v0.2,builder-id=b,filename=f").unwrap();
+        let kept = Wanted::for_history(Some(&asked));
+        assert_eq!((kept.max, kept.version), (true, Version::V1));
+        assert_eq!(kept.builder, "b");
+    }
+
+    #[test]
     fn the_older_version_has_the_same_in_its_own_words() {
         let nested = Origin {
             frontend: "gateway.v0".into(),
@@ -519,8 +639,6 @@ mod tests {
     #[test]
     fn what_cannot_be_attested_is_refused_by_name() {
         for (text, wanted_text) in [
-            ("", "mode=max is not supported yet"),
-            ("mode=full", "mode=max is not supported yet"),
             ("mode=most", "invalid mode \"most\""),
             ("mode=min,version=v9", "invalid provenance SLSA version: v9"),
             ("mode=min,reproducible=maybe", "reproducible"),
@@ -543,7 +661,7 @@ mod tests {
             id: String::new(),
             started: OffsetDateTime::UNIX_EPOCH,
         };
-        let refused = complete.attest(None, &materials, "linux/amd64", &invocation);
+        let refused = complete.attest(None, &materials, None, "linux/amd64", &invocation);
         let error = refused.err().expect("refused");
         assert!(error.message.contains("materials are incomplete"));
     }
