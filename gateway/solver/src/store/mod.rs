@@ -36,7 +36,7 @@ pub mod verify;
 mod work_log;
 mod workspace;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,6 +79,9 @@ struct StoreInner {
 struct User {
     lease: Arc<Lease>,
     used: Mutex<BTreeSet<String>>,
+    /// Layers that were seen in place since they are held: they stay. Long chains of layers ask
+    /// for each of them at every step.
+    here: Mutex<HashSet<String>>,
 }
 
 /// Held by every user: whatever may look for results.
@@ -178,6 +181,7 @@ impl Store {
             user: Some(Arc::new(User {
                 lease,
                 used: Mutex::default(),
+                here: Mutex::default(),
             })),
         }
     }
@@ -438,6 +442,13 @@ impl Store {
     /// Whether the layer is here, with the one it changes if it was derived; from then on they stay
     /// as long as their user.
     pub fn has_layer(&self, id: &str) -> bool {
+        let known = self.user.as_ref().map(|user| {
+            let here = &user.here;
+            here.lock().unwrap_or_else(PoisonError::into_inner)
+        });
+        if known.is_some_and(|known| known.contains(id)) {
+            return true;
+        }
         let names: Vec<String> = [Some(id), derived_from(id)]
             .into_iter()
             .flatten()
@@ -447,6 +458,10 @@ impl Store {
         let here = held && self.layer_dirs(id).iter().all(|dir| dir.is_dir());
         if here {
             names.into_iter().for_each(|name| self.used(name));
+            if let Some(user) = &self.user {
+                let mut known = user.here.lock().unwrap_or_else(PoisonError::into_inner);
+                known.insert(id.to_owned());
+            }
         }
         here
     }

@@ -226,14 +226,10 @@ impl ContentHasher {
     }
 
     fn reader(&self) -> Reader<'_> {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Reader {
             root: &self.root,
             cache: self.options.cache.as_deref(),
-            threads: match self.options.threads {
-                0 => cores(),
-                threads => threads,
-            },
+            threads: self.options.threads,
             cancel: self.options.cancel.as_deref(),
         }
     }

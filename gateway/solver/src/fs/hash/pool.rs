@@ -69,7 +69,11 @@ pub(super) fn hash<'j>(
     let threads = if count < PARALLEL_FROM {
         1
     } else {
-        reader.threads.max(1)
+        match reader.threads {
+            // Asked for where it matters only: the answer takes some files to read.
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
     };
     let result = if threads == 1 {
         work()
