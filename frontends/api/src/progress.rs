@@ -128,8 +128,24 @@ pub struct SourceInfo {
     pub filename: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "base64_bytes")]
     pub data: Vec<u8>,
+    /// Where the file was read from. Written for those who read BuildKit's progress, never read.
+    #[serde(
+        default,
+        skip_deserializing,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "definition"
+    )]
+    pub definition: Option<pb::Definition>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub language: String,
+}
+
+fn definition<S: serde::Serializer>(
+    definition: &Option<pb::Definition>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let json = definition.as_ref().map(gateway_llb::json::embedded);
+    json.serialize(serializer)
 }
 
 impl From<&pb::SourceInfo> for SourceInfo {
@@ -137,6 +153,7 @@ impl From<&pb::SourceInfo> for SourceInfo {
         SourceInfo {
             filename: info.filename.clone(),
             data: info.data.clone(),
+            definition: info.definition.clone(),
             language: info.language.clone(),
         }
     }

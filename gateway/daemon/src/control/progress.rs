@@ -78,8 +78,8 @@ fn warning(warning: api::VertexWarning) -> wire::VertexWarning {
         info: warning.source_info.map(|info| pb::SourceInfo {
             filename: info.filename,
             data: info.data,
+            definition: info.definition,
             language: info.language,
-            ..pb::SourceInfo::default()
         }),
         ranges: warning
             .ranges
