@@ -2,7 +2,7 @@
 
 use gateway_frontend::csv;
 
-use super::files::Files;
+use super::files::{Files, Module};
 use super::{Level, Policy, environment};
 use crate::build::args::Build;
 use crate::environment::Environment;
@@ -12,6 +12,9 @@ use crate::error::UsageError;
 const BESIDE: &str = ".rego";
 /// As `filename`s are where the build file is elsewhere.
 const DEFAULT_FILE: &str = "Dockerfile";
+
+/// A variable of `docker buildx`: a policy about the images that builds use unasked.
+const DEFAULT_POLICY: &str = "BUILDX_DEFAULT_POLICY";
 
 /// One flag, read.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -45,6 +48,10 @@ pub fn read(args: &Build, env: &Environment) -> Result<Vec<Policy>, UsageError> 
     let sets = sets(beside(args, &files), &given)
         .map_err(|problem| UsageError::new("--policy", args.policies.join(" "), problem))?;
     let mut policies = Vec::new();
+    let wants_default = env.get(DEFAULT_POLICY).map_or("", String::as_str);
+    if crate::docker_words::boolean(wants_default) == Some(true) {
+        policies.push(default(environment(args, env))?);
+    }
     for set in sets {
         let modules = set.files.iter().map(|name| files.module(name));
         let modules = modules.collect::<Result<Vec<_>, UsageError>>()?;
@@ -56,6 +63,15 @@ pub fn read(args: &Build, env: &Environment) -> Result<Vec<Policy>, UsageError> 
         )?);
     }
     Ok(policies)
+}
+
+/// What `docker buildx` has built in, as far as it can be judged here.
+pub(super) fn default(env: serde_json::Value) -> Result<Policy, UsageError> {
+    let module = Module {
+        name: "of BUILDX_DEFAULT_POLICY".into(),
+        text: include_str!("default.rego").into(),
+    };
+    Policy::new(vec![module], Files { context: None }, env, Level::Silent)
 }
 
 /// The policy that is named after the build file, where the context has one.

@@ -101,6 +101,54 @@ decision := {"allow": allow, "deny_msg": deny_msg}
 }
 
 #[test]
+fn the_default_policy_takes_no_tag_that_should_be_signed() {
+    let policy = options::default(serde_json::json!({})).unwrap();
+    let dockerfile = "docker.io/docker/dockerfile";
+    for (name, allowed) in [
+        (format!("{dockerfile}:1"), false),
+        (format!("{dockerfile}:1.21"), false),
+        (format!("{dockerfile}:1.30.2-labs"), false),
+        (format!("{dockerfile}:2"), false),
+        (format!("{dockerfile}:latest"), false),
+        ("docker.io/docker/dockerfile-upstream:master".into(), false),
+        ("docker.io/docker/buildkit-syft-scanner:1".into(), false),
+        (
+            "docker.io/docker/buildkit-syft-scanner:1.10.0".into(),
+            false,
+        ),
+        ("docker.io/moby/buildkit:v0.27.0-rootless".into(), false),
+        ("docker.io/moby/buildkit:buildx-stable-1".into(), false),
+        (format!("{dockerfile}:1.20"), true),
+        (format!("{dockerfile}:1.4.0"), true),
+        (format!("{dockerfile}:mine"), true),
+        (format!("{dockerfile}:1@{DIGEST}"), true),
+        ("docker.io/docker/buildkit-syft-scanner:1.9".into(), true),
+        ("docker.io/moby/buildkit:v0.26.3".into(), true),
+        ("docker.io/moby/buildkit:master-cache".into(), true),
+        ("docker.io/library/alpine:latest".into(), true),
+        ("registry.example/docker/dockerfile:1".into(), true),
+    ] {
+        let verdict = asked(&policy, &source(&format!("docker-image://{name}")));
+        match verdict {
+            Verdict::Allow => assert!(allowed, "{name}"),
+            Verdict::Deny(reasons) => {
+                assert!(!allowed, "{name}");
+                let reason = format!("image {name} is not allowed by default policy");
+                assert!(reasons[0].starts_with(&reason), "{reasons:?}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    for other in [
+        "local://context",
+        "git://git.example/me/app.git",
+        "https://f.example/x",
+    ] {
+        assert_eq!(asked(&policy, &source(other)), Verdict::Allow, "{other}");
+    }
+}
+
+#[test]
 fn what_a_policy_names_is_found_out_before_it_is_asked() {
     let policy = policy(
         "package docker\ndecision := {\"allow\": allow}\ndefault allow := false\n\
