@@ -21,9 +21,10 @@ FROM labels AS from-source
 COPY --from=compile /dockerfile-frontend /bin/dockerfile-frontend
 
 # The tool itself: `gateway build --target tool -t you/gateway .` packs what scripts/release made. A build inside a
-# container needs what a build needs elsewhere: to make namespaces and mounts, and a volume for the store.
+# container needs what a build needs elsewhere: to make namespaces and mounts, which --security-opt seccomp=unconfined
+# allows, and a volume for the store.
 FROM scratch AS tool-base
-ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt GATEWAY_ROOT=/var/lib/gateway
 VOLUME /var/lib/gateway
 ENTRYPOINT ["/bin/gateway"]
 
