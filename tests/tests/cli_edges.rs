@@ -381,6 +381,68 @@ fn the_tools_own_image_is_its_program_with_certificates_to_trust() {
 }
 
 #[test]
+fn an_answer_of_a_build_that_is_lost_fails() {
+    let home = Home::new("");
+    let context = context("FROM scratch\nCOPY Dockerfile /\n");
+    let build = format!(
+        "build --root '{}' '{}'",
+        home.store().display(),
+        context.path().display()
+    );
+    for words in [
+        format!("{build} --quiet"),
+        format!("{build} --check"),
+        "completion bash".to_owned(),
+    ] {
+        let line = format!("'{}' {words} >/dev/full", binary().display());
+        let output = run(Command::new("bash").args(["-c", &line]));
+        assert_eq!(output.status.code(), Some(1), "{words}");
+        let told = "error: cannot write to stdout: No space left on device";
+        let said = stderr(&output);
+        assert!(said.contains(told), "{words}: {said}");
+    }
+}
+
+#[test]
+fn a_configuration_that_builds_would_refuse_is_refused_when_it_is_shown() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("gateway.toml");
+    for (text, told) in [
+        ("progress = \"foo\"", "build.progress in "),
+        ("cache-from = [\"type=nope\"]", "unknown type \"nope\""),
+        ("cache-to = [\"type=nope\"]", "unknown type \"nope\""),
+    ] {
+        std::fs::write(&path, format!("[build]\n{text}\n")).expect("a configuration");
+        let output = run(Command::new(binary())
+            .args(["config", "--config"])
+            .arg(&path));
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}: {said}");
+        assert!(said.contains(told) && output.stdout.is_empty(), "{said}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_written_in_the_end_stops_a_build_at_once() {
+    let home = Home::new("");
+    let context = context("FROM scratch\nCOPY Dockerfile /\n");
+    for flag in ["--iidfile", "--metadata-file"] {
+        let flag = format!("{flag}=/no/such/folder/file");
+        let output = run(home.build().arg(flag).arg(context.path()));
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            stderr(&output),
+            "error: cannot write /no/such/folder/file: No such file or directory (os error 2)\n"
+        );
+    }
+    let output = "--output=type=oci,dest=/no/such/folder/file";
+    let output = run(home.build().arg(output).arg(context.path()));
+    let said = stderr(&output);
+    let told = "error: failed to solve: cannot write /no/such/folder/file: No such file or directory (os error 2)\n";
+    assert!(said.ends_with(told), "{said}");
+}
+
+#[test]
 fn an_answer_that_is_lost_fails_and_a_notice_that_is_lost_does_not() {
     let (registry, home) = prepared();
     let name = format!("{}/library/busybox:latest", registry.address);

@@ -1,6 +1,6 @@
 //! `gateway llb`: definitions of build graphs, read and shown.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -103,10 +103,10 @@ fn print(text: &str) -> Result<(), CliError> {
     write_out(Path::new("-"), text.as_bytes())
 }
 
-/// Writes to a file, `-` for stdout. Nobody reading stdout is no failure.
+/// Writes to a file, `-` for stdout.
 pub fn write_out(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     if path == Path::new("-") {
-        let _ = std::io::stdout().write_all(bytes);
+        crate::text::print_bytes(bytes);
         return Ok(());
     }
     std::fs::write(path, bytes).map_err(|source| CliError::Write {

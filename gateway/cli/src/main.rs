@@ -41,9 +41,8 @@ fn main() -> ExitCode {
     let cli = match docker_plugin::start(std::env::args_os()) {
         docker_plugin::Start::Words(words) => args::Cli::parse_from(docker_words::normal(words)),
         docker_plugin::Start::Answer(text) => {
-            // Nobody reading stdout is no failure.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            return ExitCode::SUCCESS;
+            text::print(&text);
+            return ended(ExitCode::SUCCESS);
         }
     };
     match gateway_sandbox::rootless::enter_user_namespace(&Default::default()) {
@@ -52,14 +51,19 @@ fn main() -> ExitCode {
         Err(error) => return fail(&format!("error: {error}\n"), ExitCode::from(error::FAILED)),
     }
     match run(&cli) {
-        Ok(()) => match text::lost() {
-            None => ExitCode::SUCCESS,
-            Some(error) => {
-                let text = format!("error: cannot write to stdout: {error}\n");
-                fail(&text, ExitCode::from(error::FAILED))
-            }
-        },
+        Ok(()) => ended(ExitCode::SUCCESS),
         Err(error) => fail(&error.page(), error.exit_code()),
+    }
+}
+
+/// An answer that did not arrive is a failure.
+fn ended(code: ExitCode) -> ExitCode {
+    match text::lost() {
+        None => code,
+        Some(error) => {
+            let text = format!("error: cannot write to stdout: {error}\n");
+            fail(&text, ExitCode::from(error::FAILED))
+        }
     }
 }
 

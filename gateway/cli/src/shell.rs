@@ -31,8 +31,7 @@ pub struct Man {
 pub fn completion(args: &Completion, line: &mut clap::Command) {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, line, "gateway", &mut script);
-    // Nobody reading stdout is no failure.
-    let _ = std::io::stdout().write_all(&script);
+    crate::text::print_bytes(&script);
 }
 
 /// # Errors

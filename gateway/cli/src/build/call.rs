@@ -2,7 +2,6 @@
 //! answer goes to stdout.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 
 use serde_json::Value;
 
@@ -114,8 +113,7 @@ impl Call {
         if !out.is_empty() && !out.ends_with('\n') {
             out.push('\n');
         }
-        // Nobody reading stdout is no failure.
-        let _ = std::io::stdout().write_all(out.as_bytes());
+        crate::text::print(&out);
         let status = text("result.statuscode").is_none_or(|code| code == "0");
         let found = self.method == LINT
             && findings.is_some_and(|(warnings, error)| warnings > 0 || error.is_some());

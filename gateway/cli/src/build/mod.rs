@@ -21,7 +21,6 @@ mod vcs;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -62,6 +61,23 @@ pub fn is_remote(context: &Path) -> bool {
     contexts::remote(context).is_some()
 }
 
+/// Whether a build without any flags could begin with this configuration.
+///
+/// # Errors
+/// What such a build would refuse.
+pub fn check_configuration(layers: &config::Layers, env: &Environment) -> Result<(), CliError> {
+    use clap::Parser as _;
+    let line = crate::args::Cli::try_parse_from(["gateway", "build", "."]);
+    let Ok(crate::args::Command::Build(args)) = line.map(|line| line.command) else {
+        return Ok(());
+    };
+    let args = config::filled(&args, layers, env)?;
+    cache::imports(&args.cache_from)?;
+    cache::exports(&args.cache_to)?;
+    attest::options(&args)?;
+    Ok(())
+}
+
 pub fn run(args: &Build) -> Result<(), CliError> {
     run_for(args, Purpose::default()).map(drop)
 }
@@ -88,6 +104,9 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         false => args.progress.resolve(&env)?,
     };
     args.docker.check()?;
+    for path in args.iidfile.iter().chain(&args.metadata_file) {
+        can_be_written(path)?;
+    }
     let call = call::call(args)?;
     let (mut display, notes) = DisplayOptions::new(mode, args.debug, &layers, &env)?;
     // The answer holds the warnings then.
@@ -287,10 +306,27 @@ fn report(
         write(path, &json)?;
     }
     if let (true, Some(id)) = (args.quiet, id) {
-        // Nobody reading stdout is no failure of the build.
-        let _ = writeln!(std::io::stdout(), "{id}");
+        crate::text::print(&format!("{id}\n"));
     }
     Ok(())
+}
+
+/// Said before the build, not after all its work.
+fn can_be_written(path: &Path) -> Result<(), CliError> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let found = std::fs::read_dir(folder.unwrap_or(Path::new(".")));
+    // A folder that can be written to need not be one that can be read.
+    match found {
+        Err(source) if source.kind() != std::io::ErrorKind::PermissionDenied => {
+            Err(CliError::Write {
+                path: path.to_owned(),
+                source,
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {

@@ -67,6 +67,7 @@ pub fn run(args: &Show) -> Result<(), CliError> {
     let entries = entries(args, &layers, &env)?;
     // What a build would refuse or warn about.
     super::settings(&args.registries, &layers, &env)?;
+    crate::build::check_configuration(&layers, &env)?;
     let (_, warnings) = registries(
         &super::registry_args(&args.registries, &layers, &env)?,
         &layers,
