@@ -146,7 +146,13 @@ impl Driven {
         let request = bridge::SolveRequest {
             frontend: "dockerfile.v0".to_owned(),
             frontend_opt: opts.collect(),
-            frontend_inputs: inputs,
+            frontend_inputs: inputs
+                .into_iter()
+                .map(|(key, definition)| bridge::DefinitionEntry {
+                    key,
+                    value: Some(definition),
+                })
+                .collect(),
             allow_result_return: true,
             allow_result_array_ref: true,
             ..Default::default()

@@ -105,7 +105,7 @@ mod tests {
                     source_info: Some(SourceInfo {
                         filename: "Dockerfile".into(),
                         data: b"FROM x\nCMD a\n".to_vec(),
-                        language: String::new(),
+                        ..SourceInfo::default()
                     }),
                     ranges: vec![Range {
                         start: Position {
