@@ -18,7 +18,7 @@ use super::gopath;
 use super::owner;
 use super::root::{self, Owner, Root};
 use super::unpack;
-use super::walk::Visible;
+use super::visible::Visible;
 use super::wildcard;
 
 /// The file systems that one action works with, as plain directories.

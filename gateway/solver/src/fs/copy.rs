@@ -24,7 +24,8 @@ use super::gopath;
 use super::meta::Meta;
 use super::pattern::{MatchInfo, PatternMatcher};
 use super::root::{self, Owner, Root};
-use super::walk::{Visible, matcher};
+use super::visible::Visible;
+use super::walk::matcher;
 
 /// Permission bits of directories made for a destination when no mode is asked for.
 const DIRECTORY_MODE: u32 = 0o755;

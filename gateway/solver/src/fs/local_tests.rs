@@ -3,7 +3,7 @@
 use super::*;
 use crate::fs::copy::{CopyOptions, copy_seeing};
 use crate::fs::hash::{ChecksumOptions, ContentHasher, HashOptions};
-use crate::fs::walk::Visible;
+use crate::fs::Visible;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 

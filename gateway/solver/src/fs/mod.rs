@@ -9,6 +9,7 @@ mod automaton;
 pub mod chmod;
 mod content;
 pub mod copy;
+mod digest;
 pub mod error;
 mod expression;
 pub mod follow;
@@ -23,6 +24,7 @@ pub mod read;
 pub mod root;
 pub mod syntax;
 pub mod unpack;
+mod visible;
 pub mod walk;
 pub mod wildcard;
 
@@ -31,7 +33,8 @@ pub use copy::{CopyOptions, CopyStats, copy, copy_seeing};
 pub use error::FsError;
 pub use local::{SyncOptions, SyncStats, sync_entries, sync_into};
 pub use root::{Owner, Root};
-pub use walk::{Entry, Filter, Visible};
+pub use visible::Visible;
+pub use walk::{Entry, Filter};
 
 #[cfg(test)]
 mod oracle_tests;

@@ -7,15 +7,12 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::error::{FsError, lossy};
+use super::error::FsError;
 use super::follow;
-use super::gopath;
-use super::hash::ContentDigest;
 use super::meta::Meta;
 use super::pattern::{MatchInfo, PatternMatcher};
 use super::root::{Root, read_dir};
@@ -104,114 +101,6 @@ pub(crate) fn matcher(
             patterns: patterns.to_vec(),
             source,
         })
-}
-
-/// The part of a directory that a filter lets through, for working with it in place: what was
-/// there when it was walked, and how to tell that it still is.
-#[derive(Clone, Default)]
-pub struct Visible {
-    paths: HashMap<Vec<u8>, Meta>,
-    /// When the walk began; `None` when the stat is not looked at.
-    walked: Option<i128>,
-    digests: Option<Arc<Digests>>,
-}
-
-/// Gives the digest of a file that was hashed where it lies.
-pub type Digests = dyn Fn(&[u8]) -> Option<ContentDigest> + Send + Sync;
-
-impl Visible {
-    /// What a walk has found, whatever happens to it after.
-    pub fn of(entries: &[Entry]) -> Self {
-        Self::new(entries.iter().map(|entry| (entry.path.clone(), entry.meta)))
-    }
-
-    /// Paths with their stat.
-    pub fn new(entries: impl IntoIterator<Item = (Vec<u8>, Meta)>) -> Self {
-        Self {
-            paths: entries.into_iter().collect(),
-            walked: None,
-            digests: None,
-        }
-    }
-
-    /// The same, of which nothing may have changed since a walk that began at `walked`
-    /// (nanoseconds since the epoch). What was changed so shortly before that its stat does not
-    /// tell is held against its digest.
-    pub fn unchanged_since(self, walked: i128, digests: Arc<Digests>) -> Self {
-        Self {
-            walked: Some(walked),
-            digests: Some(digests),
-            ..self
-        }
-    }
-
-    /// All paths with their stat, in no order.
-    pub fn entries(&self) -> impl Iterator<Item = (&[u8], &Meta)> {
-        self.paths
-            .iter()
-            .map(|(path, meta)| (path.as_slice(), meta))
-    }
-
-    /// The same with these paths alone, as far as they are there.
-    pub fn only<'p>(&self, paths: impl IntoIterator<Item = &'p [u8]>) -> Self {
-        let known = |path: &[u8]| Some((path.to_vec(), *self.paths.get(path)?));
-        Self {
-            paths: paths.into_iter().filter_map(known).collect(),
-            walked: self.walked,
-            digests: self.digests.clone(),
-        }
-    }
-
-    /// Whether a resolved path is among it. The root always is.
-    pub fn has(&self, resolved: &[u8]) -> bool {
-        let path = resolved.strip_prefix(b"/").unwrap_or(resolved);
-        path.is_empty() || self.paths.contains_key(path)
-    }
-
-    /// Refuses a file that is not what was walked.
-    pub fn check(&self, path: &[u8], now: &Meta) -> Result<(), FsError> {
-        if self.walked.is_none() {
-            return Ok(());
-        }
-        let below = path.strip_prefix(b"/").unwrap_or(path);
-        match self.paths.get(below) {
-            // A list of entries has no root.
-            None if below.is_empty() => Ok(()),
-            Some(walked) if walked.is_still(now) => Ok(()),
-            _ => Err(FsError::Changed(lossy(path))),
-        }
-    }
-
-    /// Refuses a path that symbolic links have led elsewhere: they may lead to another place than
-    /// when the files were hashed, which the stat of where they lead now does not tell.
-    pub fn check_resolved(&self, path: &[u8], resolved: &[u8]) -> Result<(), FsError> {
-        match self.walked.is_some() && gopath::absolute(path) != resolved {
-            true => Err(FsError::Changed(lossy(path))),
-            false => Ok(()),
-        }
-    }
-
-    /// The digest that a copy of a file must have, where its stat does not suffice.
-    pub fn digest_wanted(&self, path: &[u8], now: &Meta) -> Result<Option<ContentDigest>, FsError> {
-        let Some(walked) = self.walked else {
-            return Ok(None);
-        };
-        if settled_at(now.ctime, now.mtime) <= walked {
-            return Ok(None);
-        }
-        let below = path.strip_prefix(b"/").unwrap_or(path);
-        let digest = self.digests.as_ref().and_then(|digests| digests(below));
-        // Never hashed: nothing to hold it against.
-        digest
-            .map(Some)
-            .ok_or_else(|| FsError::Changed(lossy(path)))
-    }
-}
-
-impl std::fmt::Debug for Visible {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Visible({} paths)", self.paths.len())
-    }
 }
 
 /// Nanoseconds. Clocks of kernels tick at least every 10 ms: what was changed longer ago than ten

@@ -13,7 +13,7 @@ use super::gopath;
 use super::meta::Meta;
 use super::root::{Root, read_dir};
 use super::syntax::PatternError;
-use super::walk::Visible;
+use super::visible::Visible;
 
 /// The paths that a source with wildcards means, in walking order. A source without any
 /// means itself, whether it exists or not. A directory that matches is not entered. A

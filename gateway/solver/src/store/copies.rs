@@ -8,9 +8,9 @@ use gateway_images::fail_point::fail_point;
 use sha2::{Digest as _, Sha256};
 
 use crate::fs::Owner;
-use crate::fs::meta::Meta;
+use crate::fs::meta::{Meta, join_time, split_time};
 
-const MAGIC: &[u8; 8] = b"gwcopy01";
+const MAGIC: &[u8; 8] = b"gwcopy02";
 const DIGEST: usize = 32;
 /// Records kept at most, a megabyte each for ten thousand files: the oldest ones go.
 const MOST_RECORDS: usize = 64;
@@ -25,14 +25,61 @@ pub struct CopyRecord {
     pub dest: Vec<u8>,
     /// Owner that everything was given.
     pub owner: Option<Owner>,
-    pub entries: Vec<CopiedEntry>,
+    pub entries: CopiedEntries,
+}
+
+/// What was copied, in the order of the walk. It is held as it is written: there may be hundreds
+/// of thousands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CopiedEntries {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl CopiedEntries {
+    pub fn push(&mut self, entry: &CopiedEntry<'_>) {
+        self.count += 1;
+        put(&mut self.bytes, entry.path);
+        self.bytes.push(u8::from(entry.settled));
+        let meta = &entry.meta;
+        self.bytes.extend_from_slice(&meta.mode.to_le_bytes());
+        for number in [meta.size, meta.dev, meta.ino, meta.rdev] {
+            self.bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for time in [meta.mtime, meta.ctime] {
+            let (seconds, nanos) = split_time(time);
+            self.bytes.extend_from_slice(&seconds.to_le_bytes());
+            self.bytes.extend_from_slice(&nanos.to_le_bytes());
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = CopiedEntry<'_>> {
+        let mut reader = Reader(&self.bytes);
+        std::iter::from_fn(move || reader.entry())
+    }
+
+    /// Of what was written so.
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let mut count = 0;
+        while !reader.0.is_empty() {
+            reader.entry()?;
+            count += 1;
+        }
+        let bytes = bytes.to_vec();
+        Some(CopiedEntries { bytes, count })
+    }
 }
 
 /// One file or directory of a copy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CopiedEntry {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopiedEntry<'a> {
     /// Path in the context.
-    pub path: Vec<u8>,
+    pub path: &'a [u8],
     /// Its stat when it was copied, without owner, access time and link count.
     pub meta: Meta,
     /// It cannot have changed since without another stat.
@@ -92,7 +139,8 @@ impl Copies {
 }
 
 fn encode(record: &CopyRecord) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
+    let mut out = Vec::with_capacity(record.entries.bytes.len() + 4096);
+    out.extend_from_slice(MAGIC);
     for text in [record.layer.as_bytes(), &record.source, &record.dest] {
         put(&mut out, text);
     }
@@ -100,29 +148,15 @@ fn encode(record: &CopyRecord) -> Vec<u8> {
     let owner = record.owner.unwrap_or(Owner { uid: 0, gid: 0 });
     out.extend_from_slice(&owner.uid.to_le_bytes());
     out.extend_from_slice(&owner.gid.to_le_bytes());
-    for CopiedEntry {
-        path,
-        meta,
-        settled,
-    } in &record.entries
-    {
-        put(&mut out, path);
-        out.push(u8::from(*settled));
-        out.extend_from_slice(&meta.mode.to_le_bytes());
-        for number in [meta.size, meta.dev, meta.ino, meta.rdev] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        for time in [meta.mtime, meta.ctime] {
-            out.extend_from_slice(&time.to_le_bytes());
-        }
-    }
+    out.extend_from_slice(&record.entries.bytes);
     let check = Sha256::digest(&out);
     out.extend_from_slice(&check);
     out
 }
 
 fn put(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    // Nothing that is put here is longer than a few paths.
+    out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
     out.extend_from_slice(bytes);
 }
 
@@ -139,14 +173,7 @@ fn decode(bytes: &[u8]) -> Option<CopyRecord> {
         uid: u32::from_le_bytes(reader.take()?),
         gid: u32::from_le_bytes(reader.take()?),
     };
-    let mut entries = Vec::new();
-    while !reader.0.is_empty() {
-        entries.push(CopiedEntry {
-            path: reader.bytes()?.to_vec(),
-            settled: reader.flag()?,
-            meta: reader.meta()?,
-        });
-    }
+    let entries = CopiedEntries::of(reader.0)?;
     Some(CopyRecord {
         layer,
         source,
@@ -166,7 +193,7 @@ impl<'a> Reader<'a> {
     }
 
     fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(u64::from_le_bytes(self.take()?)).ok()?;
+        let length = usize::try_from(u32::from_le_bytes(self.take()?)).ok()?;
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
@@ -180,6 +207,20 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn time(&mut self) -> Option<i128> {
+        let seconds = i64::from_le_bytes(self.take()?);
+        Some(join_time((seconds, u32::from_le_bytes(self.take()?))))
+    }
+
+    /// The next entry; `None` at the end, or if what comes is none.
+    fn entry(&mut self) -> Option<CopiedEntry<'a>> {
+        Some(CopiedEntry {
+            path: self.bytes()?,
+            settled: self.flag()?,
+            meta: self.meta()?,
+        })
+    }
+
     /// What of a stat was kept: what tells whether a file is the same.
     fn meta(&mut self) -> Option<Meta> {
         Some(Meta {
@@ -188,8 +229,8 @@ impl<'a> Reader<'a> {
             dev: u64::from_le_bytes(self.take()?),
             ino: u64::from_le_bytes(self.take()?),
             rdev: u64::from_le_bytes(self.take()?),
-            mtime: i128::from_le_bytes(self.take()?),
-            ctime: i128::from_le_bytes(self.take()?),
+            mtime: self.time()?,
+            ctime: self.time()?,
             uid: 0,
             gid: 0,
             atime: 0,
@@ -216,18 +257,20 @@ mod tests {
             atime: 0,
             nlink: 1,
         };
+        let mut entries = CopiedEntries::default();
+        for (path, settled) in [("a", true), ("a/b", false)] {
+            entries.push(&CopiedEntry {
+                path: path.as_bytes(),
+                meta,
+                settled,
+            });
+        }
         CopyRecord {
             layer: "abc".into(),
             source: b"/".to_vec(),
             dest: b"/app".to_vec(),
             owner: Some(Owner { uid: 6, gid: 7 }),
-            entries: [("a", true), ("a/b", false)]
-                .map(|(path, settled)| CopiedEntry {
-                    path: path.into(),
-                    meta,
-                    settled,
-                })
-                .to_vec(),
+            entries,
         }
     }
 
@@ -238,6 +281,10 @@ mod tests {
         assert_eq!(copies.find("sha256:k"), None);
         copies.keep("sha256:k", &record());
         assert_eq!(copies.find("sha256:k"), Some(record()));
+        let kept = record();
+        let paths: Vec<_> = kept.entries.iter().map(|e| (e.path, e.settled)).collect();
+        assert_eq!(paths, [(b"a".as_slice(), true), (b"a/b", false)]);
+        assert_eq!(kept.entries.len(), 2);
         let path = copies.path("sha256:k");
         let mut bytes = std::fs::read(&path).unwrap();
         bytes.truncate(bytes.len() - 1);

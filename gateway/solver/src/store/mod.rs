@@ -44,7 +44,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gateway_images::fail_point::fail_point;
 use gateway_images::store::{BlobStore, Lease};
 
-pub use copies::{CopiedEntry, Copies, CopyRecord};
+pub use copies::{CopiedEntries, CopiedEntry, Copies, CopyRecord};
 pub use db::{Candidate, Db, ImageRecord, LayerRecord, VariantRecord};
 pub use file_hashes::FileHashes;
 pub use lock::WorkLock;

@@ -14,15 +14,15 @@ mod tree;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use header::ContentDigest;
-
 use self::pool::Reader;
-use self::tree::Tree;
+use self::tree::{Growing, Tree};
+pub use super::digest::ContentDigest;
 use super::error::{FsError, lossy};
 use super::gopath;
 use super::meta::{Meta, Xattrs};
 use super::root::Root;
-use super::walk::{self, Entry, Filter, Visible};
+use super::visible::{Visible, Walked};
+use super::walk::{self, Filter};
 
 /// What to hash of a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -143,21 +143,12 @@ impl ContentHasher {
     pub fn local(root: Root, filter: &Filter, options: HashOptions) -> Result<Self, FsError> {
         let walked = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
         let top = Meta::of_fd(root.fd()).map_err(|errno| FsError::path("lstat", "/", errno))?;
-        let entries = walk::entries(&root, filter)?;
-        let mut hasher = Self::of_entries(root, entries, options)?;
+        let mut tree = Growing::new(&root)?;
+        walk::walk(&root, filter, &mut |entry| tree.push(entry))?;
+        let mut hasher = Self::new(root, tree.finish(), options);
         hasher.walked = walked;
         hasher.top = Some(top);
         Ok(hasher)
-    }
-
-    /// Of a local source in place that has been walked already.
-    pub fn of_entries(
-        root: Root,
-        entries: Vec<Entry>,
-        options: HashOptions,
-    ) -> Result<Self, FsError> {
-        let tree = Tree::of_entries(&root, entries)?;
-        Ok(Self::new(root, tree, options))
     }
 
     fn new(root: Root, tree: Tree, options: HashOptions) -> Self {
@@ -173,11 +164,13 @@ impl ContentHasher {
     /// What was walked of a local source, for copying from it in place: every file must still be
     /// what was hashed.
     pub fn visible(&self) -> Visible {
-        let paths = lock(&self.tree).paths();
         let tree = self.tree.clone();
         let digests = move |path: &[u8]| lock(&tree).known_own(path);
-        let top = self.top.map(|top| (Vec::new(), top));
-        Visible::new(paths.into_iter().chain(top)).unchanged_since(self.walked, Arc::new(digests))
+        let walked = WalkedTree {
+            tree: self.tree.clone(),
+            top: self.top,
+        };
+        Visible::of_walk(Arc::new(walked)).unchanged_since(self.walked, Arc::new(digests))
     }
 
     /// The digest of a path (its whole content, if it is a directory) or of what a pattern
@@ -199,7 +192,7 @@ impl ContentHasher {
         let mut digests = Vec::with_capacity(selection.chosen.len());
         for chosen in &selection.chosen {
             digests.push(
-                if chosen.follow && tree.node(chosen.node).target.is_some() {
+                if chosen.follow && tree.target(chosen.node).is_some() {
                     whole(&mut tree, &chosen.path, true, &reader)?
                 } else {
                     tree.own(chosen.node)?
@@ -232,6 +225,26 @@ impl ContentHasher {
             threads: self.options.threads,
             cancel: self.options.cancel.as_deref(),
         }
+    }
+}
+
+/// What was walked, for who copies it.
+struct WalkedTree {
+    tree: Arc<Mutex<Tree>>,
+    top: Option<Meta>,
+}
+
+impl Walked for WalkedTree {
+    fn meta(&self, path: &[u8]) -> Option<Meta> {
+        match path {
+            // The tree's own was looked at by another call, or not at all.
+            [] => self.top,
+            path => lock(&self.tree).known_meta(path),
+        }
+    }
+
+    fn each(&self, visit: &mut dyn FnMut(&[u8], &Meta)) {
+        lock(&self.tree).each(visit);
     }
 }
 

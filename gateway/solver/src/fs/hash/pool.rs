@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::header::{ContentDigest, Header, feed};
+use super::header::{Header, feed};
 use super::{HashCache, StatKey};
+use crate::fs::digest::ContentDigest;
 use crate::fs::error::{FsError, lossy};
 use crate::fs::meta::{Meta, Xattrs, XattrsOf};
 use crate::fs::root::Root;
@@ -31,6 +32,14 @@ pub(super) struct Reader<'a> {
     pub cancel: Option<&'a AtomicBool>,
 }
 
+impl Reader<'_> {
+    /// The digest of a file that was hashed before, by its stat.
+    pub(super) fn known(&self, meta: &Meta) -> Option<ContentDigest> {
+        let cache = self.cache.filter(|_| meta.is_file())?;
+        cache.get(&StatKey::of(meta))
+    }
+}
+
 /// One file to hash.
 pub(super) struct Job<'a> {
     pub path: Vec<u8>,
@@ -40,31 +49,34 @@ pub(super) struct Job<'a> {
     pub local: bool,
 }
 
-/// Hashes `count` files; `job` says which. Digests come in the order of the jobs.
+/// Hashes `count` files, which the cache does not know; `job` says which. Digests come in the
+/// order of the jobs.
 pub(super) fn hash<'j>(
     reader: &Reader<'_>,
     count: usize,
     job: &(dyn Fn(usize) -> Job<'j> + Sync),
 ) -> Result<Vec<ContentDigest>, FsError> {
     let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(usize, ContentDigest)>> = Mutex::new(Vec::with_capacity(count));
+    let done = Mutex::new(vec![ContentDigest([0; 32]); count]);
     let work = || -> Result<(), FsError> {
         let mut buffer = Vec::new();
-        let mut own = Vec::new();
+        let mut own = Vec::with_capacity(BATCH);
         loop {
             let from = next.fetch_add(BATCH, Ordering::Relaxed);
             if from >= count {
-                break;
+                return Ok(());
             }
+            own.clear();
             for i in from..count.min(from + BATCH) {
                 if reader.cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
                     return Err(FsError::Cancelled);
                 }
-                own.push((i, one(reader, &job(i), &mut buffer)?));
+                own.push(one(reader, &job(i), &mut buffer)?);
+            }
+            if let Some(places) = lock(&done).get_mut(from..from + own.len()) {
+                places.copy_from_slice(&own);
             }
         }
-        lock(&done).append(&mut own);
-        Ok(())
     };
     let threads = if count < PARALLEL_FROM {
         1
@@ -95,9 +107,7 @@ pub(super) fn hash<'j>(
         })
     };
     result?;
-    let mut done = std::mem::take(&mut *lock(&done));
-    done.sort_unstable_by_key(|(i, _)| *i);
-    Ok(done.into_iter().map(|(_, digest)| digest).collect())
+    Ok(std::mem::take(&mut *lock(&done)))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -108,12 +118,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn one(reader: &Reader<'_>, job: &Job<'_>, buffer: &mut Vec<u8>) -> Result<ContentDigest, FsError> {
-    let key = job.meta.is_file().then(|| StatKey::of(&job.meta));
-    if let (Some(key), Some(cache)) = (&key, reader.cache)
-        && let Some(digest) = cache.get(key)
+    // Another name of it may have been hashed just now.
+    if job.meta.nlink > 1
+        && let Some(digest) = reader.known(&job.meta)
     {
         return Ok(digest);
     }
+    let key = job.meta.is_file().then(|| StatKey::of(&job.meta));
     let host = reader.root.host_path(&job.path);
     let xattrs = XattrsOf::Path(&host).read().unwrap_or_default();
     let hasher = header(job, &xattrs);

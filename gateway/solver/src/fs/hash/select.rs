@@ -135,7 +135,7 @@ impl Selector<'_> {
         path: Vec<u8>,
         matched: Option<&[u8]>,
     ) -> Result<(), FsError> {
-        let is_dir = self.tree.node(node).meta.is_dir();
+        let is_dir = self.tree.is_dir(node);
         let mut base = matched.unwrap_or(self.path);
         let mut inside = matched.is_some();
         if let Some(glob) = &self.glob

@@ -5,7 +5,8 @@
 //! be said so (another kind of file, a path that the copy below hides and that must come back, a
 //! large part that changed) is copied as a whole again, and is then what the next ones start from.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -22,7 +23,7 @@ use crate::fs::meta::{Meta, XattrsOf, is_overlay_mark};
 use crate::fs::root::{self, Owner};
 use crate::fs::{FsError, Root, Visible, copy_seeing, gopath, owner, walk};
 use crate::key::digest_of;
-use crate::store::{CopiedEntry, CopyRecord, LocalFiles, Snapshot, Store, WorkDir, derived_id};
+use crate::store::{CopiedEntries, CopiedEntry, CopyRecord, LocalFiles, Snapshot, Store, WorkDir, derived_id};
 use crate::view::View;
 
 /// With fewer files a whole copy costs less than keeping a record.
@@ -103,14 +104,17 @@ impl<'a> DirectoryCopy<'a> {
         let record = (|| {
             let from = Root::open(&self.files.dir).ok()?;
             let source = self.resolved_source(&from).ok()?;
-            let entries: Vec<CopiedEntry> = below(visible, &source)
-                .map(|(path, meta)| CopiedEntry {
-                    path: path.to_vec(),
+            let mut entries = CopiedEntries::default();
+            let mut shared = SharedInodes::default();
+            below(visible, &source, &mut |path, meta| {
+                shared.see(meta);
+                entries.push(&CopiedEntry {
+                    path,
                     meta: *meta,
                     settled: walk::settled_at(meta.ctime, meta.mtime) <= began,
-                })
-                .collect();
-            if entries.len() < FEWEST_FILES || share_inodes(entries.iter().map(|e| &e.meta)) {
+                });
+            });
+            if entries.len() < FEWEST_FILES || shared.found {
                 return None;
             }
             let view = self.base_view(store).ok()?;
@@ -185,7 +189,7 @@ impl<'a> DirectoryCopy<'a> {
             rustix::fs::mknodat(&dir, name, FileType::CharacterDevice, mode, 0)?;
         }
         let options = copy_options(self.action, record.owner, Some(cancel))?;
-        let subset = visible.only(edits.touched.iter().copied());
+        let subset = visible.only(edits.touched.iter().map(Vec::as_slice));
         copy_seeing(
             &from,
             &record.source,
@@ -240,85 +244,102 @@ impl From<rustix::io::Errno> for Stop {
 }
 
 /// What is below a resolved directory, without itself.
-fn below<'v>(visible: &'v Visible, source: &[u8]) -> impl Iterator<Item = (&'v [u8], &'v Meta)> {
+fn below(visible: &Visible, source: &[u8], visit: &mut dyn FnMut(&[u8], &Meta)) {
     let prefix = match source.strip_prefix(b"/").unwrap_or(source) {
         b"" => Vec::new(),
         path => [path, b"/"].concat(),
     };
-    visible
-        .entries()
-        .filter(move |(path, _)| !path.is_empty() && path.starts_with(&prefix))
+    visible.each(&mut |path, meta| {
+        if path.starts_with(&prefix) {
+            visit(path, meta);
+        }
+    });
 }
 
 /// Several names of one file must stay names of one file, which changes do not express.
-fn share_inodes<'m>(metas: impl Iterator<Item = &'m Meta>) -> bool {
-    let mut seen = HashSet::new();
-    metas
-        .filter(|meta| !meta.is_dir())
-        .any(|meta| !seen.insert((meta.dev, meta.ino)))
+#[derive(Default)]
+struct SharedInodes {
+    seen: HashSet<(u64, u64)>,
+    found: bool,
+}
+
+impl SharedInodes {
+    fn see(&mut self, meta: &Meta) {
+        if meta.nlink > 1 && !meta.is_dir() {
+            self.found |= !self.seen.insert((meta.dev, meta.ino));
+        }
+    }
+}
+
+/// The order of a walk: directories before what is in them, names in byte order.
+fn in_walk(a: &[u8], b: &[u8]) -> Ordering {
+    // No name holds a zero byte.
+    let key = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+    a.iter().map(key).cmp(b.iter().map(key))
 }
 
 /// What differs from a recorded copy, by path in the context.
-struct Edits<'a> {
+#[derive(Default)]
+struct Edits {
     /// New or changed.
-    written: Vec<&'a [u8]>,
-    added: Vec<&'a [u8]>,
+    written: Vec<Vec<u8>>,
+    added: Vec<Vec<u8>>,
     /// Gone, the outermost ones.
-    whiteouts: Vec<&'a [u8]>,
+    whiteouts: Vec<Vec<u8>>,
     /// All that the changes hold: what is written, and the directories around it and what is gone.
-    touched: BTreeSet<&'a [u8]>,
+    touched: BTreeSet<Vec<u8>>,
 }
 
-impl<'a> Edits<'a> {
-    fn between(record: &'a CopyRecord, visible: &'a Visible) -> Option<Self> {
-        let mut old: HashMap<&[u8], &CopiedEntry> = record
-            .entries
-            .iter()
-            .map(|entry| (entry.path.as_slice(), entry))
-            .collect();
-        let mut written = Vec::new();
-        let mut added = Vec::new();
-        let mut inodes = HashSet::with_capacity(record.entries.len());
-        for (path, meta) in below(visible, &record.source) {
-            if !meta.is_dir() && !inodes.insert((meta.dev, meta.ino)) {
-                return None;
+impl Edits {
+    /// Both sides are in the order of a walk, so one pass finds what differs.
+    fn between(record: &CopyRecord, visible: &Visible) -> Option<Self> {
+        let most = record.entries.len() / PART;
+        let mut edits = Edits::default();
+        let mut gone: Vec<&[u8]> = Vec::new();
+        let mut old = record.entries.iter().peekable();
+        let mut shared = SharedInodes::default();
+        let mut possible = true;
+        below(visible, &record.source, &mut |path, meta| {
+            if !possible {
+                return;
             }
-            match old.remove(path) {
-                Some(entry) if entry.settled && entry.meta.is_still(meta) => continue,
-                Some(entry) if entry.meta.kind() != meta.kind() => return None,
-                Some(_) => {}
-                None => added.push(path),
+            while let Some(entry) = old.next_if(|e| in_walk(e.path, path) == Ordering::Less) {
+                gone.push(entry.path);
             }
-            if !is_simple(meta) {
-                return None;
+            shared.see(meta);
+            match old.next_if(|entry| entry.path == path) {
+                Some(entry) if entry.settled && entry.meta.is_still(meta) => {}
+                Some(entry) if entry.meta.kind() != meta.kind() => possible = false,
+                known => {
+                    if known.is_none() {
+                        edits.added.push(path.to_vec());
+                    }
+                    edits.written.push(path.to_vec());
+                    possible = is_simple(meta);
+                }
             }
-            written.push(path);
-        }
-        if written.len() + old.len() > record.entries.len() / PART {
+            possible &= !shared.found && edits.written.len() + gone.len() <= most;
+        });
+        gone.extend(old.map(|entry| entry.path));
+        if !possible || edits.written.len() + gone.len() > most {
             return None;
         }
-        let whiteouts: Vec<&[u8]> = old
-            .keys()
-            .filter(|path| !old.contains_key(parent(path)))
-            .copied()
-            .collect();
+        let removed: HashSet<&[u8]> = gone.iter().copied().collect();
+        let outermost = gone.iter().filter(|path| !removed.contains(parent(path)));
+        edits.whiteouts = outermost.map(|path| path.to_vec()).collect();
         let mut touched = BTreeSet::new();
-        for path in written.iter().chain(&whiteouts) {
+        for path in edits.written.iter().chain(&edits.whiteouts) {
             let mut at = parent(path);
             // The directories that lead to the source are there for the copy to start from it.
-            while !at.is_empty() && touched.insert(at) {
+            while !at.is_empty() && touched.insert(at.to_vec()) {
                 at = parent(at);
             }
         }
         let source = record.source.strip_prefix(b"/").unwrap_or(&record.source);
-        touched.insert(source);
-        touched.extend(&written);
-        Some(Edits {
-            written,
-            added,
-            whiteouts,
-            touched,
-        })
+        touched.insert(source.to_vec());
+        touched.extend(edits.written.iter().cloned());
+        edits.touched = touched;
+        Some(edits)
     }
 
     /// Whether the changes over the recorded copy show the same as a whole copy over its base.
