@@ -81,6 +81,23 @@ impl Builds {
 }
 
 #[test]
+fn killed_while_answers_are_kept_the_frontend_runs_again() {
+    let (_registry, builds) = Builds::new(FILE);
+    let mut killed = builds.home.build();
+    killed
+        .args(["--quiet", "--output=type=image"])
+        .arg(&builds.context)
+        .env("GATEWAY_FAIL_POINT", "answer-uncommitted");
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(run(&mut killed).status.signal(), Some(9));
+    let first = builds.build(&[]);
+    assert!(!first.replayed);
+    let again = builds.build(&[]);
+    assert!(again.replayed);
+    assert_eq!(again.digest, first.digest);
+}
+
+#[test]
 fn a_frontend_runs_only_when_something_changed_for_it() {
     let (registry, builds) = Builds::new(FILE);
     let first = builds.build(&[]);

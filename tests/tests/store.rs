@@ -333,21 +333,27 @@ fn killed_at_any_step_that_safety_rests_on_the_store_is_whole_and_builds_the_sam
         "blob-complete",
         "blob-in-place",
         "cache-filled",
+        "cache-uncommitted",
         "collect-cache-moved",
         "collect-layer-forgotten",
         "collect-layer-moved",
+        "content-digest-unkept",
         "copy-unnoted",
         "hashes-unnamed",
+        "image-unnamed",
         "layer-in-place",
         "layer-recorded",
         "layer-unrecorded",
         "recover-before-boot",
+        "recover-layers-dropped",
         "repository-unnamed",
         "result-saved",
+        "result-uncommitted",
         "schema-uncommitted",
         "synced",
         "uses-taken",
         "uses-uncounted",
+        "variant-unrecorded",
     ] {
         assert!(
             kinds.contains(&wanted),
@@ -359,7 +365,7 @@ fn killed_at_any_step_that_safety_rests_on_the_store_is_whole_and_builds_the_sam
     for (name, count) in points {
         let point = format!("{name}:{count}");
         let in_prune = name.starts_with("collect") || name.starts_with("uses");
-        if ["schema-uncommitted", "recover-before-boot"].contains(&name.as_str()) {
+        if name.starts_with("schema") || name.starts_with("recover") {
             let _ = std::fs::remove_dir_all(home.store());
         }
         if in_prune {
@@ -390,7 +396,42 @@ fn killed_at_any_step_that_safety_rests_on_the_store_is_whole_and_builds_the_sam
         let again = run(&mut reproducible(&home, context.path()));
         assert_eq!(stdout(&again), digest, "{point}");
     }
-    assert!(killed >= 16, "only {killed} points killed");
+    assert!(killed >= 22, "only {killed} points killed");
+}
+
+#[test]
+fn killed_before_a_damaged_blob_is_set_aside_it_is_found_again() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    let context = context("FROM busybox\nRUN echo $((1 + 1)) > /f\n");
+    let digest = stdout(&run(&mut reproducible(&home, context.path())));
+    let blobs = home.store().join("blobs/sha256");
+    let blob = std::fs::read_dir(&blobs).expect("blobs").flatten().next();
+    let blob = blob.expect("a blob").path();
+    std::fs::remove_file(&blob).expect("removing a blob");
+    std::fs::write(&blob, "something else").expect("damaging a blob");
+    let verify = |point: &str| {
+        let mut command = Command::new(binary());
+        command
+            .args(["store", "verify", "--root"])
+            .arg(home.store());
+        run(command.env("GATEWAY_FAIL_POINT", point))
+    };
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(verify("quarantine-before").status.signal(), Some(9));
+    assert!(blob.exists());
+    let found = verify("");
+    assert!(
+        !found.status.success() && !blob.exists(),
+        "{}",
+        stderr(&found)
+    );
+    stdout(&verify(""));
+    assert_eq!(
+        stdout(&run(&mut reproducible(&home, context.path()))),
+        digest
+    );
+    stdout(&verify(""));
 }
 
 /// A file system that is cut off from its disk in the middle of a build and after it. What follows is

@@ -6,13 +6,10 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Rig, tree};
+use common::{RUNTIMES, Rig, tree};
 use gateway_sandbox::{
     Error, Mount, MountKind, Network, ProcessSpec, Resources, SecretBytes, Stage, Stdio, Ulimit,
 };
-
-/// Debian's packages of these names.
-const RUNTIMES: [&str; 2] = ["/usr/sbin/runc", "/usr/bin/crun"];
 
 fn runtimes() -> Vec<PathBuf> {
     for path in RUNTIMES {

@@ -15,11 +15,11 @@ use tempfile::TempDir;
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Applets that the tests call by name.
-const APPLETS: [&str; 39] = [
+const APPLETS: [&str; 41] = [
     "sh", "cat", "ls", "id", "env", "echo", "touch", "mkdir", "rm", "rmdir", "stat", "sleep",
     "hostname", "true", "false", "mount", "umount", "mknod", "grep", "sort", "wc", "kill", "chmod",
     "chown", "ip", "dd", "mv", "ln", "df", "awk", "tail", "printf", "pwd", "unshare", "head", "tr",
-    "test", "nc", "setsid",
+    "test", "nc", "setsid", "stty", "tty",
 ];
 
 /// A layer with busybox and an upper directory over it.
@@ -56,6 +56,9 @@ pub fn make_layer(layer: &Path) {
     )
     .expect("write");
 }
+
+/// OCI runtimes: Debian's packages of these names.
+pub const RUNTIMES: [&str; 2] = ["/usr/sbin/runc", "/usr/bin/crun"];
 
 pub async fn launcher() -> Launcher {
     let options = LauncherOptions {

@@ -1,9 +1,9 @@
 //! A context is copied once, and then only brought up to date.
 
 use super::*;
+use crate::fs::Visible;
 use crate::fs::copy::{CopyOptions, copy_seeing};
 use crate::fs::hash::{ChecksumOptions, ContentHasher, HashOptions};
-use crate::fs::Visible;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 

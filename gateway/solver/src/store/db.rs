@@ -3,10 +3,12 @@
 //! Every call is one short transaction. WAL with `synchronous=NORMAL` never syncs on the path of
 //! a build; what a power cut takes is only work to be done again.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use gateway_images::fail_point::fail_point;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -15,6 +17,10 @@ use crate::error::SolverError;
 
 /// How long a process waits for another's transaction; those take milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Keys that one input of an op leads to before the other inputs are asked first: a file that is
+/// merged into a hundred thousand results is an input of as many ops that are alike.
+const MANY: i64 = 32;
 
 pub struct Db {
     root: PathBuf,
@@ -145,30 +151,63 @@ impl Db {
     pub fn targets(&self, op: &str, inputs: &[Vec<Candidate>]) -> Result<Vec<String>> {
         self.run(|connection| {
             let mut query = connection.prepare_cached(
-                "SELECT target FROM links WHERE dep = ?1 AND input = ?2 AND op = ?3 AND selector = ?4",
+                "SELECT target FROM links WHERE dep = ?1 AND input = ?2 AND op = ?3 AND selector = ?4
+                 LIMIT ?5",
             )?;
-            let mut common: Option<Vec<String>> = None;
-            for (input, candidates) in inputs.iter().enumerate() {
-                let mut found = Vec::new();
-                for candidate in candidates {
-                    let rows = query.query_map(
-                        params![candidate.key, input as i64, op, candidate.selector],
-                        |row| row.get::<_, String>(0),
-                    )?;
+            let mut led_to = |input: usize, most: i64| -> rusqlite::Result<Vec<String>> {
+                let mut found = BTreeSet::new();
+                for Candidate { key, selector } in inputs.get(input).into_iter().flatten() {
+                    let rows = query.query_map(params![key, input as i64, op, selector, most], |row| {
+                        row.get::<_, String>(0)
+                    })?;
                     for row in rows {
-                        let target = row?;
-                        let wanted = common.as_ref().is_none_or(|list| list.contains(&target));
-                        if wanted && !found.contains(&target) {
-                            found.push(target);
-                        }
+                        found.insert(row?);
                     }
                 }
+                Ok(found.into_iter().collect())
+            };
+            let mut common: Option<Vec<String>> = None;
+            let mut many = Vec::new();
+            for input in 0..inputs.len() {
+                let found = led_to(input, MANY)?;
                 if found.is_empty() {
                     return Ok(found);
                 }
-                common = Some(found);
+                if i64::try_from(found.len()).unwrap_or(MANY) >= MANY {
+                    many.push(input);
+                    continue;
+                }
+                common = Some(match common {
+                    Some(common) => common.into_iter().filter(|t| found.contains(t)).collect(),
+                    None => found,
+                });
             }
-            Ok(common.unwrap_or_default())
+            let mut common = match (common, many.first()) {
+                (Some(common), _) => common,
+                (None, Some(first)) => led_to(*first, -1)?,
+                (None, None) => Vec::new(),
+            };
+            if many.is_empty() {
+                return Ok(common);
+            }
+            let mut leads = connection.prepare_cached(
+                "SELECT 1 FROM links
+                 WHERE dep = ?1 AND input = ?2 AND op = ?3 AND selector = ?4 AND target = ?5",
+            )?;
+            for input in many {
+                let mut kept = Vec::new();
+                for target in common {
+                    let mut here = false;
+                    for Candidate { key, selector } in inputs.get(input).into_iter().flatten() {
+                        here = here || leads.exists(params![key, input as i64, op, selector, target])?;
+                    }
+                    if here {
+                        kept.push(target);
+                    }
+                }
+                common = kept;
+            }
+            Ok(common)
         })
     }
 
@@ -269,6 +308,7 @@ impl Db {
                         .execute(params![target, layers.join("\n"), now])?;
                 }
             }
+            fail_point("result-uncommitted");
             transaction.commit()
         })
     }
@@ -344,6 +384,7 @@ impl Db {
     }
 
     pub fn add_variant(&self, layer: &str, form: &str, variant: &VariantRecord) -> Result<()> {
+        fail_point("variant-unrecorded");
         self.run(|connection| {
             connection
                 .prepare_cached(
@@ -378,6 +419,7 @@ impl Db {
     }
 
     pub fn set_image(&self, name: &str, image: &ImageRecord, now: i64) -> Result<()> {
+        fail_point("image-unnamed");
         self.run(|connection| {
             connection
                 .execute(
@@ -437,6 +479,7 @@ impl Db {
                 params![key, slot],
                 |row| row.get(0),
             )?;
+            fail_point("cache-uncommitted");
             transaction.commit()?;
             Ok(dir)
         })
@@ -485,6 +528,7 @@ impl Db {
                    FROM answers) WHERE total > ?1)",
                 [i64::try_from(total).unwrap_or(i64::MAX)],
             )?;
+            fail_point("answer-uncommitted");
             transaction.commit()
         })
     }
@@ -520,6 +564,7 @@ impl Db {
     }
 
     pub fn set_content_digest(&self, layers: &str, selector: &str, digest: &str) -> Result<()> {
+        fail_point("content-digest-unkept");
         self.run(|connection| {
             connection
                 .prepare_cached(
@@ -592,6 +637,39 @@ mod tests {
             created_at: 1,
         };
         assert_eq!(db.results(&["t".into()]).unwrap(), [stored]);
+    }
+
+    #[test]
+    fn inputs_of_very_many_ops_are_told_apart_by_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path()).unwrap();
+        let many = usize::try_from(MANY).unwrap() + 8;
+        let (a, b) = (vec![candidate("a", "")], vec![candidate("b", "")]);
+        for number in 0..many {
+            let own = vec![candidate(&format!("own{number}"), "")];
+            let target = format!("t{number:03}");
+            db.save("op", &[a.clone(), own.clone()], &target, None)
+                .unwrap();
+            db.save("op", &[own, a.clone()], &target, None).unwrap();
+            // These two share all but the last.
+            db.save("both", &[a.clone(), b.clone()], &target, None)
+                .unwrap();
+        }
+        db.save("both", std::slice::from_ref(&a), "of one alone", None)
+            .unwrap();
+        let own = vec![candidate("own3", ""), candidate("own4", "")];
+        assert_eq!(
+            db.targets("op", &[a.clone(), own.clone()]).unwrap(),
+            ["t003", "t004"]
+        );
+        assert_eq!(
+            db.targets("op", &[own, a.clone()]).unwrap(),
+            ["t003", "t004"]
+        );
+        let nobody = vec![candidate("nobody", "")];
+        assert!(db.targets("op", &[a.clone(), nobody]).unwrap().is_empty());
+        let all: Vec<String> = (0..many).map(|number| format!("t{number:03}")).collect();
+        assert_eq!(db.targets("both", &[a, b]).unwrap(), all);
     }
 
     #[test]

@@ -137,9 +137,8 @@ impl State {
         // Of a file that has changed the digest from before is of no use.
         let fresh: HashSet<&[u8]> = self.fresh.iter().map(|record| file(record)).collect();
         let kept = self.kept.iter().zip(&self.used);
-        let kept = kept.filter(|(record, used)| {
-            **used || unused <= SPARE && !fresh.contains(file(record))
-        });
+        let kept = kept
+            .filter(|(record, used)| **used || unused <= SPARE && !fresh.contains(file(record)));
         let mut all: Vec<&Record> = kept.map(|(record, _)| record).collect();
         let newest = |index: &usize| self.fresh.get(*index);
         all.extend(self.newest.values().filter_map(newest));
@@ -323,10 +322,17 @@ mod tests {
     fn two_file_systems_may_have_the_same_inode_number() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("h");
-        let other = StatKey { dev: 2, ..key(2, 4) };
+        let other = StatKey {
+            dev: 2,
+            ..key(2, 4)
+        };
         for key in [key(2, 4), other] {
             let hashes = FileHashes::open(path.clone());
-            hashes.put(key, ContentDigest::of(&key.dev.to_le_bytes()), i128::from(i64::MAX));
+            hashes.put(
+                key,
+                ContentDigest::of(&key.dev.to_le_bytes()),
+                i128::from(i64::MAX),
+            );
             hashes.save();
         }
         let hashes = FileHashes::open(path);

@@ -134,7 +134,7 @@ pub(super) fn process(spec: &SandboxSpec, around: &Surroundings<'_>) -> Value {
         })
         .collect();
     json!({
-        "terminal": false,
+        "terminal": spec.terminal,
         "user": ids,
         "args": spec.args,
         "env": around.env,

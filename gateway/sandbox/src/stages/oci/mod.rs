@@ -12,6 +12,7 @@
 mod config;
 mod seccomp;
 mod supervise;
+mod terminal;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -32,6 +33,7 @@ use crate::walk::{self, Create, Made};
 use crate::wire::StartRequest;
 use config::Surroundings;
 pub(crate) use supervise::KILL_SIGNAL;
+use supervise::Streams;
 
 /// Every machine has it, and nothing that a runtime needs is in it.
 const STAGE_DIR: &str = "/tmp";
@@ -52,7 +54,6 @@ pub(super) fn start(
     report: &mut Option<std::fs::File>,
 ) -> Result<std::convert::Infallible, SetupError> {
     let spec = &request.spec;
-    refuse_terminal(spec)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::mount_setattr(rustix::fs::CWD, c"/", true, 0, libc::MS_PRIVATE)
         .at(Stage::Namespaces, || "making all mounts private".into())?;
@@ -116,13 +117,14 @@ pub(super) fn start(
         program,
         name: runtime,
     };
-    let payload = runtime.create(BUNDLE, &stdio)?;
-    drop(stdio);
+    let streams = Streams::open(spec, stdio)?;
+    let payload = runtime.create(BUNDLE, &streams)?;
     let ready = Ready {
         made,
         proc_is_hosts: false,
     };
-    supervise::follow(payload, report, &Report::Ready(ready), || runtime.start())
+    let ready = Report::Ready(ready);
+    supervise::follow(payload, streams, report, &ready, || runtime.start())
 }
 
 /// A further process in a container: this process joins the keeper, has the
@@ -135,7 +137,6 @@ pub(super) fn join(
     stdio: [Option<OwnedFd>; 3],
     report: &mut Option<std::fs::File>,
 ) -> Result<std::convert::Infallible, SetupError> {
-    refuse_terminal(spec)?;
     let program = open_program(runtime)?;
     let mut namespaces = libc::CLONE_NEWNS;
     if spec.network != Network::Host {
@@ -164,18 +165,10 @@ pub(super) fn join(
         name: runtime,
     };
     sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).at(STAGE, || "adopting".into())?;
-    let payload = runtime.exec(&file, &stdio)?;
-    drop(stdio);
-    supervise::follow(payload, report, &Report::Ready(Ready::default()), || Ok(()))
-}
-
-/// A runtime hands the terminal it made over a socket; nothing here takes it.
-fn refuse_terminal(spec: &SandboxSpec) -> Result<(), SetupError> {
-    if spec.terminal {
-        let detail = "a terminal is not supported with an OCI runtime; leave the runtime away";
-        return Err(SetupError::new(STAGE, 0, detail));
-    }
-    Ok(())
+    let streams = Streams::open(spec, stdio)?;
+    let payload = runtime.exec(&file, &streams)?;
+    let ready = Report::Ready(Ready::default());
+    supervise::follow(payload, streams, report, &ready, || Ok(()))
 }
 
 fn open_program(runtime: &Path) -> Result<OwnedFd, SetupError> {

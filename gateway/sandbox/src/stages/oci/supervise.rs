@@ -10,8 +10,10 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::super::{Report, send};
+use super::terminal::{Console, Terminal};
 use super::{STAGE, STAGE_DIR};
 use crate::error::{At, SetupError, Stage};
+use crate::spec::SandboxSpec;
 use crate::sys::{self, SignalFd};
 
 /// What the zygote sends a further process's supervisor instead of SIGKILL,
@@ -32,34 +34,62 @@ pub(super) struct Runtime<'a> {
 
 type Stdio = [Option<OwnedFd>; 3];
 
+const NONE: Stdio = [const { None }; 3];
+
+/// What a process of the container reads and writes.
+pub(super) enum Streams {
+    /// These, as they are.
+    Plain(Stdio),
+    /// A terminal of the container's own.
+    Terminal(Console),
+}
+
+impl Streams {
+    pub(super) fn open(spec: &SandboxSpec, stdio: Stdio) -> Result<Streams, SetupError> {
+        Ok(match spec.terminal {
+            true => Streams::Terminal(Console::open(stdio)?),
+            false => Streams::Plain(stdio),
+        })
+    }
+
+    fn arguments(&self) -> Vec<&str> {
+        match self {
+            Streams::Plain(_) => Vec::new(),
+            Streams::Terminal(console) => vec!["--console-socket", console.path()],
+        }
+    }
+
+    fn descriptors(&self) -> &Stdio {
+        match self {
+            Streams::Plain(stdio) => stdio,
+            Streams::Terminal(_) => &NONE,
+        }
+    }
+}
+
 impl Runtime<'_> {
     /// Makes the container; its first process waits to be started.
-    pub(super) fn create(&self, bundle: &str, stdio: &Stdio) -> Result<Pid, SetupError> {
+    pub(super) fn create(&self, bundle: &str, stdio: &Streams) -> Result<Pid, SetupError> {
         let file = format!("{STAGE_DIR}/pid");
-        self.call(
-            &["create", "--bundle", bundle, "--pid-file", &file, ID],
-            stdio,
-        )?;
+        let mut arguments = vec!["create", "--bundle", bundle, "--pid-file", &file];
+        arguments.extend(stdio.arguments());
+        arguments.push(ID);
+        self.call(&arguments, stdio.descriptors())?;
         read_pid(&file)
     }
 
     pub(super) fn start(&self) -> Result<(), SetupError> {
-        self.call(&["start", ID], &[None, None, None])
+        self.call(&["start", ID], &NONE)
     }
 
     /// Makes a further process in the container.
-    pub(super) fn exec(&self, process: &str, stdio: &Stdio) -> Result<Pid, SetupError> {
+    pub(super) fn exec(&self, process: &str, stdio: &Streams) -> Result<Pid, SetupError> {
         let file = format!("{process}.pid");
-        let arguments = [
-            "exec",
-            "--detach",
-            "--pid-file",
-            &file,
-            "--process",
-            process,
-            ID,
-        ];
-        self.call(&arguments, stdio)?;
+        let mut arguments = vec!["exec", "--detach", "--pid-file", &file];
+        arguments.extend(["--process", process]);
+        arguments.extend(stdio.arguments());
+        arguments.push(ID);
+        self.call(&arguments, stdio.descriptors())?;
         read_pid(&file)
     }
 
@@ -137,6 +167,7 @@ fn last_error(log: &str) -> Option<String> {
 /// Starts the payload, says so, passes signals on and ends as it does.
 pub(super) fn follow(
     payload: Pid,
+    streams: Streams,
     report: &mut Option<std::fs::File>,
     ready: &Report,
     start: impl FnOnce() -> Result<(), SetupError>,
@@ -151,29 +182,51 @@ pub(super) fn follow(
         .filter(|signal| ![32, 33].contains(signal))
         .collect();
     let signals = SignalFd::new(&forwarded).at(STAGE, || "signalfd".into())?;
+    let mut terminal = match streams {
+        // Only the payload may have them open.
+        Streams::Plain(stdio) => {
+            drop(stdio);
+            None
+        }
+        Streams::Terminal(console) => Some(console.accept(pidfd.as_fd())?),
+    };
     start()?;
     if let Some(mut report) = report.take() {
         // With its end the caller knows that the payload runs.
         let _ = send(&mut report, ready);
     }
     loop {
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(&pidfd, PollFlags::IN),
             PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
         ];
+        fds.extend(terminal.iter().flat_map(Terminal::interests));
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => sys::exit_now(1),
         }
         let ended = fds.first().is_some_and(|fd| !fd.revents().is_empty());
-        while let Some((signal, _)) = signals.next() {
-            let signal = match signal {
-                KILL_SIGNAL => libc::SIGKILL,
-                signal => signal,
+        if let Some(terminal) = &mut terminal {
+            terminal.pass();
+        }
+        while let Some((signal, by_kernel)) = signals.next() {
+            let signal = match (signal, &terminal) {
+                (KILL_SIGNAL, _) => libc::SIGKILL,
+                (libc::SIGWINCH, Some(terminal)) if by_kernel => {
+                    terminal.resize();
+                    continue;
+                }
+                // What the outer terminal says about itself. Of its end the
+                // inner one tells the payload.
+                (_, Some(_)) if by_kernel => continue,
+                (signal, _) => signal,
             };
             let _ = sys::send_signal(pidfd.as_fd(), signal);
         }
         if ended {
+            if let Some(terminal) = terminal.take() {
+                terminal.finish();
+            }
             let Ok(status) = sys::wait_child(payload.as_raw_pid()) else {
                 sys::exit_now(1);
             };

@@ -191,13 +191,11 @@ impl ContentHasher {
         tree.hash_own(&nodes, &reader)?;
         let mut digests = Vec::with_capacity(selection.chosen.len());
         for chosen in &selection.chosen {
-            digests.push(
-                if chosen.follow && tree.target(chosen.node).is_some() {
-                    whole(&mut tree, &chosen.path, true, &reader)?
-                } else {
-                    tree.own(chosen.node)?
-                },
-            );
+            digests.push(if chosen.follow && tree.target(chosen.node).is_some() {
+                whole(&mut tree, &chosen.path, true, &reader)?
+            } else {
+                tree.own(chosen.node)?
+            });
         }
         Ok(select::sum(&selection, &digests, &path))
     }

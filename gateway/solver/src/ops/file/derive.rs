@@ -23,7 +23,9 @@ use crate::fs::meta::{Meta, XattrsOf, is_overlay_mark};
 use crate::fs::root::{self, Owner};
 use crate::fs::{FsError, Root, Visible, copy_seeing, gopath, owner, walk};
 use crate::key::digest_of;
-use crate::store::{CopiedEntries, CopiedEntry, CopyRecord, LocalFiles, Snapshot, Store, WorkDir, derived_id};
+use crate::store::{
+    CopiedEntries, CopiedEntry, CopyRecord, LocalFiles, Snapshot, Store, WorkDir, derived_id,
+};
 use crate::view::View;
 
 /// With fewer files a whole copy costs less than keeping a record.
