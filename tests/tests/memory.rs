@@ -110,22 +110,21 @@ fn many_files(context: &Path, dirs: usize) {
 fn what_is_known_of_ten_thousand_files_is_little() {
     let registry = Registry::with_base_images();
     let home = Home::new(&registry.as_docker_hub());
-    let contexts = [1, 100].map(|dirs| {
+    let peaks = [1, 100].map(|dirs| {
         let context = tempfile::tempdir().expect("a temporary folder");
         let file = "FROM scratch\nCOPY . /\n";
         std::fs::write(context.path().join("Dockerfile"), file).expect("writing the build file");
         many_files(context.path(), dirs);
-        context
-    });
-    for edit in ["first", "unchanged", "edited"] {
-        let [few, many] = contexts.each_ref().map(|context| {
+        ["first", "unchanged", "edited"].map(|edit| {
             if edit == "edited" {
                 std::fs::write(context.path().join("d0/f50"), edit).expect("writing a file");
             }
             build(&home, context.path(), &["--output=type=cacheonly"]).memory
-        });
-        assert!(many - few < MOST_OF_FILES, "{edit}: {few} and {many} MiB");
-    }
+        })
+    });
+    // Short runs may end before they are looked at a last time.
+    let [few, many] = peaks.map(|peaks| peaks.into_iter().fold(0.0, f64::max));
+    assert!(many - few < MOST_OF_FILES, "{few} and {many} MiB");
 }
 
 #[test]

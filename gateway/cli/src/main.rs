@@ -32,14 +32,14 @@ mod worker;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 
 fn main() -> ExitCode {
     // Before any thread exists: this same binary is also the launcher of build steps, and for an
     // ordinary user everything below runs in a user namespace of its own.
     gateway_sandbox::maybe_run_zygote();
     let cli = match docker_plugin::start(std::env::args_os()) {
-        docker_plugin::Start::Words(words) => args::Cli::parse_from(docker_words::normal(words)),
+        docker_plugin::Start::Words(words) => args::Cli::of_line(docker_words::normal(words)),
         docker_plugin::Start::Answer(text) => {
             text::print(&text);
             return ended(ExitCode::SUCCESS);

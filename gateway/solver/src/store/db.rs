@@ -133,6 +133,19 @@ impl Db {
         }
     }
 
+    /// Copies the log into the database and empties it, unless somebody is reading or writing just now:
+    /// whoever opens the store first reads all of the log. Syncs the disk.
+    pub fn empty_log(&self) {
+        let emptied = (|| {
+            let connection = Connection::open(self.root.join("metadata.db"))?;
+            connection.busy_timeout(Duration::ZERO)?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        })();
+        // A log that stays long costs time alone.
+        let _: rusqlite::Result<()> = emptied;
+    }
+
     pub(super) fn run<T>(
         &self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
@@ -609,6 +622,35 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn the_log_is_emptied_unless_somebody_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path()).unwrap();
+        let length = || {
+            std::fs::metadata(dir.path().join("metadata.db-wal"))
+                .unwrap()
+                .len()
+        };
+        db.set_state("name", "value").unwrap();
+        assert!(length() > 0);
+        let other = Db::open(dir.path()).unwrap();
+        other
+            .run(|connection| {
+                let reading = connection.transaction()?;
+                reading.query_row("SELECT count(*) FROM state", [], |_| Ok(()))?;
+                db.set_state("name", "newer").unwrap();
+                db.empty_log();
+                Ok(())
+            })
+            .unwrap();
+        assert!(length() > 0);
+        db.empty_log();
+        assert_eq!(length(), 0);
+        drop((db, other));
+        let again = Db::open(dir.path()).unwrap();
+        assert_eq!(again.state("name").unwrap().as_deref(), Some("newer"));
     }
 
     #[test]

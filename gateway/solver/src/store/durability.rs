@@ -127,6 +127,8 @@ pub fn sync(root: &Path, db: &Db, blobs: &BlobStore) -> Result<(), SolverError> 
         .filter(|(id, before)| state(id).as_ref() == Some(before))
         .map(|(id, _)| id)
         .collect();
+    // Before the marks: who is ended here does it all again.
+    db.empty_log();
     db.mark_durable(&same)
 }
 
