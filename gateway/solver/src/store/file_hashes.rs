@@ -135,7 +135,7 @@ impl State {
     fn merged(&self) -> Vec<&Record> {
         let unused = self.used.iter().filter(|used| !**used).count();
         // Of a file that has changed the digest from before is of no use.
-        let fresh: HashSet<&[u8]> = self.fresh.iter().map(|record| file(record)).collect();
+        let fresh: HashSet<&[u8]> = self.fresh.iter().map(file).collect();
         let kept = self.kept.iter().zip(&self.used);
         let kept = kept
             .filter(|(record, used)| **used || unused <= SPARE && !fresh.contains(file(record)));
