@@ -203,6 +203,20 @@ fn what_no_host_could_run_is_refused_before_anything_is_pushed() {
         &refused(&publish(&damaged)),
         &[&largest.file_name().to_string_lossy()],
     );
+    // What cannot be meant, of an image that could be published.
+    let good = layout(dir.path(), "1.0.0");
+    for (flags, wanted) in [
+        (
+            ["--platform", "linux/riscv64"],
+            "is what a crate is built for",
+        ),
+        (["--check", "/no/such/folder"], "is no folder"),
+    ] {
+        let mut publish = home.command(&["frontend", "publish"]);
+        let output = run(publish.args(["--from", &good, &target]).args(flags));
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        contains(&text(&output), &[flags[0], wanted]);
+    }
     assert!(
         !skopeo(&registry, "you/bad:1.0.0", &[]).status.success(),
         "nothing was pushed"

@@ -32,3 +32,20 @@ fn large_files_of_any_shape_are_built_or_refused_in_time() {
         assert!(start.elapsed() < CEILING, "{name}: {:?}", start.elapsed());
     }
 }
+
+#[test]
+fn a_megabyte_of_arguments_is_built_in_time_that_grows_with_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let (_, text) = large::shapes(1_000_000)
+        .into_iter()
+        .find(|(name, _)| *name == "arguments")
+        .unwrap();
+    // And one command that is told them all.
+    let text = format!("# check=skip=all\n{text}RUN a\n");
+    let gateway = MockGateway::new().file("dockerfile", "Dockerfile", text.as_bytes());
+    let start = Instant::now();
+    runtime.block_on(build(gateway.shared())).unwrap();
+    assert!(start.elapsed() < CEILING, "{:?}", start.elapsed());
+}

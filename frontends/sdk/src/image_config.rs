@@ -284,11 +284,13 @@ impl Image {
     /// Sets a variable, in its place when it has one.
     pub fn set_env(&mut self, key: &str, value: &str) {
         let entry = format!("{key}={value}");
-        let place = self
-            .config
-            .env
-            .iter_mut()
-            .find(|old| old.split('=').next() == Some(key));
+        // The name of an entry ends at its first `=`, so none has a name with one.
+        let named = |old: &String| {
+            let rest = old.strip_prefix(key);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        };
+        let mut entries = self.config.env.iter_mut();
+        let place = entries.find(|old| !key.contains('=') && named(old));
         match place {
             Some(old) => *old = entry,
             None => self.config.env.push(entry),

@@ -103,6 +103,11 @@ pub fn run(args: &Publish) -> Result<(), CliError> {
             }
         })
         .collect::<Result<Vec<_>, _>>()?;
+    // Before anything is pushed.
+    if let Some(sample) = args.check.as_deref().filter(|sample| !sample.is_dir()) {
+        let problem = "is no folder".to_owned();
+        return Err(UsageError::new("--check", sample.to_string_lossy(), problem).into());
+    }
     let place = place(args)?;
     let dir = tempfile::tempdir().map_err(CliError::Runtime)?;
     let blobs = BlobStore::open(dir.path()).map_err(|e| CliError::Frontend(e.to_string()))?;
@@ -137,6 +142,13 @@ pub fn run(args: &Publish) -> Result<(), CliError> {
 fn place(args: &Publish) -> Result<Place, CliError> {
     let dir = Path::new(&args.from);
     if !dir.join("Cargo.toml").is_file() {
+        if !args.platforms.is_empty() {
+            let problem = format!(
+                "is what a crate is built for, and {} is none: an image is published for all platforms that it has",
+                args.from
+            );
+            return Err(UsageError::new("--platform", args.platforms.join(","), problem).into());
+        }
         return Place::parse(&args.from);
     }
     let order = Make {

@@ -44,7 +44,10 @@ pub fn unused_tables(hosts: &BTreeMap<String, HostConfig>) -> Vec<String> {
         {
             warn("no image reference has this host".into());
         } else if host.mirrors.is_empty()
-            && let Some(asked) = mirrors.iter().find(|m| same_name_other_port(m, name))
+            // One with a table of its own is another registry of the same machine.
+            && let Some(asked) = mirrors
+                .iter()
+                .find(|m| same_name_other_port(m, name) && !hosts.contains_key(**m))
             && !mirrors.contains(&name.as_str())
         {
             warnings.push(format!(
@@ -80,6 +83,12 @@ mod tests {
             [registry."noport"]
             [registry."good.example:5000"]
             [registry."localhost"]
+            [registry."one.example"]
+            mirrors = ["two.example:5000"]
+            [registry."two.example:5000"]
+            insecure = true
+            [registry."two.example:5001"]
+            insecure = true
         "#;
         let (hosts, _) = parse_buildkitd_toml(text).unwrap();
         let warnings = unused_tables(&hosts);
