@@ -27,6 +27,9 @@
 //! }
 //! ```
 //!
+//! That is the smallest that there is: its result has files and no image config. `gateway frontend new NAME` writes a crate
+//! that also pins its base, builds for several platforms, gives images a config, and has a test.
+//!
 //! - [`conventions`]: the options, contexts, ignore files and named contexts that build clients send,
 //!   read as every frontend should read them. Start with [`BuildClient`].
 //! - [`results`]: results of one or several platforms; [`image_config`]: how images are run.
@@ -35,7 +38,8 @@
 //! - [`api`]: the `Gateway` trait and its values; [`llb`]: the language of build graphs.
 //!
 //! The same function runs in the process of an engine, in a container under this project's gateway,
-//! and under BuildKit's, old and new. `docs/frontends.md` is the guide.
+//! and under BuildKit's, old and new. `docs/frontends.md` of the project is the guide,
+//! `docs/write-a-frontend.md` the way from an empty folder to a published image.
 //!
 //! What may not enter: the solver, and C code: a frontend is a small static program.
 
