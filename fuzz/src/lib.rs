@@ -73,6 +73,11 @@ macro_rules! target {
 /// All of them.
 pub const TARGETS: &[Target] = &[
     target!(bridge_authority, bytes, 20_000),
+    target!(daemon_answers, bytes, 10_000),
+    target!(daemon_control, bytes, 10_000),
+    target!(daemon_http, text, 10_000),
+    target!(daemon_receive, bytes, 2_000),
+    target!(daemon_send, bytes, 3_000),
     target!(dockerfile, bytes, 3_000),
     target!(dockerfile_context, bytes, 5_000),
     target!(dockerfile_expand, text, 10_000),

@@ -67,6 +67,11 @@ macro_rules! holds {
 
 holds! {
     bridge_authority
+    daemon_answers
+    daemon_control
+    daemon_http
+    daemon_receive
+    daemon_send
     dockerfile
     dockerfile_context
     dockerfile_expand

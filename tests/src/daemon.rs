@@ -19,6 +19,11 @@ pub struct Daemon {
 impl Daemon {
     /// `more` arguments follow the address of the socket, the store and the configuration.
     pub fn start(config: &str, more: &[&str]) -> Daemon {
+        Daemon::start_with(config, more, &[])
+    }
+
+    /// With variables of the environment.
+    pub fn start_with(config: &str, more: &[&str], variables: &[(&str, &str)]) -> Daemon {
         let home = Home::new(config);
         let log = std::fs::File::create(home.dir.path().join("log")).expect("a log file");
         let process = Command::new(binary())
@@ -35,6 +40,7 @@ impl Daemon {
             .args(more)
             .env("DOCKER_CONFIG", home.dir.path().join("nobody"))
             .env("XDG_CONFIG_HOME", home.dir.path().join("nobody"))
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -84,12 +90,17 @@ impl Daemon {
             memory: number("VmRSS:") >> 10,
             mounts: lines(process.join("mountinfo")),
             children: lines(process.join(format!("task/{}/children", self.pid()))),
-            cgroups: cgroups(Path::new("/sys/fs/cgroup"), &self.pid().to_string()),
+            cgroups: groups(&self.cgroup_parent()),
             files: ["daemon/tmp", "tmp", "ingest", "blobs/ingest"]
                 .iter()
                 .map(|dir| count(store.join(dir)))
                 .sum(),
         }
+    }
+
+    /// The control group whose groups are counted: builds that are to be watched name it (`cgroup-parent`).
+    pub fn cgroup_parent(&self) -> String {
+        format!("gateway-tests-{}", self.pid())
     }
 
     pub fn log(&self) -> String {
@@ -157,22 +168,41 @@ pub struct Holds {
     pub mounts: usize,
     /// Processes.
     pub children: usize,
+    /// Control groups of steps, of builds that name [`Daemon::cgroup_parent`].
     pub cgroups: usize,
     /// Temporary files and directories.
     pub files: usize,
 }
 
-/// Directories of control groups below this one that have the text in their names.
-fn cgroups(dir: &Path, text: &str) -> usize {
-    let Ok(entries) = std::fs::read_dir(dir) else {
-        return 0;
-    };
-    let dirs = entries.flatten().filter(|entry| entry.path().is_dir());
-    dirs.map(|entry| {
-        let named = entry.file_name().to_string_lossy().contains(text);
-        usize::from(named) + cgroups(&entry.path(), text)
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+
+/// Whether this machine lets us make control groups that limit processes.
+pub fn has_control_groups() -> bool {
+    ["", "pids"].iter().any(|hierarchy| {
+        let hierarchy = Path::new(CONTROL_GROUPS).join(hierarchy);
+        let dir = hierarchy.join(format!("gateway-tests-probe-{}", std::process::id()));
+        let made = std::fs::create_dir(&dir).is_ok();
+        // A hierarchy has files of its own in every directory.
+        let is_group = dir.join("cgroup.procs").exists();
+        made && std::fs::remove_dir(&dir).is_ok() && is_group
     })
-    .sum()
+}
+
+/// The group of this name in every hierarchy: version 2 has one, version 1 several below.
+fn hierarchies(parent: &str) -> Vec<PathBuf> {
+    let below = std::fs::read_dir(CONTROL_GROUPS).into_iter().flatten();
+    let below = below.flatten().map(|entry| entry.path().join(parent));
+    let all = below.chain([Path::new(CONTROL_GROUPS).join(parent)]);
+    all.filter(|path| path.is_dir()).collect()
+}
+
+/// Groups inside of that.
+fn groups(parent: &str) -> usize {
+    let count = |dir: &PathBuf| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.path().is_dir()).count()
+    };
+    hierarchies(parent).iter().map(count).sum()
 }
 
 impl Drop for Daemon {
@@ -180,6 +210,10 @@ impl Drop for Daemon {
         if !matches!(self.process.try_wait(), Ok(Some(_))) {
             self.signal(Signal::TERM);
             let _ = self.process.wait();
+        }
+        // Groups that are empty; others are a test's failure.
+        for group in hierarchies(&self.cgroup_parent()) {
+            let _ = std::fs::remove_dir(group);
         }
     }
 }

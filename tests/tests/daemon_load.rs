@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use gateway_tests::client::files::{Lie, Received};
 use gateway_tests::client::wire::{Exporter, Named, Progress, SolveRequest};
 use gateway_tests::client::{Client, Content, Failure, Offers, Session, Tree, files, new_id};
-use gateway_tests::daemon::{Daemon, Holds};
+use gateway_tests::daemon::{Daemon, Holds, has_control_groups};
 use gateway_tests::registry::Registry;
 use gateway_tests::remains::nothing_left_behind;
 
@@ -29,9 +29,25 @@ fn tree(number: usize) -> Tree {
     Tree::new(entries)
 }
 
-async fn build(client: &Client, number: usize) -> Result<(), Failure> {
+/// What every build is told: where its control groups are, to be counted.
+fn options(daemon: &Daemon) -> BTreeMap<String, String> {
+    BTreeMap::from([("cgroup-parent".to_owned(), daemon.cgroup_parent())])
+}
+
+async fn build(
+    client: &Client,
+    number: usize,
+    options: BTreeMap<String, String>,
+) -> Result<(), Failure> {
     let session = Session::open(client, Offers::context(tree(number))).await;
-    client.build(&session.id, Vec::new()).await.map(|_| ())
+    let request = SolveRequest {
+        name: new_id(),
+        session: session.id.clone(),
+        frontend: "dockerfile.v0".to_owned(),
+        options,
+        ..SolveRequest::default()
+    };
+    client.solve(&request).await.map(|_| ())
 }
 
 /// Builds of so many clients, each with a connection of its own.
@@ -40,16 +56,17 @@ async fn builds(daemon: &Daemon, clients: usize, each: usize, at_once: bool, fir
     let most = Arc::new(AtomicUsize::new(0));
     let now = Arc::new(AtomicUsize::new(0));
     for client in 0..clients {
-        let socket = daemon.socket();
+        let (socket, options) = (daemon.socket(), options(daemon));
         let (now, most) = (now.clone(), most.clone());
         running.spawn(async move {
             let connection = Arc::new(Client::unix(&socket).await);
             let mut own = tokio::task::JoinSet::new();
             for number in 0..each {
                 let (connection, now, most) = (connection.clone(), now.clone(), most.clone());
+                let options = options.clone();
                 let build = async move {
                     most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
-                    let built = build(&connection, first + client * each + number).await;
+                    let built = build(&connection, first + client * each + number, options).await;
                     now.fetch_sub(1, Ordering::Relaxed);
                     built.unwrap();
                 };
@@ -157,16 +174,19 @@ async fn a_thousand_builds_one_after_the_other_leave_nothing() {
 
 /// A build with something of everything: files that come, a step that runs, files that go.
 async fn begin(
+    daemon: &Daemon,
     client: &Client,
     offers: Offers,
     number: usize,
 ) -> (String, Session, gateway_tests::client::Stream) {
     let session = Session::open(client, offers).await;
+    let mut options = options(daemon);
+    options.insert("build-arg:NUMBER".to_owned(), number.to_string());
     let request = SolveRequest {
         name: new_id(),
         session: session.id.clone(),
         frontend: "dockerfile.v0".to_owned(),
-        options: BTreeMap::from([("build-arg:NUMBER".to_owned(), number.to_string())]),
+        options,
         exporters: vec![Exporter {
             kind: "local".to_owned(),
             attrs: BTreeMap::new(),
@@ -232,7 +252,7 @@ async fn p24_clients_that_vanish_at_a_named_moment_leave_nothing() {
     // During the transfer to the daemon.
     let client = Client::unix(&rig.daemon.socket()).await;
     let (offers, tree, _) = taking(everything("0"), Lie::Stall);
-    let _build = begin(&client, offers, 1).await;
+    let _build = begin(&rig.daemon, &client, offers, 1).await;
     wait("the list comes", &|| tree.sent() > 200).await;
     client.vanish();
     nothing_is_left(&rig.daemon, before, "during the transfer").await;
@@ -240,7 +260,7 @@ async fn p24_clients_that_vanish_at_a_named_moment_leave_nothing() {
     // During a step.
     let client = Client::unix(&rig.daemon.socket()).await;
     let (offers, _, _) = taking(everything("100000"), Lie::None);
-    let (name, _session, _solve) = begin(&client, offers, 2).await;
+    let (name, _session, _solve) = begin(&rig.daemon, &client, offers, 2).await;
     let mut status = client.stream("/moby.buildkit.v1.Control/Status", &[]).await;
     status.send(&Named { name }).await;
     status.finish();
@@ -257,6 +277,11 @@ async fn p24_clients_that_vanish_at_a_named_moment_leave_nothing() {
             .any(|log| String::from_utf8_lossy(&log.text).contains("42 begun"));
         begun.store(text, Ordering::Relaxed);
     }
+    // What is counted is there while the step runs.
+    let holds = rig.daemon.holds();
+    if has_control_groups() {
+        assert!(holds.cgroups > before.cgroups, "{holds:?}");
+    }
     client.vanish();
     nothing_is_left(&rig.daemon, before, "during a step").await;
 
@@ -264,7 +289,7 @@ async fn p24_clients_that_vanish_at_a_named_moment_leave_nothing() {
     let client = Client::unix(&rig.daemon.socket()).await;
     let (offers, _, received) = taking(everything("0"), Lie::None);
     received.stalled.store(true, Ordering::Relaxed);
-    let (_, session, _solve) = begin(&client, offers, 3).await;
+    let (_, session, _solve) = begin(&rig.daemon, &client, offers, 3).await;
     let offers = session.offers.clone();
     wait("files go out", &|| offers.calls_of("FileSend/DiffCopy") > 0).await;
     client.vanish();
@@ -281,7 +306,7 @@ async fn p24_clients_that_vanish_at_any_moment_leave_nothing() {
     let client = Client::unix(&rig.daemon.socket()).await;
     let (offers, _, received) = taking(everything("0.1"), Lie::None);
     let begun = Instant::now();
-    let (_, _session, mut solve) = begin(&client, offers, 100).await;
+    let (_, _session, mut solve) = begin(&rig.daemon, &client, offers, 100).await;
     solve.next::<Named>().await.unwrap();
     let whole = begun.elapsed();
     assert!(received.entries.load(Ordering::Relaxed) > 500);
@@ -291,7 +316,7 @@ async fn p24_clients_that_vanish_at_any_moment_leave_nothing() {
     for moment in 0..20_u32 {
         let client = Client::unix(&rig.daemon.socket()).await;
         let (offers, _, _) = taking(everything("0.1"), Lie::None);
-        let _build = begin(&client, offers, 200 + moment as usize).await;
+        let _build = begin(&rig.daemon, &client, offers, 200 + moment as usize).await;
         let jitter = Duration::from_micros(u64::from(moment) * 7919 % 5000);
         tokio::time::sleep(whole * moment / 18 + jitter).await;
         client.vanish();

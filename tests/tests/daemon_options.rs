@@ -223,6 +223,20 @@ ARG WHO=me
         .expect("an answer");
     let told = String::from_utf8_lossy(&targets.metadata["result.txt"]).into_owned();
     assert!(told.contains("second"), "{told}");
+    // What is wrong with a build file, without building it.
+    let lint = asked
+        .dockerfile(
+            "from scratch\nCOPY in-context /\n",
+            &with("frontend.lint"),
+            &other,
+        )
+        .await
+        .expect("an answer");
+    let json: serde_json::Value =
+        serde_json::from_slice(&lint.metadata["result.json"]).expect("JSON");
+    let warning = &json["warnings"][0];
+    assert_eq!(warning["ruleName"], "ConsistentInstructionCasing");
+    assert_eq!(warning["location"]["ranges"][0]["start"]["line"], 1);
     asked.end(targets).await.expect("the build");
 
     // A base image that is another target's graph, as bake links them.

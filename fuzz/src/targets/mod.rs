@@ -1,6 +1,11 @@
 //! One module a target: its promise, and what makes inputs that reach it.
 
 pub mod bridge_authority;
+pub mod daemon_answers;
+pub mod daemon_control;
+pub mod daemon_http;
+pub mod daemon_receive;
+pub mod daemon_send;
 pub mod dockerfile;
 pub mod dockerfile_context;
 pub mod dockerfile_expand;

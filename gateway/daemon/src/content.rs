@@ -91,7 +91,7 @@ fn manifest(path: &std::path::Path) -> Option<serde_json::Value> {
 }
 
 /// What a manifest names beside layers of files: digests, and whether they are of manifests.
-fn told_of(manifest: &serde_json::Value) -> Vec<(String, bool)> {
+pub(crate) fn told_of(manifest: &serde_json::Value) -> Vec<(String, bool)> {
     let digest = |value: &serde_json::Value| Some(value.get("digest")?.as_str()?.to_owned());
     let list = |key: &str| {
         let list = manifest.get(key).and_then(|list| list.as_array());

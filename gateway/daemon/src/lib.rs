@@ -8,6 +8,8 @@ mod connection;
 mod content;
 mod control;
 mod docker;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inherited;
 mod peer;
 mod proto;
@@ -19,5 +21,6 @@ mod trace;
 
 pub use inherited::inherited;
 pub use serve::{Listener, Served};
-pub use state::{Daemon, DaemonOptions, HistoryLimits, Policies, Worker};
+pub use state::{Daemon, DaemonOptions, HistoryLimits, PeerLimits, Policies, Worker};
 pub use tls::{TlsError, TlsFiles, acceptor};
+pub use trace::{Collector, CollectorProtocol};

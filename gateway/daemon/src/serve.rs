@@ -23,7 +23,6 @@ use crate::proto::content::content_server::ContentServer;
 use crate::proto::control::control_server::ControlServer;
 use crate::proto::trace::trace_service_server::TraceServiceServer;
 use crate::state::Daemon;
-use crate::trace::Traces;
 
 /// Connections at once, of one listener.
 const MAX_CONNECTIONS: usize = 4096;
@@ -113,25 +112,40 @@ impl Daemon {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let connected = self.connected(&peer);
+        let connected = match self.connected(&peer) {
+            Ok(connected) => connected,
+            Err(refusal) => return self.refuse(io, refusal).await,
+        };
         let (speech, io) = listen_first(io).await?;
-        if let Some(refusal) = connected.as_ref().err().cloned() {
+        match speech {
+            Speech::Http2 => self.grpc(io, peer).await,
+            Speech::Http1 => docker::serve(self.clone(), peer, io).await,
+        }
+        drop(connected);
+        Ok(())
+    }
+
+    /// Tells a client why it may not come in, if it listens and not too many do.
+    async fn refuse<T>(&self, io: T, refusal: String) -> io::Result<()>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Ok(_place) = self.0.refusals.try_acquire() else {
+            return Ok(());
+        };
+        let told = async {
+            let (speech, io) = listen_first(io).await?;
             let refused = service_fn(move |_| {
                 let answer = tonic::Status::resource_exhausted(refusal.clone()).into_http::<Body>();
                 async { Ok::<_, Infallible>(answer) }
             });
             if speech == Speech::Http2 {
                 // Whether it listens is its own affair.
-                let served = serve_http2(io, refused, LIMITS);
-                let _ = tokio::time::timeout(REFUSAL, served).await;
+                let _ = serve_http2(io, refused, LIMITS).await;
             }
-            return Ok(());
-        }
-        match speech {
-            Speech::Http2 => self.grpc(io, peer).await,
-            Speech::Http1 => docker::serve(self.clone(), peer, io).await,
-        }
-        Ok(())
+            Ok(())
+        };
+        tokio::time::timeout(REFUSAL, told).await?
     }
 
     /// One client over a pair of pipes, e.g. standard input and output.
@@ -198,7 +212,7 @@ impl Daemon {
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let content = ContentServer::new(ContentService(self.clone()));
-        let traces = TraceServiceServer::new(Traces).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let traces = TraceServiceServer::new(self.0.traces.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let meter = Meter::new(MAX_UNFINISHED);
         service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let (control, content) = (control.clone(), content.clone());

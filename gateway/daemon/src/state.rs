@@ -10,13 +10,14 @@ use gateway_bridge::{Engine, FrontendLimits};
 use gateway_llb::pb;
 use gateway_proto::types::{BuildkitVersion, GcPolicy, WorkerRecord};
 use gateway_solver::{DiskSpace, PruneOptions, Solver};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{History, Jobs};
 use crate::docker::Uploads;
 use crate::peer::Peer;
 use crate::session::{Locals, Sessions};
+use crate::trace::{Collector, Traces};
 
 /// What clients are told of the one who works.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +47,27 @@ impl Default for HistoryLimits {
     }
 }
 
+/// What one client may have at once: more is refused, with the number.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerLimits {
+    pub connections: usize,
+    pub sessions: usize,
+    pub builds: usize,
+}
+
+impl Default for PeerLimits {
+    fn default() -> Self {
+        PeerLimits {
+            // Docker has three for each of its builds.
+            connections: 2048,
+            // Every build of every client has one or two.
+            sessions: 4096,
+            // More than any machine can do something useful for.
+            builds: 1000,
+        }
+    }
+}
+
 /// The limits that the store is kept within, once the disk is known.
 pub type Policies = Arc<dyn Fn(DiskSpace) -> Vec<PruneOptions> + Send + Sync>;
 
@@ -61,9 +83,12 @@ pub struct DaemonOptions {
     /// What builds may be granted: `network.host`, `security.insecure`, `device`.
     pub entitlements: BTreeSet<String>,
     pub limits: FrontendLimits,
+    pub peers: PeerLimits,
     pub history: HistoryLimits,
     /// `None`: the store is never collected by itself.
     pub policies: Option<Policies>,
+    /// Where the spans go that clients send; dropped without one.
+    pub collector: Option<Collector>,
 }
 
 /// Between builds of one client there is less.
@@ -80,9 +105,12 @@ pub(crate) struct State {
     pub jobs: Jobs,
     pub history: History,
     pub uploads: Uploads,
+    pub traces: Traces,
     peers: Mutex<HashMap<Peer, Present>>,
     /// Connections that are open.
     connections: watch::Sender<usize>,
+    /// Room for clients that are told why they may not come in.
+    pub refusals: Arc<Semaphore>,
     /// No new connections.
     pub stopping: CancellationToken,
 }
@@ -102,13 +130,15 @@ impl Daemon {
         let _ = std::fs::remove_dir_all(&scratch);
         std::fs::create_dir_all(&scratch)?;
         Ok(Daemon(Arc::new(State {
-            sessions: Sessions::default(),
+            sessions: Sessions::new(options.peers.sessions),
             locals: Locals::open(&options.root.join("locals"))?,
-            jobs: Jobs::default(),
+            jobs: Jobs::new(options.peers.builds),
             history: History::open(&options.root.join("history"), options.history)?,
             uploads: Uploads::default(),
+            traces: Traces::new(options.collector.clone()),
             peers: Mutex::default(),
             connections: watch::Sender::new(0),
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
             stopping: CancellationToken::new(),
             options,
         })))
@@ -165,8 +195,9 @@ impl Daemon {
     }
 }
 
-/// Connections of one peer at once: docker has three for each of its builds.
-const MAX_CONNECTIONS: usize = 2048;
+/// Clients at once that are told why they may not come in; the rest of them are not told. What one client
+/// has too many must not take the places of others.
+const REFUSALS: usize = 64;
 
 /// A peer that is connected.
 #[derive(Default)]
@@ -207,10 +238,9 @@ impl Daemon {
     pub(crate) fn connected(&self, peer: &Peer) -> Result<Connected, String> {
         let mut peers = self.peers();
         let present = peers.entry(peer.clone()).or_default();
-        if present.connections >= MAX_CONNECTIONS {
-            return Err(format!(
-                "more than {MAX_CONNECTIONS} connections of one client at once"
-            ));
+        let most = self.0.options.peers.connections;
+        if present.connections >= most {
+            return Err(format!("more than {most} connections of one client at once"));
         }
         present.connections += 1;
         drop(peers);

@@ -1,15 +1,15 @@
 //! What breaks in one build breaks that build: it is told so, and the daemon goes on.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod rig;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gateway_api::{BuildResult, Error, FrontendFn, Gateway};
-use gateway_bridge::{Engine, EngineOptions, FrontendLimits, FrontendPolicy};
-use gateway_daemon::{Daemon, DaemonOptions, HistoryLimits, Listener, Worker};
-use gateway_images::registry::{Registries, RegistriesConfig};
-use gateway_solver::{DiskSpace, PruneOptions, Solver, SolverOptions, StepOptions};
+use gateway_daemon::PeerLimits;
+use gateway_solver::{DiskSpace, PruneOptions};
 use gateway_tests::client::wire::{
     HistoryEvent, HistoryRequest, Named, Nothing, Progress, SolveRequest, SolveResponse,
 };
@@ -45,47 +45,13 @@ fn policies(_: DiskSpace) -> Vec<PruneOptions> {
     Vec::new()
 }
 
-/// A daemon with frontends of this test's own, on a socket.
 async fn daemon(dir: &Path) -> PathBuf {
-    let solver = Solver::open(SolverOptions {
-        root: dir.join("store"),
-        registries: Registries::new(RegistriesConfig {
-            offline: true,
-            ..RegistriesConfig::default()
-        }),
-        launcher: gateway_sandbox::LauncherOptions::default(),
-        max_parallelism: 0,
-        steps: StepOptions::default(),
-        default_platform: gateway_llb::platform::host(),
-    })
-    .await
-    .unwrap();
-    let engine = Engine::new(EngineOptions {
-        solver: solver.clone(),
-        builtins: BTreeMap::from([
-            ("panics".to_owned(), frontend(panics)),
-            ("panics.later".to_owned(), frontend(panics_later)),
-            ("fine".to_owned(), frontend(fine)),
-        ]),
-        policy: FrontendPolicy::default(),
-        limits: FrontendLimits::default(),
-    });
-    let daemon = Daemon::new(DaemonOptions {
-        engine,
-        solver,
-        root: dir.join("daemon"),
-        worker: Worker::default(),
-        version: "test".to_owned(),
-        entitlements: BTreeSet::new(),
-        limits: FrontendLimits::default(),
-        history: HistoryLimits::default(),
-        policies: Some(Arc::new(policies)),
-    })
-    .unwrap();
-    let socket = dir.join("socket");
-    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
-    tokio::spawn(async move { daemon.serve(Listener::Unix(listener)).await });
-    socket
+    let frontends = BTreeMap::from([
+        ("panics".to_owned(), frontend(panics)),
+        ("panics.later".to_owned(), frontend(panics_later)),
+        ("fine".to_owned(), frontend(fine)),
+    ]);
+    rig::daemon(dir, frontends, Some(Arc::new(policies)), PeerLimits::default()).await
 }
 
 async fn build(client: &Client, name: &str, frontend: &str) -> Result<SolveResponse, Failure> {

@@ -292,6 +292,8 @@ impl Tree {
 pub struct Received {
     pub entries: AtomicUsize,
     pub bytes: AtomicU64,
+    /// Paths, as they came.
+    pub paths: Mutex<Vec<String>>,
     /// Nothing is read while this is so.
     pub stalled: AtomicBool,
     /// The first packet came.
@@ -323,6 +325,9 @@ pub async fn receive(received: &Received, mut packets: Answers, frames: &Frames)
         let sent = match (packet.kind, packet.stat) {
             (STAT, Some(stat)) => {
                 received.entries.fetch_add(1, Ordering::Relaxed);
+                let mut paths = received.paths.lock().expect("the paths");
+                paths.push(stat.path.clone());
+                drop(paths);
                 id += 1;
                 match stat.mode >> 20 == 0 && stat.link.is_empty() {
                     true => {

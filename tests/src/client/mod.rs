@@ -3,6 +3,7 @@
 //! code with what it tests.
 
 pub mod call;
+pub mod content;
 pub mod files;
 pub mod graph;
 pub mod session;

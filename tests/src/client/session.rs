@@ -1,6 +1,6 @@
 //! A session: HTTP/2 inside of a call, with the client answering.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
+use super::content::{self, Stores};
 use super::files::{Received, Tree, receive};
 use super::wire::{BytesMessage, Named, Nothing};
 use super::{Answers, Body, Client, Frames, body, framed};
@@ -37,6 +38,11 @@ pub struct Offers {
     pub agents: HashMap<String, Vec<u8>>,
     /// How exported files are taken.
     pub received: Option<Arc<Received>>,
+    /// Outputs, by their numbers, that come as one stream of bytes; and what came.
+    pub streams: HashSet<String>,
+    pub archives: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// Blobs that are read and written.
+    pub stores: Stores,
     /// Bytes of a header in every answer.
     pub header: usize,
     /// Every call, as it came.
@@ -101,7 +107,17 @@ impl Session {
             ("x-docker-expose-session-uuid", settings.id.as_str()),
             ("x-docker-expose-session-sharedkey", &settings.shared_key),
         ];
-        for method in [DIFF_COPY, SEND, SECRET, CHECK_AGENT, FORWARD_AGENT, HEALTH] {
+        for method in [
+            DIFF_COPY,
+            SEND,
+            SECRET,
+            CHECK_AGENT,
+            FORWARD_AGENT,
+            HEALTH,
+            content::INFO,
+            content::READ,
+            content::WRITE,
+        ] {
             metadata.push(("x-docker-expose-session-grpc-method", method));
         }
         let mut outer = client
@@ -210,6 +226,8 @@ impl Offers {
             value.unwrap_or_default().to_owned()
         };
         let (dir, agent) = (header("dir-name"), header("buildkit.ssh.id"));
+        let output = header("buildkit-attachable-exporter-id");
+        let store = header("buildkit-attachable-store-id");
         // The only filter that tests need: which files are wanted at all is looked at before.
         let ignore_file = header("followpaths") == ".dockerignore";
         let mut asked = Answers::new(request.into_body());
@@ -232,6 +250,19 @@ impl Offers {
                     Some(tree) => tree.clone().serve(asked, &frames).await,
                     None => end(&frames, 2, "no access allowed").await,
                 },
+                SEND if offers.streams.contains(&output) => {
+                    let mut archive = Vec::new();
+                    while let Ok(Some(piece)) = asked.next::<BytesMessage>().await {
+                        archive.extend_from_slice(&piece.data);
+                    }
+                    let mut archives = offers.archives.lock().expect("the archives");
+                    archives.insert(output, archive);
+                    drop(archives);
+                    end(&frames, 0, "").await;
+                }
+                content::INFO | content::READ | content::WRITE => {
+                    offers.stores.answer(&path, &store, asked, &frames).await;
+                }
                 SEND => match &offers.received {
                     Some(received) => receive(received, asked, &frames).await,
                     None => end(&frames, 12, "nothing is taken").await,
@@ -294,7 +325,7 @@ struct Health {
     status: i32,
 }
 
-async fn one(frames: &Frames, message: &impl Message) {
+pub(super) async fn one(frames: &Frames, message: &impl Message) {
     let _ = frames.send(Ok(Frame::data(framed(message)))).await;
     end(frames, 0, "").await;
 }

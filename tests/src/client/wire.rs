@@ -25,6 +25,23 @@ pub struct Exporter {
     pub attrs: BTreeMap<String, String>,
 }
 
+/// A cache to read or to write.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CacheEntry {
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub attrs: BTreeMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Caches {
+    #[prost(message, repeated, tag = "4")]
+    pub exports: Vec<CacheEntry>,
+    #[prost(message, repeated, tag = "5")]
+    pub imports: Vec<CacheEntry>,
+}
+
 /// `Control.Solve`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SolveRequest {
@@ -38,6 +55,8 @@ pub struct SolveRequest {
     pub frontend: String,
     #[prost(btree_map = "string, string", tag = "7")]
     pub options: BTreeMap<String, String>,
+    #[prost(message, optional, tag = "8")]
+    pub cache: Option<Caches>,
     #[prost(string, repeated, tag = "9")]
     pub entitlements: Vec<String>,
     #[prost(message, repeated, tag = "13")]
@@ -69,6 +88,8 @@ pub struct Progress {
 pub struct Vertex {
     #[prost(string, tag = "3")]
     pub name: String,
+    #[prost(bool, tag = "4")]
+    pub cached: bool,
     #[prost(string, tag = "7")]
     pub error: String,
 }

@@ -1,8 +1,10 @@
 //! `gateway daemon`: other build clients drive this program.
 
 mod address;
+mod collector;
 mod file;
 mod memory;
+mod platforms;
 mod unused;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use clap::Args;
 use gateway_bridge::{Engine, EngineOptions};
-use gateway_daemon::{Daemon, DaemonOptions, HistoryLimits, Listener, Policies, TlsFiles, Worker};
+use gateway_daemon::{Daemon, DaemonOptions, HistoryLimits, Listener, PeerLimits, Policies, TlsFiles, Worker};
 use gateway_llb::platform;
 use gateway_solver::{Solver, SolverOptions};
 
@@ -196,6 +198,10 @@ async fn serve(args: &DaemonArgs) -> Result<(), CliError> {
             })
         });
     let entitlements = args.entitlements.iter().chain(&file.entitlements);
+    let collector = collector::collector(&env).unwrap_or_else(|problem| {
+        eprintln!("warning: {problem}");
+        None
+    });
     let daemon = Daemon::new(DaemonOptions {
         engine,
         solver,
@@ -204,8 +210,10 @@ async fn serve(args: &DaemonArgs) -> Result<(), CliError> {
         version: format!("v{}", env!("CARGO_PKG_VERSION")),
         entitlements: entitlements.cloned().collect::<BTreeSet<_>>(),
         limits: settings.limits,
+        peers: PeerLimits::default(),
         history: file.history.unwrap_or_else(HistoryLimits::default),
         policies,
+        collector,
     })
     .map_err(|source| CliError::Write {
         path: root.join("daemon"),
@@ -378,8 +386,7 @@ fn inherited(env: &Environment) -> Result<Vec<Listener>, String> {
 }
 
 fn worker(args: &DaemonArgs, file: &DaemonFile, root: &Path) -> Result<Worker, CliError> {
-    let host = platform::normalize(&platform::host());
-    let mut platforms = vec![host.clone()];
+    let mut platforms = platforms::executable(root);
     for text in args.platforms.iter().chain(&file.platforms) {
         let parsed = platform::parse(text)
             .map_err(|error| UsageError::new("--oci-worker-platform", text, error.to_string()))?;

@@ -14,9 +14,6 @@ use crate::peer::Peer;
 /// How long a question about a build waits for it.
 const EARLY: Duration = Duration::from_secs(6);
 
-/// Builds of one peer at once. More than any machine can do something useful for.
-const MAX_BUILDS: usize = 1000;
-
 /// A build that runs.
 pub struct Running {
     peer: Peer,
@@ -31,15 +28,8 @@ pub struct Jobs(Arc<Inner>);
 struct Inner {
     running: Mutex<HashMap<String, Arc<Running>>>,
     count: watch::Sender<usize>,
-}
-
-impl Default for Jobs {
-    fn default() -> Self {
-        Jobs(Arc::new(Inner {
-            running: Mutex::default(),
-            count: watch::Sender::new(0),
-        }))
-    }
+    /// Of one peer at once.
+    most: usize,
 }
 
 /// A build's entry; gone when dropped.
@@ -59,6 +49,15 @@ impl Drop for Entry {
 }
 
 impl Jobs {
+    /// With so many builds of one peer at once.
+    pub fn new(most: usize) -> Jobs {
+        Jobs(Arc::new(Inner {
+            running: Mutex::default(),
+            count: watch::Sender::new(0),
+            most,
+        }))
+    }
+
     fn locked(&self) -> MutexGuard<'_, HashMap<String, Arc<Running>>> {
         self.0
             .running
@@ -77,10 +76,11 @@ impl Jobs {
             ));
         }
         let same = running.values().filter(|other| other.peer == *peer);
-        if same.count() >= MAX_BUILDS {
+        let most = self.0.most;
+        if same.count() >= most {
             return Err(Error::new(
                 Code::ResourceExhausted,
-                format!("{MAX_BUILDS} builds of one client run already"),
+                format!("{most} builds of one client run already"),
             ));
         }
         let entry = Arc::new(Running {

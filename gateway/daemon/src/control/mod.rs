@@ -1,5 +1,6 @@
 //! The service `moby.buildkit.v1.Control`.
 
+pub mod fuzzing;
 mod history;
 mod jobs;
 mod late;

@@ -280,7 +280,7 @@ mod tests {
 
     async fn outputs(request: &SolveRequest) -> Result<Outputs, Error> {
         let place = Place {
-            sessions: &Sessions::default(),
+            sessions: &Sessions::new(1),
             peer: &Peer::Anyone,
             session: "",
             scratch: std::path::Path::new("/nowhere"),

@@ -107,7 +107,7 @@ pub async fn build(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> An
     messages(sent)
 }
 
-fn failure(message: &str) -> serde_json::Value {
+pub fn failure(message: &str) -> serde_json::Value {
     serde_json::json!({
         "errorDetail": {"code": 1, "message": message},
         "error": message,

@@ -2,6 +2,8 @@
 //! become something else. `docker build` of 2018 to 2020 asks for its build here as well.
 
 mod build;
+pub mod fuzzing;
+mod load;
 mod query;
 mod upload;
 
@@ -130,10 +132,11 @@ async fn answer(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> Answe
         (Method::POST, "/build") => build::build(daemon, peer, request).await,
         (Method::POST, "/build/cancel") => build::cancel(&daemon, &peer, &request),
         (Method::POST, "/build/prune") => build::prune(&daemon, &request).await,
+        (Method::POST, "/images/load") => load::load(daemon, request).await,
         (method, path) => problem(
             StatusCode::NOT_FOUND,
             &format!(
-                "{method} {path}: this daemon builds; it has no containers, images or networks to manage"
+                "{method} {path}: this daemon builds; it has no containers, volumes or networks to manage, and images are taken only (images/load)"
             ),
         ),
     }

@@ -157,7 +157,7 @@ fn failed(what: &str, status: &tonic::Status) -> CredentialsError {
 }
 
 /// Whether this is the signature of `payload` by `key`, and the payload.
-fn is_signed(signed: &[u8], payload: &[u8], key: &[u8; KEY_BYTES]) -> bool {
+pub(super) fn is_signed(signed: &[u8], payload: &[u8], key: &[u8; KEY_BYTES]) -> bool {
     let Some((signature, said)) = signed.split_at_checked(SIGNATURE_BYTES) else {
         return false;
     };

@@ -5,6 +5,7 @@ mod auth;
 mod channel;
 mod client;
 mod exporters;
+pub mod fuzzing;
 mod health;
 mod locals;
 mod mode;
@@ -34,6 +35,7 @@ pub use exporters::{finalize_export, find_exporters};
 pub use locals::Locals;
 pub use policy::SessionJudge;
 pub use sink::ClientOutput;
+pub use space::{RESERVE, Space};
 pub use store::ClientStore;
 
 /// How long a call waits for a session that is not there yet.
@@ -44,9 +46,6 @@ const MAX_ID: usize = 128;
 
 /// Methods of real clients are about twenty.
 const MAX_METHODS: usize = 256;
-
-/// Sessions of one peer at once: every build of every client has one or two.
-const MAX_SESSIONS: usize = 4096;
 
 /// Calls to one client at once. Clients take 100 at least, most 250; questions after its health go by
 /// themselves, so that a client that is busy is not taken for a dead one.
@@ -129,26 +128,28 @@ impl Handle {
 }
 
 /// All sessions that are open. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Sessions(Arc<Inner>);
 
 struct Inner {
     open: Mutex<HashMap<(String, String), Arc<Handle>>>,
     changed: watch::Sender<()>,
     salt: [u8; 32],
-}
-
-impl Default for Inner {
-    fn default() -> Self {
-        Inner {
-            open: Mutex::default(),
-            changed: watch::Sender::new(()),
-            salt: auth::random(),
-        }
-    }
+    /// Of one peer at once.
+    most: usize,
 }
 
 impl Sessions {
+    /// With so many of one peer at once.
+    pub fn new(most: usize) -> Sessions {
+        Sessions(Arc::new(Inner {
+            open: Mutex::default(),
+            changed: watch::Sender::new(()),
+            salt: auth::random(),
+            most,
+        }))
+    }
+
     fn locked(&self) -> MutexGuard<'_, HashMap<(String, String), Arc<Handle>>> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -218,11 +219,11 @@ impl Sessions {
             .values()
             .filter(|other| other.peer == handle.peer)
             .count()
-            >= MAX_SESSIONS
+            >= self.0.most
         {
             return Err(Error::new(
                 Code::ResourceExhausted,
-                format!("more than {MAX_SESSIONS} sessions of one client at once"),
+                format!("more than {} sessions of one client at once", self.0.most),
             ));
         }
         open.insert(key.clone(), handle.clone());
@@ -308,7 +309,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn p06_a_session_that_is_not_there_yet_is_waited_for() {
-        let sessions = Sessions::default();
+        let sessions = Sessions::new(1);
         let asked = tokio::time::Instant::now();
         let error = sessions.find(&Peer::Anyone, "x:abc").await.err().unwrap();
         assert_eq!(

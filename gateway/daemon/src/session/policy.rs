@@ -74,7 +74,7 @@ impl SourceJudge for SessionJudge {
     }
 }
 
-fn verdict(identifier: &str, decision: DecisionResponse) -> Result<Verdict, Error> {
+pub(super) fn verdict(identifier: &str, decision: DecisionResponse) -> Result<Verdict, Error> {
     match PolicyAction::try_from(decision.action) {
         Ok(PolicyAction::Allow) => Ok(Verdict::Allow),
         Ok(PolicyAction::Convert) => decision

@@ -270,7 +270,7 @@ fn text<'a>(value: &'a serde_json::Value, key: &str) -> &'a str {
 }
 
 /// What a manifest or an index names: digests, and whether they must be there.
-fn named(value: &serde_json::Value) -> Vec<(Digest, bool)> {
+pub(super) fn named(value: &serde_json::Value) -> Vec<(Digest, bool)> {
     let digest = |value: &serde_json::Value| text(value, "digest").parse::<Digest>().ok();
     let list = |key: &str| {
         let list = value.get(key).and_then(|list| list.as_array());

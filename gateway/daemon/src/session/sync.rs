@@ -53,7 +53,7 @@ pub enum SyncError {
 }
 
 /// What we say.
-enum Say {
+pub(super) enum Say {
     Want(u32),
     Done,
     Refuse(String),
@@ -200,7 +200,7 @@ fn weight(stat: &Stat) -> usize {
 }
 
 /// Why the writer has not all of it.
-enum Ended {
+pub(super) enum Ended {
     Early,
     Refused(String),
 }
@@ -221,7 +221,7 @@ fn write(
     outcome
 }
 
-fn follow(
+pub(super) fn follow(
     to: &Path,
     fresh: bool,
     mut batches: mpsc::Receiver<Vec<Packet>>,
