@@ -196,22 +196,34 @@ pub struct BuildKit {
 impl BuildKit {
     /// `None` where the variables are not set. Images of docker.io come from `registry`.
     pub fn start(registry: &Registry) -> Option<BuildKit> {
-        let buildkitd = std::env::var_os("BUILDKITD")?;
+        let mut buildkitd = Command::new(std::env::var_os("BUILDKITD")?);
+        buildkitd.arg("--oci-worker-net=host");
+        BuildKit::serve(buildkitd, registry)
+    }
+
+    /// Our own daemon in its place: the binary that `GATEWAY` names.
+    pub fn ours(registry: &Registry) -> Option<BuildKit> {
+        let mut gateway = Command::new(std::env::var_os("GATEWAY")?);
+        gateway.arg("daemon");
+        BuildKit::serve(gateway, registry)
+    }
+
+    fn serve(mut daemon: Command, registry: &Registry) -> Option<BuildKit> {
         let buildctl = PathBuf::from(std::env::var_os("BUILDCTL")?);
         let dir = tempfile::tempdir().expect("a temporary folder");
         let config = dir.path().join("buildkitd.toml");
         std::fs::write(&config, registry.as_docker_hub()).expect("writing configuration");
         let address = format!("unix://{}/buildkitd.sock", dir.path().display());
         let log = std::fs::File::create(dir.path().join("log")).expect("a log");
-        let daemon = Command::new(buildkitd)
-            .args(["--addr", &address, "--oci-worker-net=host", "--root"])
+        let daemon = daemon
+            .args(["--addr", &address, "--root"])
             .arg(dir.path().join("root"))
             .arg("--config")
             .arg(&config)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("starting buildkitd");
+            .expect("starting the daemon");
         let peer = BuildKit {
             daemon,
             buildctl,
@@ -230,7 +242,7 @@ impl BuildKit {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        panic!("buildkitd does not answer");
+        panic!("the daemon does not answer");
     }
 
     fn ctl(&self) -> Command {

@@ -194,6 +194,47 @@ fn p20_an_archive_of_files_arrives_whole() {
 }
 
 #[test]
+fn p57_archives_of_images_are_loaded_by_debians_docker() {
+    let rig = Rig::new(&[]);
+    rig.write("Dockerfile", "FROM busybox\nRUN echo loaded > /made\n");
+    for (kind, gzip) in [("docker", false), ("oci", false), ("docker", true)] {
+        let name = format!("loaded/{kind}-{gzip}:1");
+        // Of another builder: the command line with a store of its own.
+        let other = gateway_tests::program::Home::new(&rig.registry.as_docker_hub());
+        let archive = other.dir.path().join("archive");
+        let to = format!("type={kind},dest={}", archive.display());
+        let mut build = other.command(&["build", "--output", &to, "--tag", &name]);
+        build.arg(rig.dir.path().join("context"));
+        let built = run(&mut build);
+        assert!(built.status.success(), "{}", said(&built));
+        if gzip {
+            gateway_tests::program::tool("gzip", &[&archive.display().to_string()]);
+            fs::rename(archive.with_extension("gz"), &archive).unwrap();
+        }
+        let mut load = rig.daemon.docker(&rig.dir.path().join("docker"));
+        load.args(["load", "--input"]).arg(&archive);
+        let loaded = run(&mut load);
+        assert!(loaded.status.success(), "{}", said(&loaded));
+        let expected = format!("Loaded image: {name}");
+        assert!(said(&loaded).contains(&expected), "{}", said(&loaded));
+        let save = rig.dir.path().join("saved");
+        let save = save.display().to_string();
+        let saved = run(&mut rig
+            .daemon
+            .home
+            .command(&["images", "save", "--output", &save, &name]));
+        assert!(saved.status.success(), "{}", said(&saved));
+    }
+    // What is no image is refused, with the reason.
+    let nonsense = rig.dir.path().join("nonsense");
+    fs::write(&nonsense, "nonsense").unwrap();
+    let mut load = rig.daemon.docker(&rig.dir.path().join("docker"));
+    let refused = run(load.args(["load", "--input"]).arg(&nonsense));
+    assert!(!refused.status.success(), "{}", said(&refused));
+    assert!(said(&refused).contains("loading images"), "{}", said(&refused));
+}
+
+#[test]
 fn p27_keys_of_the_client_are_forwarded_and_never_here() {
     let rig = Rig::new(&[]);
     let key = rig.dir.path().join("key");

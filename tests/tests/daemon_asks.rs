@@ -153,7 +153,7 @@ async fn p13_p42_a_build_is_told_of_from_its_beginning_to_its_end_and_warnings_w
         assert!(said.logs.iter().all(|log| log.timestamp.is_some()));
         let warning = &said.warnings[0];
         let short = String::from_utf8_lossy(&warning.short).into_owned();
-        assert!(short.starts_with("ConsistentInstructionCasing"), "{short}");
+        assert!(short.starts_with("FromAsCasing"), "{short}");
         assert!(!warning.url.is_empty() && !warning.detail.is_empty());
         let info = warning.info.as_ref().unwrap();
         assert_eq!(info.filename, "Dockerfile");
@@ -520,7 +520,16 @@ async fn p59_processes_of_a_client_have_terminals_and_hear_signals() {
                 Some(Input::File(piece)) => {
                     output.push_str(&String::from_utf8_lossy(&piece.data));
                 }
-                Some(Input::Exit(exit)) => code = Some(exit.code),
+                Some(Input::Exit(exit)) => {
+                    code = Some(exit.code);
+                    // All is said when the client has no more to say either.
+                    let end = bridge::FdMessage {
+                        fd: 0,
+                        eof: true,
+                        ..Default::default()
+                    };
+                    send.send(message(Input::File(end))).await.unwrap();
+                }
                 Some(Input::Done(_)) => break,
                 _ => {}
             }

@@ -168,6 +168,62 @@ async fn p20_p33_outputs_of_every_kind_at_once_arrive_each_in_its_place() {
     assert!(!oci.contains("manifest.json") && docker.contains("manifest.json"));
 }
 
+/// The content of a file in an archive.
+fn entry(archive: &[u8], name: &str) -> serde_json::Value {
+    let mut archive = tar::Archive::new(archive);
+    let found = archive.entries().expect("a tar archive").find_map(|entry| {
+        let entry = entry.expect("an entry");
+        let is_it = entry.path().expect("a path").display().to_string() == name;
+        is_it.then(|| serde_json::from_reader(entry).expect("JSON"))
+    });
+    found.unwrap_or_else(|| panic!("no {name}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p45_annotations_are_put_where_each_belongs() {
+    let rig = Rig::new();
+    let client = rig.client().await;
+    let offers = Offers {
+        streams: HashSet::from(["0".to_owned()]),
+        ..context("FROM scratch\nCOPY a /\n")
+    };
+    let session = Session::open(&client, offers).await;
+    let to = exporter(
+        "oci",
+        &[
+            ("name", "app"),
+            ("annotation.all", "manifests"),
+            ("annotation-manifest[linux/arm64].one", "manifest"),
+            ("annotation-index.index", "itself"),
+            ("annotation-manifest-descriptor.named", "in the index"),
+            ("annotation-index-descriptor.top", "in the layout"),
+        ],
+    );
+    let options = [("platform", "linux/amd64,linux/arm64")];
+    client
+        .solve(&request(&session, &options, vec![to]))
+        .await
+        .unwrap();
+    let archives = session.offers.archives.lock().unwrap();
+    let archive = &archives["0"];
+    let blob = |descriptor: &serde_json::Value| {
+        let digest = descriptor["digest"].as_str().unwrap().replace(':', "/");
+        entry(archive, &format!("blobs/{digest}"))
+    };
+    let top = entry(archive, "index.json");
+    let top = &top["manifests"][0];
+    assert_eq!(top["annotations"]["top"], "in the layout");
+    let index = blob(top);
+    assert_eq!(index["annotations"]["index"], "itself");
+    for (number, one) in [(0, None), (1, Some("manifest"))] {
+        let descriptor = &index["manifests"][number];
+        assert_eq!(descriptor["annotations"]["named"], "in the index");
+        let manifest = blob(descriptor);
+        assert_eq!(manifest["annotations"]["all"], "manifests");
+        assert_eq!(manifest["annotations"]["one"].as_str(), one);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p34_a_directory_of_several_platforms_has_one_for_each() {
     let rig = Rig::new();
@@ -359,7 +415,7 @@ async fn p37_options_of_a_build_reach_its_steps() {
 RUN echo hosts $(grep -c '10.9.8.7.*far.example' /etc/hosts)
 RUN echo shm $(df -k /dev/shm | tail -n 1 | awk '{print $2}')
 RUN echo files $(ulimit -n)
-RUN echo links $(ls /sys/class/net | tr '\\n' ' ')
+RUN echo links $(ls /sys/class/net)
 FROM busybox AS unwanted
 RUN exit 1
 ";
@@ -376,7 +432,7 @@ RUN exit 1
     let (outcome, said) = built(&client, &request(&session, &options, Vec::new())).await;
     let said = logs(&said);
     outcome.unwrap_or_else(|error| panic!("{error:?}: {said}"));
-    for line in ["hosts 1\n", "shm 8192\n", "files 123\n", "links lo \n"] {
+    for line in ["hosts 1\n", "shm 8192\n", "files 123\n", "links lo\n"] {
         assert!(said.contains(line), "{line}: {said}");
     }
     // Again: what is cached is not run, but the stage that is named.

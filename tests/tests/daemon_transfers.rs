@@ -44,13 +44,22 @@ fn kept(daemon: &Daemon, name: &str) -> Option<PathBuf> {
     files.into_iter().find(|path| path.exists())
 }
 
+/// The long ones end by the limits of their profile.
+const LONG: Duration = Duration::from_secs(3600);
+
 async fn very_many(count: usize) {
     let daemon = Daemon::start("", &[]);
     let client = Client::unix(&daemon.socket()).await;
     let tree = Tree::many(count);
     // As Go does: each message by itself.
     let session = Session::with(&client, Offers::context(tree.clone()), sliced(60)).await;
-    client.define(&session.id, context()).await.unwrap();
+    let request = SolveRequest {
+        name: new_id(),
+        session: session.id.clone(),
+        definition: Some(context()),
+        ..SolveRequest::default()
+    };
+    client.solve_within(&request, LONG).await.unwrap();
     assert_eq!(tree.asked_count(), count + 1);
     let last = kept(&daemon, &format!("d{:05}/f99", count / 100 - 1)).unwrap();
     assert_eq!(
@@ -92,7 +101,13 @@ async fn large(size: u64) {
     let stat = file("large", usize::try_from(size).unwrap(), 1);
     let tree = Tree::new(vec![(stat, Content::Zeros(size))]);
     let session = Session::open(&client, Offers::context(tree)).await;
-    client.define(&session.id, context()).await.unwrap();
+    let request = SolveRequest {
+        name: new_id(),
+        session: session.id.clone(),
+        definition: Some(context()),
+        ..SolveRequest::default()
+    };
+    client.solve_within(&request, LONG).await.unwrap();
     let meta = std::fs::metadata(kept(&daemon, "large").unwrap()).unwrap();
     assert_eq!(meta.size(), size);
     assert!(daemon.holds().memory < 400, "{:?}", daemon.holds());
@@ -348,11 +363,18 @@ async fn exported(count: usize) {
         ..Offers::context(Tree::many(count))
     };
     let session = Session::open(&client, offers).await;
-    let to = Exporter {
+    let local = || Exporter {
         kind: "local".to_owned(),
         attrs: BTreeMap::new(),
     };
-    client.build(&session.id, vec![to]).await.unwrap();
+    let copied = SolveRequest {
+        name: new_id(),
+        session: session.id.clone(),
+        frontend: "dockerfile.v0".to_owned(),
+        exporters: vec![local()],
+        ..SolveRequest::default()
+    };
+    client.solve_within(&copied, LONG).await.unwrap();
     // `COPY d* /` copies the content of the directories over each other.
     assert_eq!(received.entries.load(Ordering::Relaxed), 100);
     let flat = graph::local("context", &[]);
@@ -360,13 +382,10 @@ async fn exported(count: usize) {
         name: new_id(),
         session: session.id.clone(),
         definition: Some(flat),
-        exporters: vec![Exporter {
-            kind: "local".to_owned(),
-            attrs: BTreeMap::new(),
-        }],
+        exporters: vec![local()],
         ..SolveRequest::default()
     };
-    client.solve(&request).await.unwrap();
+    client.solve_within(&request, LONG).await.unwrap();
     let all = 100 + count + count / 100 + 1;
     assert_eq!(received.entries.load(Ordering::Relaxed), all);
 }

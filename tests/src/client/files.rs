@@ -300,6 +300,13 @@ pub struct Received {
     pub begun: AtomicBool,
 }
 
+impl Received {
+    fn note(&self, path: &str) {
+        let mut paths = self.paths.lock().expect("the paths");
+        paths.push(path.to_owned());
+    }
+}
+
 /// The receiver's side: every regular file is asked for, and counted.
 pub async fn receive(received: &Received, mut packets: Answers, frames: &Frames) {
     let put = |kind, id| {
@@ -325,9 +332,7 @@ pub async fn receive(received: &Received, mut packets: Answers, frames: &Frames)
         let sent = match (packet.kind, packet.stat) {
             (STAT, Some(stat)) => {
                 received.entries.fetch_add(1, Ordering::Relaxed);
-                let mut paths = received.paths.lock().expect("the paths");
-                paths.push(stat.path.clone());
-                drop(paths);
+                received.note(&stat.path);
                 id += 1;
                 match stat.mode >> 20 == 0 && stat.link.is_empty() {
                     true => {

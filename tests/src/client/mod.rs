@@ -216,8 +216,17 @@ impl Client {
         &self,
         request: &wire::SolveRequest,
     ) -> Result<wire::SolveResponse, Failure> {
+        self.solve_within(request, LIMIT).await
+    }
+
+    /// The same for builds that may take longer.
+    pub async fn solve_within(
+        &self,
+        request: &wire::SolveRequest,
+        limit: Duration,
+    ) -> Result<wire::SolveResponse, Failure> {
         let solved = self.ask("/moby.buildkit.v1.Control/Solve", &[], request);
-        match tokio::time::timeout(LIMIT, solved).await {
+        match tokio::time::timeout(limit, solved).await {
             Ok(solved) => solved,
             Err(_) => Err(Failure::of("the build hangs")),
         }

@@ -255,9 +255,10 @@ impl Offers {
                     while let Ok(Some(piece)) = asked.next::<BytesMessage>().await {
                         archive.extend_from_slice(&piece.data);
                     }
-                    let mut archives = offers.archives.lock().expect("the archives");
-                    archives.insert(output, archive);
-                    drop(archives);
+                    {
+                        let mut archives = offers.archives.lock().expect("the archives");
+                        archives.insert(output, archive);
+                    }
                     end(&frames, 0, "").await;
                 }
                 content::INFO | content::READ | content::WRITE => {

@@ -1,0 +1,122 @@
+//! What clients send to a daemon: directories of very many small files and a large file, the first time, unchanged,
+//! and with one file edited. The same client, buildctl, drives our daemon and BuildKit's in turn; CPU seconds of both
+//! sides, wall seconds, and the daemon's peak memory.
+//!
+//!   cargo build --release -p gateway
+//!   GATEWAY=target/release/gateway BUILDKITD=/path/buildkitd BUILDCTL=/path/buildctl \
+//!       cargo bench -p gateway-tests --bench sessions
+//!
+//! Every build copies what it gets (`COPY . /`). `RUNS=3` sets the runs of each, each with a daemon that is new;
+//! `FILES=100000` and `MB=1000` set the sizes.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use gateway_tests::measure::{BuildKit, Cost, count_descendants, median_cost};
+use gateway_tests::registry::Registry;
+
+fn number(name: &str, default: usize) -> usize {
+    let value = std::env::var(name).ok();
+    value.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn small_files(dir: &Path, count: usize) {
+    for number in 0..count {
+        let below = dir.join(format!("d{:04}", number / 100));
+        if number % 100 == 0 {
+            fs::create_dir(&below).expect("a directory");
+        }
+        fs::write(below.join(format!("f{}", number % 100)), number.to_string())
+            .expect("writing a file");
+    }
+}
+
+/// Nothing that compresses or has holes.
+fn large_file(dir: &Path, megabytes: usize) {
+    let mut state = 1_u64;
+    let block: Vec<u8> = std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(1_000_000)
+    .collect();
+    let mut file = fs::File::create(dir.join("large")).expect("a file");
+    for _ in 0..megabytes {
+        file.write_all(&block).expect("writing a file");
+    }
+}
+
+/// What is measured of each context.
+const MOMENTS: [&str; 3] = ["first", "unchanged", "one edited"];
+
+fn builds(daemon: &BuildKit, context: &Path, costs: &mut [Vec<Cost>; 3]) {
+    for (number, costs) in costs.iter_mut().enumerate() {
+        if number == 2 {
+            fs::write(context.join("edited"), "as it is now").expect("writing a file");
+        }
+        costs.push(daemon.build(context, &[]));
+    }
+    fs::write(context.join("edited"), "").expect("writing a file");
+}
+
+fn main() {
+    count_descendants();
+    let registry = Registry::start();
+    let probe = (BuildKit::ours(&registry), BuildKit::start(&registry));
+    let (ours, theirs) = (probe.0.is_some(), probe.1.is_some());
+    drop(probe);
+    if !ours {
+        println!("GATEWAY and BUILDCTL are not set: see the head of this file");
+        return;
+    }
+    let (files, megabytes) = (number("FILES", 100_000), number("MB", 1000));
+    let room = tempfile::tempdir().expect("a temporary folder");
+    let contexts = [
+        (format!("{files} small files"), "files"),
+        (format!("a file of {megabytes} MB"), "large"),
+    ];
+    for (_, name) in &contexts {
+        let dir = room.path().join(name);
+        fs::create_dir(&dir).expect("a folder");
+        fs::write(dir.join("Dockerfile"), "FROM scratch\nCOPY . /\n").expect("a Dockerfile");
+        fs::write(dir.join("edited"), "").expect("writing a file");
+    }
+    small_files(&room.path().join("files"), files);
+    large_file(&room.path().join("large"), megabytes);
+    for (title, name) in &contexts {
+        let context = room.path().join(name);
+        let (mut own, mut peer) = (<[Vec<Cost>; 3]>::default(), <[Vec<Cost>; 3]>::default());
+        for _ in 0..number("RUNS", 3) {
+            if let Some(daemon) = BuildKit::ours(&registry) {
+                builds(&daemon, &context, &mut own);
+            }
+            if let Some(daemon) = BuildKit::start(&registry).filter(|_| theirs) {
+                builds(&daemon, &context, &mut peer);
+            }
+        }
+        for (moment, (own, peer)) in MOMENTS.iter().zip(own.iter().zip(&peer)) {
+            println!("{title}, {moment}");
+            let shown = |name: &str, cost: Option<Cost>| {
+                if let Some(cost) = cost {
+                    println!(
+                        "  {name:<10} {:>8.2} cpu s {:>8.2} wall s {:>7.0} MiB",
+                        cost.cpu, cost.wall, cost.memory
+                    );
+                }
+            };
+            let (own, peer) = (median_cost(own), median_cost(peer));
+            shown("gateway", own);
+            shown("buildkitd", peer);
+            if let (Some(own), Some(peer)) = (own, peer) {
+                println!(
+                    "  {:.2} x cpu, {:.2} x wall",
+                    own.cpu / peer.cpu,
+                    own.wall / peer.wall
+                );
+            }
+        }
+    }
+}
