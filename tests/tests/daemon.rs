@@ -231,7 +231,11 @@ fn p57_archives_of_images_are_loaded_by_debians_docker() {
     let mut load = rig.daemon.docker(&rig.dir.path().join("docker"));
     let refused = run(load.args(["load", "--input"]).arg(&nonsense));
     assert!(!refused.status.success(), "{}", said(&refused));
-    assert!(said(&refused).contains("loading images"), "{}", said(&refused));
+    assert!(
+        said(&refused).contains("loading images"),
+        "{}",
+        said(&refused)
+    );
 }
 
 #[test]

@@ -241,7 +241,12 @@ async fn p34_a_directory_of_several_platforms_has_one_for_each() {
         client.solve(&request).await.unwrap();
         let mut paths = received.paths.lock().unwrap().clone();
         paths.sort();
-        let all = ["linux_amd64", "linux_amd64/a", "linux_arm64", "linux_arm64/a"];
+        let all = [
+            "linux_amd64",
+            "linux_amd64/a",
+            "linux_arm64",
+            "linux_arm64/a",
+        ];
         assert_eq!(paths, all, "{mode}");
         // One stream for each, or one that says whatever else is there goes.
         assert_eq!(
@@ -327,7 +332,10 @@ async fn p35_p40_an_image_goes_into_a_store_of_the_client_and_is_a_base_from_the
     let to = vec![exporter("local", &[])];
     let error = client.solve(&request(&session, &options, to)).await;
     let error = error.unwrap_err();
-    assert!(error.message.contains("the client sent sha256:"), "{error:?}");
+    assert!(
+        error.message.contains("the client sent sha256:"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

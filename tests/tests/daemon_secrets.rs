@@ -202,7 +202,10 @@ async fn p31_p57_a_context_for_a_build_is_taken_from_its_user_alone() {
     let of_b = answered(http(&socket, B, post(upload, &text("b")))).await;
     assert!(of_b.starts_with("HTTP/1.1 404"), "{of_b}");
     let nobodys = answered(of_a).await;
-    assert!(nobodys.contains("the context of the build was not sent"), "{nobodys}");
+    assert!(
+        nobodys.contains("the context of the build was not sent"),
+        "{nobodys}"
+    );
     // While its own user's is taken.
     let of_a = http(&socket, A, post(&build.replace("wanted1", "wanted2"), b""));
     let upload = upload.replace("wanted1", "wanted2");
@@ -246,21 +249,49 @@ async fn p57_nonsense_over_http_is_refused_with_the_reason() {
             .into_bytes()
     };
     for (what, words, reason) in [
-        ("no archive", post("/images/load", b"nonsense"), "errorDetail"),
+        (
+            "no archive",
+            post("/images/load", b"nonsense"),
+            "errorDetail",
+        ),
         ("nothing", post("/images/load", b""), "errorDetail"),
-        ("a link for a list", post("/images/load", &link), "errorDetail"),
+        (
+            "a link for a list",
+            post("/images/load", &link),
+            "errorDetail",
+        ),
         ("zeros", post("/images/load", &zeros), "errorDetail"),
-        ("files of this machine", post("/images/load", &named), "errorDetail"),
+        (
+            "files of this machine",
+            post("/images/load", &named),
+            "errorDetail",
+        ),
         ("noise in chunks", chunked("zz\r\nxx"), ""),
-        ("the old builder", post("/build?t=a", b""), "DOCKER_BUILDKIT=1"),
-        ("no context", post("/build?version=2", b""), "has no context"),
+        (
+            "the old builder",
+            post("/build?t=a", b""),
+            "DOCKER_BUILDKIT=1",
+        ),
+        (
+            "no context",
+            post("/build?version=2", b""),
+            "has no context",
+        ),
         (
             "a context of nothing",
             post("/build?version=2", b"nonsense"),
             "errorDetail",
         ),
-        ("a broken list", post("/build?version=2&buildargs=%7B", b""), "buildargs"),
-        ("a container", post("/containers/create", b"{}"), "has no containers"),
+        (
+            "a broken list",
+            post("/build?version=2&buildargs=%7B", b""),
+            "buildargs",
+        ),
+        (
+            "a container",
+            post("/containers/create", b"{}"),
+            "has no containers",
+        ),
         ("no upgrade", post("/grpc", b""), "upgraded to h2c"),
         ("no session", post("/session", b""), "upgraded to h2c"),
     ] {

@@ -212,7 +212,8 @@ impl Daemon {
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let content = ContentServer::new(ContentService(self.clone()));
-        let traces = TraceServiceServer::new(self.0.traces.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let traces = TraceServiceServer::new(self.0.traces.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let meter = Meter::new(MAX_UNFINISHED);
         service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let (control, content) = (control.clone(), content.clone());

@@ -240,7 +240,9 @@ impl Daemon {
         let present = peers.entry(peer.clone()).or_default();
         let most = self.0.options.peers.connections;
         if present.connections >= most {
-            return Err(format!("more than {most} connections of one client at once"));
+            return Err(format!(
+                "more than {most} connections of one client at once"
+            ));
         }
         present.connections += 1;
         drop(peers);

@@ -62,17 +62,26 @@ async fn p24_connections_of_a_client_are_so_many_and_others_come_in_all_the_same
         asked(&client).await.unwrap();
         open.push(client);
     }
-    let refused = asked(&Client::unix_as(&socket, 40_001).await).await.unwrap_err();
+    let refused = asked(&Client::unix_as(&socket, 40_001).await)
+        .await
+        .unwrap_err();
     assert_eq!(refused.code, RESOURCE_EXHAUSTED, "{refused:?}");
-    assert!(refused.message.contains("more than 3 connections"), "{refused:?}");
+    assert!(
+        refused.message.contains("more than 3 connections"),
+        "{refused:?}"
+    );
     // Very many that say nothing, as many as a listener takes: they are not waited for.
     let path = socket.clone();
     let silent = std::thread::spawn(move || {
         let user = rustix::process::Uid::from_raw(40_001);
         rustix::thread::set_thread_res_uid(user, user, user).unwrap();
-        (0..500).map(|_| UnixStream::connect(&path).unwrap()).collect::<Vec<_>>()
+        (0..500)
+            .map(|_| UnixStream::connect(&path).unwrap())
+            .collect::<Vec<_>>()
     });
-    let silent = tokio::task::spawn_blocking(|| silent.join().unwrap()).await.unwrap();
+    let silent = tokio::task::spawn_blocking(|| silent.join().unwrap())
+        .await
+        .unwrap();
     let other = Client::unix_as(&socket, 40_002).await;
     asked(&other).await.unwrap();
     // All but a few of them are closed already, without a word.
@@ -161,7 +170,10 @@ async fn p24_builds_of_a_client_are_so_many_and_one_that_ended_makes_room() {
     };
     let refused = clients[0].solve(&request()).await.unwrap_err();
     assert_eq!(refused.code, RESOURCE_EXHAUSTED, "{refused:?}");
-    assert!(refused.message.contains("2 builds of one client"), "{refused:?}");
+    assert!(
+        refused.message.contains("2 builds of one client"),
+        "{refused:?}"
+    );
     // It is no build that was: history does not know it.
     let other = Client::unix_as(&socket, 40_002).await;
     assert_eq!(other.running().await.unwrap().len(), 2);

@@ -51,7 +51,13 @@ async fn daemon(dir: &Path) -> PathBuf {
         ("panics.later".to_owned(), frontend(panics_later)),
         ("fine".to_owned(), frontend(fine)),
     ]);
-    rig::daemon(dir, frontends, Some(Arc::new(policies)), PeerLimits::default()).await
+    rig::daemon(
+        dir,
+        frontends,
+        Some(Arc::new(policies)),
+        PeerLimits::default(),
+    )
+    .await
 }
 
 async fn build(client: &Client, name: &str, frontend: &str) -> Result<SolveResponse, Failure> {

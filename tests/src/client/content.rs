@@ -146,7 +146,11 @@ impl Stores {
                 offset: i64::try_from(blob.len()).expect("an offset"),
                 digest: found,
             };
-            if frames.send(Ok(Frame::data(framed(&written)))).await.is_err() {
+            if frames
+                .send(Ok(Frame::data(framed(&written))))
+                .await
+                .is_err()
+            {
                 return;
             }
         }

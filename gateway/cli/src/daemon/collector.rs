@@ -87,7 +87,11 @@ mod tests {
 
     fn of(variables: &[(&str, &str)]) -> Result<Option<Collector>, String> {
         let pairs = variables.iter();
-        collector(&pairs.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+        collector(
+            &pairs
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+        )
     }
 
     #[test]
@@ -96,14 +100,26 @@ mod tests {
         const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
         const HTTP: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
         assert_eq!(of(&[]), Ok(None));
-        assert_eq!(of(&[(ALL, "http://c:1"), ("OTEL_TRACES_EXPORTER", "none")]), Ok(None));
-        assert_eq!(of(&[(ALL, "http://c:1"), ("OTEL_SDK_DISABLED", "true")]), Ok(None));
+        assert_eq!(
+            of(&[(ALL, "http://c:1"), ("OTEL_TRACES_EXPORTER", "none")]),
+            Ok(None)
+        );
+        assert_eq!(
+            of(&[(ALL, "http://c:1"), ("OTEL_SDK_DISABLED", "true")]),
+            Ok(None)
+        );
         let authority = |variables: &[(&str, &str)]| of(variables).unwrap().unwrap().authority;
         assert_eq!(authority(&[(ALL, "http://c:1")]), "c:1");
         assert_eq!(authority(&[(ALL, "http://c")]), "c:4317");
         assert_eq!(authority(&[(ALL, "http://c"), HTTP]), "c:4318");
-        assert_eq!(authority(&[("OTEL_TRACES_EXPORTER", "otlp")]), "localhost:4317");
-        assert_eq!(authority(&[(ALL, "http://c:1"), (TRACES, "http://d:2")]), "d:2");
+        assert_eq!(
+            authority(&[("OTEL_TRACES_EXPORTER", "otlp")]),
+            "localhost:4317"
+        );
+        assert_eq!(
+            authority(&[(ALL, "http://c:1"), (TRACES, "http://d:2")]),
+            "d:2"
+        );
         let path = |variables: &[(&str, &str)]| match of(variables).unwrap().unwrap().protocol {
             CollectorProtocol::Http { path } => path,
             CollectorProtocol::Grpc => String::new(),
@@ -112,13 +128,19 @@ mod tests {
         assert_eq!(path(&[(ALL, "http://c:1/x"), HTTP]), "/x/v1/traces");
         assert_eq!(path(&[(TRACES, "http://c:1/x"), HTTP]), "/x");
         assert_eq!(path(&[(ALL, "http://c:1/x")]), "");
-        let keyed = of(&[(ALL, "http://c:1"), ("OTEL_EXPORTER_OTLP_HEADERS", "a=b, c=d=e")]);
+        let keyed = of(&[
+            (ALL, "http://c:1"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=b, c=d=e"),
+        ]);
         let expected = [("a", "b"), ("c", "d=e")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(keyed.unwrap().unwrap().headers, expected);
         for wrong in ["https://c:1", "c:1", "http://", "http://user:password@c:1"] {
             assert!(of(&[(ALL, wrong)]).is_err(), "{wrong}");
         }
-        let json = of(&[(ALL, "http://c:1"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]);
+        let json = of(&[
+            (ALL, "http://c:1"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
+        ]);
         assert!(json.is_err());
     }
 }

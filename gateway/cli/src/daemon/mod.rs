@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use clap::Args;
 use gateway_bridge::{Engine, EngineOptions};
-use gateway_daemon::{Daemon, DaemonOptions, HistoryLimits, Listener, PeerLimits, Policies, TlsFiles, Worker};
+use gateway_daemon::{
+    Daemon, DaemonOptions, HistoryLimits, Listener, PeerLimits, Policies, TlsFiles, Worker,
+};
 use gateway_llb::platform;
 use gateway_solver::{Solver, SolverOptions};
 

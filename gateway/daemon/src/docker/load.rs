@@ -140,11 +140,7 @@ fn store(solver: &Solver, archive: impl Read) -> Result<Vec<serde_json::Value>, 
 }
 
 /// Gives an image its names, and says so in the words of docker.
-fn name(
-    solver: &Solver,
-    image: &Loaded,
-    said: &mut Vec<serde_json::Value>,
-) -> Result<(), String> {
+fn name(solver: &Solver, image: &Loaded, said: &mut Vec<serde_json::Value>) -> Result<(), String> {
     for name in &image.names {
         let reference = Reference::parse(name).map_err(|error| format!("{name}: {error}"))?;
         solver
