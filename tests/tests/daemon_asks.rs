@@ -10,6 +10,7 @@ use bollard_buildkit_proto::moby::buildkit::v1 as api;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 use bytes::Bytes;
 use gateway_llb::{Constraints, ImageSource, MarshalOptions, Run, State, pb};
+use gateway_proto::convert::definition::from_entries;
 use gateway_proto::frontend as bridge;
 use gateway_proto::frontend::exec_message::Input;
 use gateway_proto::frontend::llb_bridge_client::LlbBridgeClient;
@@ -180,7 +181,7 @@ async fn p41_clients_ask_about_sources_and_for_the_inputs_of_their_build() {
     let mut client = LlbBridgeClient::new(rig.channel().await);
     let inputs = client.inputs(of("asks", bridge::InputsRequest {})).await;
     let inputs = inputs.expect("the inputs").into_inner().definitions;
-    assert_eq!(inputs["base"].def, given.def);
+    assert_eq!(from_entries(inputs)["base"].def, given.def);
     let source = |identifier: &str| bridge::ResolveSourceMetaRequest {
         source: Some(pb::SourceOp {
             identifier: identifier.to_owned(),

@@ -289,3 +289,28 @@ fn far(stream: &tokio::net::TcpStream) -> io::Result<()> {
     rustix::net::sockopt::set_tcp_keepcnt(stream, UNANSWERED)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn p24_machines_that_say_nothing_are_asked_whether_they_are_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let accepted = accept(&Listener::OpenTcp(listener)).await.unwrap();
+        let Accepted::Open(stream) = accepted else {
+            panic!("not as it was accepted");
+        };
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let (quiet, again) = (
+            sockopt::tcp_keepidle(&stream).unwrap(),
+            sockopt::tcp_keepintvl(&stream).unwrap(),
+        );
+        let asked = sockopt::tcp_keepcnt(&stream).unwrap();
+        assert_eq!(quiet + again * asked, Duration::from_secs(60));
+    }
+}
