@@ -564,7 +564,7 @@ async fn p59_processes_of_a_client_have_terminals_and_hear_signals() {
                     send.send(message(Input::File(typed))).await.unwrap();
                 } else {
                     let signal = bridge::SignalMessage {
-                        name: "SIGTERM".to_owned(),
+                        name: "TERM".to_owned(),
                     };
                     send.send(message(Input::Signal(signal))).await.unwrap();
                 }
