@@ -34,6 +34,12 @@ use std::process::ExitCode;
 
 use clap::CommandFactory as _;
 
+// That of musl has one lock for all threads and gives memory back at every turn: layers are
+// unpacked by several threads at once.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Before any thread exists: this same binary is also the launcher of build steps, and for an
     // ordinary user everything below runs in a user namespace of its own.
