@@ -1,6 +1,7 @@
 //! Messages of LLBBridge to values and back (the first byte chooses the message): a value that was
 //! read is written and read as the same.
 
+use gateway_proto::convert::definition::without_empty;
 use gateway_proto::convert::{caps, container, files, request, result, source};
 use gateway_proto::{frontend, fsutil};
 use prost::Message;
@@ -31,7 +32,13 @@ pub fn run(bytes: &[u8]) {
         2 => each(body, |message: frontend::SolveRequest| {
             let read = request::solve_from_wire(message);
             let again = request::solve_from_wire(request::solve_to_wire(read.clone()));
-            assert_eq!(again, read);
+            // Entries that say nothing do not travel.
+            let mut sent = read;
+            sent.definition = sent.definition.map(without_empty);
+            for input in sent.frontend_inputs.values_mut() {
+                *input = without_empty(std::mem::take(input));
+            }
+            assert_eq!(again, sent);
         }),
         3 => each(body, |message: frontend::ResolveSourceMetaRequest| {
             if let Some(read) = source::meta_request_from_wire(message) {
