@@ -12,6 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Modules of Debian's kernel, in the order of their needs.
 const MODULES: [&str; 7] = [
     "virtio",
@@ -26,6 +28,9 @@ const MODULES: [&str; 7] = [
 const UP: &str = "machine: up";
 /// A machine without hardware help on a busy host takes this long to come up at most.
 const LONGEST_START: Duration = Duration::from_secs(600);
+
+/// Writing what is under way.
+const LONGEST_END: Duration = Duration::from_secs(120);
 
 /// What all starts of a machine have in common.
 pub struct Machine {
@@ -174,7 +179,7 @@ impl Machine {
 
     /// What the disk holds after the power of the last started machine is gone. `random` gives numbers.
     pub fn cut(&self, running: Running, random: &mut impl FnMut() -> u64) -> Cut {
-        drop(running);
+        running.end();
         let disk = std::fs::File::options()
             .write(true)
             .open(self.disk())
@@ -205,6 +210,21 @@ impl Running {
     pub fn must_say(&mut self, beginning: &str) {
         let came = self.wait(beginning, LONGEST_START);
         assert!(came, "no {beginning:?} in:\n{}", self.said.join("\n"));
+    }
+}
+
+impl Running {
+    /// Ends qemu so that its log is whole: on this signal it hears no more of the guest and finishes what the
+    /// drive was told to write. Killed outright it leaves entries that are counted and not there.
+    fn end(mut self) {
+        if let Some(pid) = i32::try_from(self.qemu.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let end = Instant::now() + LONGEST_END;
+        while matches!(self.qemu.try_wait(), Ok(None)) {
+            assert!(Instant::now() < end, "qemu does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
