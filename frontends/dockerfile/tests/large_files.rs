@@ -49,3 +49,27 @@ fn a_megabyte_of_arguments_is_built_in_time_that_grows_with_it() {
     runtime.block_on(build(gateway.shared())).unwrap();
     assert!(start.elapsed() < CEILING, "{:?}", start.elapsed());
 }
+
+/// A million bytes with a warning every twenty would be fifty thousand files of a megabyte.
+#[test]
+fn warnings_of_a_large_file_do_not_bring_it_along_each() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let lines: String = (0..5_000)
+        .map(|i| format!("ARG V{i}=$U{i}{:100}\n", ""))
+        .collect();
+    let text = format!("FROM scratch\n{lines}");
+    let gateway = MockGateway::new()
+        .file("dockerfile", "Dockerfile", text.as_bytes())
+        .shared();
+    runtime.block_on(build(gateway.clone())).unwrap();
+    let warnings = gateway.warnings();
+    assert!(warnings.len() >= 5_000, "{}", warnings.len());
+    assert!(warnings.iter().all(|warning| !warning.ranges.is_empty()));
+    let infos = warnings.iter().filter_map(|warning| warning.info.as_ref());
+    assert!(infos.clone().all(|info| info.filename == "Dockerfile"));
+    let brought: usize = infos.clone().map(|info| info.data.len()).sum();
+    assert!(brought <= 32 << 20, "{brought}");
+    assert_eq!(infos.map(|info| info.data.len()).max(), Some(text.len()));
+}
