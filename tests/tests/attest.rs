@@ -474,6 +474,65 @@ fn provenance_of_all_tells_the_steps_the_build_file_and_the_layers_and_no_secret
 }
 
 #[test]
+fn what_a_step_that_ran_used_is_told_when_it_is_asked_for() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        "FROM busybox\nRUN dd if=/dev/zero of=/dev/null bs=1M count=200\n",
+    )
+    .expect("writing");
+    let archive = home.dir.path().join("out.tar");
+    let told = |provenance: &str, more: &[&str]| {
+        let mut flags = vec![
+            format!("--provenance={provenance}"),
+            format!("--output=type=oci,dest={}", archive.display()),
+        ];
+        flags.extend(more.iter().map(|flag| (*flag).to_owned()));
+        build(&home, context.path(), &flags);
+        let said = statement(&archive);
+        let predicate = &said["predicate"];
+        let step = predicate
+            .pointer("/buildDefinition/internalParameters/buildConfig/llbDefinition/1")
+            .cloned();
+        let machine = &predicate["runDetails"]["metadata"]["buildkit_metadata"]["sysUsage"];
+        (step.unwrap_or_default(), machine.clone())
+    };
+    let (step, machine) = told("capture-usage=true", &[]);
+    let usage = &step["resourceUsage"];
+    let last = usage["samples"].as_array().and_then(|list| list.last());
+    let last = last.unwrap_or_else(|| panic!("no samples: {step}"));
+    assert!(last["timestamp"].is_string(), "{last}");
+    let nanos = last["cpuStat"]["usageNanos"].as_u64().expect("its time");
+    assert!(nanos > 0, "{last}");
+    assert!(last["memoryStat"]["pgfault"].as_u64() > Some(0), "{last}");
+    assert!(usage["sysCPUStat"]["user"].is_number(), "{usage}");
+    assert!(machine[0]["cpuStat"]["idle"].is_number(), "{machine}");
+    assert!(
+        machine[0]["memoryStat"]["total"].as_u64() > Some(0),
+        "{machine}"
+    );
+    assert!(
+        machine[0]["procStat"]["processCreated"].as_u64() > Some(0),
+        "{machine}"
+    );
+
+    // What did not run used nothing.
+    let (step, machine) = told("capture-usage=true", &[]);
+    assert!(step["op"]["Op"]["exec"].is_object(), "{step}");
+    assert_eq!(step.get("resourceUsage"), None);
+    assert!(machine.is_array());
+    // Without the steps there is the machine.
+    let (step, machine) = told("mode=min,capture-usage=true", &["--no-cache"]);
+    assert!(step.is_null() && machine.is_array(), "{step} {machine}");
+    // Nobody asked.
+    let (step, machine) = told("mode=max", &["--no-cache"]);
+    assert_eq!(step.get("resourceUsage"), None);
+    assert!(machine.is_null(), "{machine}");
+}
+
+#[test]
 fn provenance_for_images_only_makes_no_index_of_an_archive() {
     let home = Home::new("");
     let context = tempfile::tempdir().expect("a temporary folder");
@@ -522,8 +581,8 @@ fn provenance_that_is_not_made_is_refused_by_name() {
     for (flag, wanted) in [
         ("--provenance=mode=most", "invalid mode \"most\""),
         (
-            "--provenance=capture-usage=true",
-            "unknown parameter \"capture-usage\"",
+            "--provenance=capture-usage=maybe",
+            "failed to parse capture-usage flag \"maybe\"",
         ),
         (
             "--attest=type=slsa",

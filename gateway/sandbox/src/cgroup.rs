@@ -20,11 +20,17 @@ pub(crate) fn is_pure_version_2() -> bool {
 }
 
 /// A sandbox's own group; removed when dropped.
+#[derive(Default)]
 pub(crate) struct Group {
     /// One per hierarchy used.
     dirs: Vec<PathBuf>,
     memory: Option<PathBuf>,
+    /// Where version 2 counts what its members use.
+    counted: Option<PathBuf>,
 }
+
+/// What is counted only where a controller is switched on.
+const COUNTING: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
 /// Files that a process writes `0` to in order to enter the group.
 pub(crate) type Entrances = Vec<OwnedFd>;
@@ -32,12 +38,31 @@ pub(crate) type Entrances = Vec<OwnedFd>;
 /// `(controller, file, value)` in the version at hand.
 type Setting = (&'static str, &'static str, String);
 
-/// Makes a group with the limits of `spec`; `None` when it has none. `name`
-/// must be unique on this machine.
+/// Makes a group with the limits of `spec`; `None` when it has none, and needs none to be measured
+/// either. `name` must be unique on this machine.
 pub(crate) fn create(
     spec: &SandboxSpec,
     name: &str,
 ) -> Result<Option<(Group, Entrances)>, SetupError> {
+    let limited = with_limits(spec, name)?;
+    if !spec.measure || !is_pure_version_2() {
+        return Ok(limited);
+    }
+    let (group, entrances) = match limited {
+        Some((group, entrances)) => (group, Some(entrances)),
+        None => (Group::default(), None),
+    };
+    let relative = relative(spec, name)?;
+    // No step fails for want of numbers.
+    let group = group.counting(&relative);
+    match entrances {
+        Some(entrances) => Ok(Some((group, entrances))),
+        None if group.dirs.is_empty() => Ok(None),
+        None => Ok(group.entrances().ok().map(|entrances| (group, entrances))),
+    }
+}
+
+fn with_limits(spec: &SandboxSpec, name: &str) -> Result<Option<(Group, Entrances)>, SetupError> {
     if spec.resources.is_empty() {
         let Some(pids) = spec.default_pids else {
             return Ok(None);
@@ -71,10 +96,7 @@ fn limit(
         settings_1(resources)
     };
     let relative = relative(spec, name)?;
-    let mut group = Group {
-        dirs: Vec::new(),
-        memory: None,
-    };
+    let mut group = Group::default();
     for (controller, file, value) in settings {
         let base = if version_2 {
             PathBuf::from(ROOT)
@@ -126,7 +148,9 @@ pub(crate) fn of_runtime(spec: &SandboxSpec, name: &str) -> Result<Group, SetupE
     } else {
         Path::new(ROOT).join("memory").join(&relative)
     };
+    let counted = is_pure_version_2() && spec.measure;
     Ok(Group {
+        counted: counted.then(|| memory.clone()),
         dirs,
         memory: Some(memory),
     })
@@ -230,6 +254,26 @@ fn settings_2(resources: &Resources) -> Vec<Setting> {
 }
 
 impl Group {
+    /// With as many of the kernel's counters as can be had.
+    fn counting(mut self, relative: &Path) -> Group {
+        let dir = Path::new(ROOT).join(relative);
+        for controller in COUNTING {
+            let _ = make(Path::new(ROOT), relative, true, controller);
+        }
+        if dir.is_dir() {
+            if !self.dirs.contains(&dir) {
+                self.dirs.push(dir.clone());
+            }
+            self.counted = Some(dir);
+        }
+        self
+    }
+
+    /// Where its members' use of the machine can be read while they run.
+    pub(crate) fn counted(&self) -> Option<&Path> {
+        self.counted.as_deref()
+    }
+
     pub(crate) fn entrances(&self) -> Result<Entrances, SetupError> {
         let open = |dir: &PathBuf| {
             let procs = dir.join("cgroup.procs");

@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use crate::error::{Error, Result};
 use crate::etc_files;
 use crate::spec::{MountKind, ProcessSpec, SandboxSpec};
+use crate::usage::{Gauge, Usage};
 use crate::wire::{self, Command, Hello, Packet, Reply, Request, StartRequest};
 use crate::zygote;
 
@@ -90,7 +91,10 @@ pub struct Running {
     proc_is_hosts: bool,
     socket: AsyncFd<OwnedFd>,
     pidfd: OwnedFd,
+    /// Where what it uses is counted.
+    group: Option<PathBuf>,
     ended: Option<ExitStatus>,
+    usage: Option<Box<Usage>>,
 }
 
 fn pair() -> Result<(OwnedFd, OwnedFd)> {
@@ -200,6 +204,7 @@ impl Inner {
                 Reply::Started {
                     serial,
                     proc_is_hosts,
+                    group,
                 },
                 fds,
             )) => Ok(Running {
@@ -208,7 +213,9 @@ impl Inner {
                 proc_is_hosts,
                 socket,
                 pidfd: fds.into_iter().next().ok_or(Error::LauncherGone)?,
+                group,
                 ended: None,
+                usage: None,
             }),
             Some((Reply::Failed(error), _)) => Err(Error::Setup(error)),
             Some((Reply::Exited { .. }, _)) | None => Err(Error::LauncherGone),
@@ -301,9 +308,11 @@ impl Running {
                     code,
                     signal,
                     oom_killed,
+                    usage,
                 },
                 _,
             )) => {
+                self.usage = usage;
                 let status = ExitStatus {
                     code,
                     signal,
@@ -315,6 +324,18 @@ impl Running {
             Some((Reply::Failed(error), _)) => Err(Error::Setup(error)),
             Some((Reply::Started { .. }, _)) | None => Err(Error::LauncherGone),
         }
+    }
+
+    /// What the payload and everything it started used, once it has ended; only when
+    /// [`SandboxSpec::measure`] asked for it.
+    pub fn usage(&self) -> Option<&Usage> {
+        self.usage.as_deref()
+    }
+
+    /// Reads the same while it runs, where the kernel tells.
+    pub fn gauge(&self) -> Option<Gauge> {
+        let group = self.group.clone()?;
+        Some(Gauge { group })
     }
 
     /// Sends a signal to the payload. As process 1 of its namespace it only

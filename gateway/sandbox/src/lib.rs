@@ -33,6 +33,7 @@ mod spec;
 mod stages;
 mod stubs;
 mod sys;
+pub mod usage;
 mod walk;
 mod wire;
 mod zygote;

@@ -49,6 +49,8 @@ pub struct SandboxSpec {
     /// Processes and threads when [`Resources::pids`] says nothing, on machines
     /// where a control group can be made; elsewhere it has no effect.
     pub default_pids: Option<u64>,
+    /// Whether what the payload uses is to be counted: [`crate::Running::usage`].
+    pub measure: bool,
     /// Which set of privileges and system mounts the payload gets.
     pub profile: Profile,
     /// Whether gaining privileges by set-id programs is switched off.
@@ -87,6 +89,7 @@ impl SandboxSpec {
             resources: Resources::default(),
             resources_optional: false,
             default_pids: None,
+            measure: false,
             profile: Profile::Step,
             no_new_privs: false,
             remove_mount_stubs: StubRemoval::Recursive,

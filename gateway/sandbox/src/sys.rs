@@ -401,6 +401,40 @@ pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errn
     Ok(())
 }
 
+/// How a process ended, and what it and the children it waited for used.
+pub(crate) struct Ended {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub used: libc::rusage,
+}
+
+/// Waits for the end of a child and takes it off the kernel's list.
+pub(crate) fn wait_process(pidfd: BorrowedFd<'_>) -> Result<Ended, Errno> {
+    // SAFETY: both structures are plain data, for which zeroes are a value; the kernel fills them.
+    // The library's waitid has no room for the second.
+    let (info, used) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let mut used: libc::rusage = std::mem::zeroed();
+        check(libc::syscall(
+            libc::SYS_waitid,
+            libc::P_PIDFD,
+            pidfd.as_raw_fd(),
+            &raw mut info,
+            libc::WEXITED,
+            &raw mut used,
+        ))?;
+        (info, used)
+    };
+    // SAFETY: waitid filled the part of a child's end.
+    let status = unsafe { info.si_status() };
+    let exited = info.si_code == libc::CLD_EXITED;
+    Ok(Ended {
+        code: exited.then_some(status),
+        signal: (!exited).then_some(status),
+        used,
+    })
+}
+
 /// Signals as something to read; they are blocked for the process as long as
 /// it lives.
 pub(crate) struct SignalFd(OwnedFd);

@@ -8,6 +8,7 @@
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::fs::MemfdFlags;
 use rustix::io::{Errno, retry_on_intr};
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::SetupError;
 use crate::spec::{ProcessSpec, SandboxSpec};
+use crate::usage::Usage;
 
 /// Larger bodies travel in a memfd: a packet is copied as a whole into one
 /// kernel buffer, which has a limit of about 200 KiB.
@@ -74,7 +76,12 @@ pub(crate) enum Hello {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// The payload runs; its pidfd comes along.
-    Started { serial: u64, proc_is_hosts: bool },
+    Started {
+        serial: u64,
+        proc_is_hosts: bool,
+        /// Where what it uses is counted, when that was asked for.
+        group: Option<PathBuf>,
+    },
     /// The payload never ran; nothing follows.
     Failed(SetupError),
     /// The payload ended; nothing follows.
@@ -82,6 +89,8 @@ pub(crate) enum Reply {
         code: Option<i32>,
         signal: Option<i32>,
         oom_killed: bool,
+        /// When that was asked for.
+        usage: Option<Box<Usage>>,
     },
 }
 

@@ -11,11 +11,12 @@ use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rustix::event::epoll;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::process::Signal;
 
 use crate::cgroup::Group;
 use crate::error::{At, SetupError, Stage};
@@ -26,6 +27,7 @@ use crate::spec::{Network, SandboxSpec};
 use crate::stages::{self, Ready, Report};
 use crate::stubs::{self, Changes};
 use crate::sys;
+use crate::usage;
 use crate::wire::{self, Command, Hello, Received, Reply, Request};
 
 /// First argument of the process the launcher starts.
@@ -160,6 +162,8 @@ struct Run {
     common: Option<SandboxSpec>,
     /// What ends it and all that belongs to it.
     kill_signal: i32,
+    /// What it used is to be told.
+    measure: bool,
 }
 
 /// A process that was just made, with what its end needs.
@@ -168,6 +172,7 @@ struct MadeProcess {
     changes: Option<Changes>,
     common: Option<SandboxSpec>,
     kill_signal: i32,
+    measure: bool,
 }
 
 /// Secrets among the mounts are not kept.
@@ -298,6 +303,7 @@ impl Zygote {
                     cgroup: made.spawned.cgroup,
                     common: made.common,
                     kill_signal: made.kill_signal,
+                    measure: made.measure,
                 };
                 if self.watch(serial, &run).is_err() {
                     // Unwatched it would never be reaped or reported.
@@ -342,6 +348,7 @@ impl Zygote {
                 changes: Changes::of(&request.spec),
                 common: Some(without_mounts(&request.spec)),
                 kill_signal: libc::SIGKILL,
+                measure: request.spec.measure,
                 // SAFETY: the caller's promise.
                 spawned: unsafe { spawn::first(&self.host, *request, stdio, serial) }?,
             }),
@@ -365,6 +372,7 @@ impl Zygote {
                         None => libc::SIGKILL,
                         Some(_) => stages::KILL_SIGNAL,
                     },
+                    measure: false,
                     // SAFETY: the caller's promise.
                     spawned: unsafe { spawn::further(&self.host, target, spec, stdio) }?,
                 })
@@ -430,6 +438,11 @@ impl Zygote {
             let started = Reply::Started {
                 serial,
                 proc_is_hosts: ready.proc_is_hosts,
+                group: run
+                    .cgroup
+                    .as_ref()
+                    .and_then(Group::counted)
+                    .map(Path::to_owned),
             };
             reply(&run.socket, &started, &[run.pidfd.as_fd()]);
         }
@@ -442,13 +455,16 @@ impl Zygote {
             return;
         };
         self.unwatch(&run);
-        let status =
-            rustix::process::waitid(WaitId::PidFd(run.pidfd.as_fd()), WaitIdOptions::EXITED);
-        let status = status.ok().flatten();
+        let ended = sys::wait_process(run.pidfd.as_fd()).ok();
         if let (Some(changes), Some(ready)) = (&run.changes, &run.ready) {
             stubs::remove(changes, &ready.made);
         }
         let oom_killed = run.cgroup.as_ref().is_some_and(Group::oom_killed);
+        let usage = ended.as_ref().filter(|_| run.measure).map(|ended| {
+            let counted = run.cgroup.as_ref().and_then(Group::counted);
+            let usage = counted.and_then(usage::of_group);
+            Box::new(usage.unwrap_or_else(|| usage::of_process(&ended.used)))
+        });
         drop(run.cgroup);
         let answer = match (run.failed, run.ready) {
             (Some(error), _) => Reply::Failed(error),
@@ -457,9 +473,10 @@ impl Zygote {
                 Reply::Failed(SetupError::new(Stage::Namespaces, 0, detail))
             }
             (None, Some(_)) => Reply::Exited {
-                code: status.as_ref().and_then(|s| s.exit_status()),
-                signal: status.as_ref().and_then(|s| s.terminating_signal()),
+                code: ended.as_ref().and_then(|ended| ended.code),
+                signal: ended.as_ref().and_then(|ended| ended.signal),
                 oom_killed,
+                usage,
             },
         };
         reply(&run.socket, &answer, &[]);

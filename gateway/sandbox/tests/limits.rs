@@ -137,3 +137,30 @@ async fn limits_that_cannot_be_enforced_are_refused_unless_optional() {
     spec.resources_optional = true;
     assert_eq!(rig.run(spec).await.stdout, "ran\n");
 }
+
+#[tokio::test]
+async fn what_a_payload_used_is_told_when_it_is_asked_for() {
+    let rig = Rig::new().await;
+    let mut spec = rig.shell("i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done");
+    spec.measure = true;
+    let mut running = rig
+        .launcher
+        .spawn(spec, gateway_sandbox::Stdio::default())
+        .await
+        .expect("starting");
+    assert_eq!(running.usage(), None, "it has not ended");
+    let status = running.wait().await.expect("its end");
+    assert!(status.success(), "{status:?}");
+    let usage = running.usage().expect("what it used").clone();
+    let cpu = usage.cpu_stat.expect("time");
+    assert!(cpu.usage_nanos > Some(0), "{cpu:?}");
+
+    let mut running = rig
+        .launcher
+        .spawn(rig.shell("true"), gateway_sandbox::Stdio::default())
+        .await
+        .expect("starting");
+    running.wait().await.expect("its end");
+    assert_eq!(running.usage(), None, "nobody asked");
+    assert!(running.gauge().is_none());
+}

@@ -44,6 +44,8 @@ pub struct JobOptions {
     pub pins: Option<Arc<Pins>>,
     /// With the logins of whoever builds; `None`: the solver's own.
     pub registries: Option<Registries>,
+    /// What steps use is to be counted, for an attestation.
+    pub measure: bool,
     pub cancel: CancellationToken,
 }
 

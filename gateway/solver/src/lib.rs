@@ -29,6 +29,7 @@ mod source_meta;
 mod steps;
 mod store;
 mod turn;
+pub mod usage;
 mod view;
 
 pub use container::{ContainerMounts, MountSource};

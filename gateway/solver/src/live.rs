@@ -25,6 +25,8 @@ pub struct LiveVertex {
     pub states: Mutex<States>,
     /// What a source turned out to be: the commit, the digest of a file.
     pub pin: OnceLock<String>,
+    /// What a step used when it ran in this build, when that is counted.
+    pub usage: OnceLock<serde_json::Value>,
     /// The op read the private copy of a local source, and not the files that were hashed in
     /// place: what it made must be stored under the copy's digest.
     pub used_copy: AtomicBool,
@@ -220,6 +222,7 @@ impl LiveGraph {
                     inputs,
                     states: Mutex::default(),
                     pin: OnceLock::new(),
+                    usage: OnceLock::new(),
                     used_copy: AtomicBool::new(false),
                 })
             });

@@ -40,6 +40,8 @@ pub struct Materials {
     pub network: bool,
     /// A part of the graph is made while it is solved.
     pub incomplete: bool,
+    /// What the steps that ran used, by the digests of their ops; only when the build counts it.
+    pub usage: BTreeMap<String, serde_json::Value>,
 }
 
 impl Materials {
@@ -147,6 +149,9 @@ fn materials(
             Some(pb::op::Op::Exec(op)) => {
                 found.network |= op.network() != pb::NetMode::None;
                 found.given(op);
+                if let Some(usage) = vertex.usage.get() {
+                    found.usage.insert(vertex.digest.clone(), usage.clone());
+                }
             }
             Some(pb::op::Op::Build(_)) => found.incomplete = true,
             _ => {}

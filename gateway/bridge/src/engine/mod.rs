@@ -30,6 +30,7 @@ use gateway_llb::pb;
 use gateway_session::Session;
 use gateway_solver::pins::{Pins, VendorReport};
 use gateway_solver::policy::SourcePolicies;
+use gateway_solver::usage::MachineUsage;
 use gateway_solver::{
     CacheDestination, CacheExport, CacheImport, Exporter, Job, JobOptions, ResultRef, Solver,
 };
@@ -201,10 +202,15 @@ impl Engine {
         frontend: Option<FrontendFn>,
     ) -> Result<BuildResponse, Error> {
         let provenance = provenance::Wanted::of(&request.opts)?;
-        let invocation = provenance::Invocation {
+        let mut invocation = provenance::Invocation {
             id: request.session.id().to_owned(),
             started: time::OffsetDateTime::now_utc(),
+            usage: None,
         };
+        let measure = provenance.as_ref().is_some_and(provenance::Wanted::usage);
+        if measure {
+            invocation.usage = Some(MachineUsage::start());
+        }
         let judge = request
             .source_judge
             .map(|judge| Arc::new(Judge::new(judge, request.source_policies.clone())));
@@ -215,6 +221,7 @@ impl Engine {
             policies: request.source_policies,
             pins: request.pins,
             registries: request.registries,
+            measure,
             cancel: request.cancel,
         });
         let mut caches = request.cache_exports;

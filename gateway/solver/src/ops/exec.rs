@@ -12,6 +12,7 @@ use gateway_api::error::SolveDetail;
 use gateway_api::{Code, Detail, Error};
 use gateway_llb::pb;
 use gateway_llb::quote::go_quote;
+use gateway_sandbox::usage::Gauge;
 use gateway_sandbox::{Resources, SandboxSpec, Security, Stdio, StubRemoval, Ulimit};
 
 use super::image;
@@ -20,6 +21,7 @@ use crate::live::LiveVertex;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
 use crate::store::Snapshot;
+use crate::usage::StepUsage;
 use logs::Logs;
 use mounts::{Mounts, Shown, Tree};
 
@@ -123,6 +125,7 @@ async fn spec(
     if let Some(limits) = &vertex.metadata.linux_resources {
         spec.resources = resources(limits);
     }
+    spec.measure = job.options.measure;
     let allowed = job.options.entitlements.contains("device");
     devices::add(&steps.cdi_dirs, &op.cdi_devices, allowed, &mut spec)?;
     Ok(spec)
@@ -234,7 +237,19 @@ async fn step(
             return Err(exit_error(meta, code));
         }
     };
-    let (status, (), ()) = tokio::join!(process.wait(), logs.copy(stdout, 1), logs.copy(stderr, 2));
+    let gauge = process.gauge();
+    let ended =
+        async { tokio::join!(process.wait(), logs.copy(stdout, 1), logs.copy(stderr, 2)).0 };
+    let status = match job.options.measure {
+        false => ended.await,
+        true => {
+            let mut usage = StepUsage::start();
+            let read = || gauge.as_ref().and_then(Gauge::read);
+            let status = usage.during(read, ended).await;
+            let _ = vertex.usage.set(usage.told(process.usage().cloned()));
+            status
+        }
+    };
     let status = status.map_err(|error| Error::unknown(error.to_string()))?;
     if status.oom_killed {
         let text = unsuccessful(meta, "cannot allocate memory");

@@ -121,6 +121,7 @@ impl Bench {
             policies: SourcePolicies::default(),
             pins: None,
             registries: None,
+            measure: false,
             cancel,
         })
     }

@@ -10,6 +10,7 @@ use gateway_api::{Attestation, Code, Error};
 use gateway_images::config::to_json;
 use gateway_images::registry::shown_url;
 use gateway_solver::provenance::{Material, Materials};
+use gateway_solver::usage::MachineUsage;
 use gateway_solver::{AttestationContent, Predicate, ResultRef, SolvedAttestation, StepLayers};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -71,12 +72,16 @@ pub struct Wanted {
     reproducible: bool,
     inline_only: bool,
     complete: bool,
+    /// With what the steps and the machine used.
+    usage: bool,
 }
 
 /// When and under which name a build ran.
 pub struct Invocation {
     pub id: String,
     pub started: OffsetDateTime,
+    /// When that is counted.
+    pub usage: Option<MachineUsage>,
 }
 
 impl Wanted {
@@ -96,6 +101,7 @@ impl Wanted {
             reproducible: false,
             inline_only: false,
             complete: false,
+            usage: false,
         };
         for field in text.split(',').filter(|field| !field.is_empty()) {
             let (key, value) = field.split_once('=').unwrap_or((field, ""));
@@ -127,7 +133,7 @@ impl Wanted {
                 "reproducible" => wanted.reproducible = flag()?,
                 "inline-only" => wanted.inline_only = flag()?,
                 "complete-materials" => wanted.complete = flag()?,
-                "capture-usage" if !flag()? => {}
+                "capture-usage" => wanted.usage = flag()?,
                 _ => {
                     return Err(Error::invalid(format!(
                         "unknown parameter {key:?} of the provenance attestation"
@@ -148,7 +154,13 @@ impl Wanted {
             reproducible: false,
             inline_only: true,
             complete: false,
+            usage: asked.is_some_and(|asked| asked.usage),
         }
+    }
+
+    /// What the steps use must be counted.
+    pub fn usage(&self) -> bool {
+        self.usage
     }
 
     /// The attestation of one result, `of`; none: of nothing.
@@ -170,8 +182,13 @@ impl Wanted {
             ));
         }
         let told = of.filter(|_| self.max);
+        let nothing = BTreeMap::new();
+        let usage = match self.usage {
+            true => &materials.usage,
+            false => &nothing,
+        };
         let steps = told
-            .map(|result| Steps::of(result.definition()))
+            .map(|result| Steps::of(result.definition(), usage))
             .transpose()?;
         let source = match (told, &steps) {
             (Some(result), Some(steps)) => steps::source(result.definition(), steps)?,
@@ -185,6 +202,11 @@ impl Wanted {
             materials,
             complete,
             platform: builder_platform,
+            machine: invocation
+                .usage
+                .as_ref()
+                .filter(|_| self.usage)
+                .map(MachineUsage::told),
             id: &invocation.id,
             started: rfc3339(invocation.started)?,
             finished: rfc3339(OffsetDateTime::now_utc())?,
@@ -328,6 +350,8 @@ struct Facts<'a> {
     materials: &'a Materials,
     complete: bool,
     platform: &'a str,
+    /// What the machine used.
+    machine: Option<Vec<Value>>,
     id: &'a str,
     started: String,
     finished: String,
@@ -376,6 +400,9 @@ impl Facts<'_> {
         }
         if let Some(source) = &self.source {
             told.insert("source".into(), source.clone());
+        }
+        if let Some(machine) = &self.machine {
+            told.insert("sysUsage".into(), machine.clone().into());
         }
         told.into()
     }
@@ -514,6 +541,7 @@ mod tests {
         let invocation = Invocation {
             id: "i".into(),
             started: OffsetDateTime::UNIX_EPOCH,
+            usage: None,
         };
         let wanted = wanted(text).unwrap();
         let made = wanted
@@ -643,10 +671,7 @@ mod tests {
             ("mode=min,version=v9", "invalid provenance SLSA version: v9"),
             ("mode=min,reproducible=maybe", "reproducible"),
             ("mode=min,secret=x", "unknown parameter \"secret\""),
-            (
-                "mode=min,capture-usage=true",
-                "unknown parameter \"capture-usage\"",
-            ),
+            ("mode=min,capture-usage=maybe", "capture-usage"),
         ] {
             let text = wanted(text).unwrap_err();
             assert!(text.contains(wanted_text), "{text}");
@@ -660,6 +685,7 @@ mod tests {
         let invocation = Invocation {
             id: String::new(),
             started: OffsetDateTime::UNIX_EPOCH,
+            usage: None,
         };
         let refused = complete.attest(None, &materials, None, "linux/amd64", &invocation);
         let error = refused.err().expect("refused");

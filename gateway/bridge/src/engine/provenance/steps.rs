@@ -27,9 +27,14 @@ pub struct Steps {
 }
 
 impl Steps {
+    /// With what those used of which that is known, by digest.
+    ///
     /// # Errors
     /// The definition is none.
-    pub fn of(definition: &pb::Definition) -> Result<Steps, Error> {
+    pub fn of(
+        definition: &pb::Definition,
+        usage: &BTreeMap<String, Value>,
+    ) -> Result<Steps, Error> {
         let unreadable = |error: &str| Error::unknown(format!("failed to parse llb: {error}"));
         let mut ops = BTreeMap::new();
         let mut last = None;
@@ -51,7 +56,10 @@ impl Steps {
             let Some(op) = ops.get(digest) else {
                 return Err(unreadable(&format!("no input {digest}")));
             };
-            let step = steps.step(number, op);
+            let mut step = steps.step(number, op);
+            if let (Some(used), Value::Object(step)) = (usage.get(digest), &mut step) {
+                step.insert("resourceUsage".into(), used.clone());
+            }
             steps.list.push(step);
         }
         Ok(steps)
@@ -170,7 +178,7 @@ pub fn source(definition: &pb::Definition, steps: &Steps) -> Result<Option<Value
             told.insert("data".into(), json::bytes(&info.data));
         }
         if let Some(definition) = &info.definition {
-            told.extend(Steps::of(definition)?.told());
+            told.extend(Steps::of(definition, &BTreeMap::new())?.told());
         }
         infos.push(Value::from(told));
     }
@@ -269,7 +277,7 @@ mod tests {
     #[test]
     fn steps_come_after_their_inputs_and_tell_no_passwords() {
         let (definition, [local, exec]) = definition();
-        let steps = Steps::of(&definition).unwrap();
+        let steps = Steps::of(&definition, &BTreeMap::new()).unwrap();
         let told = steps.told();
         let text = json!(told).to_string();
         assert!(
@@ -294,7 +302,7 @@ mod tests {
         assert_eq!(told["digestMapping"][&local], "step1");
         assert_eq!(told["digestMapping"][&exec], "step2");
         assert!(
-            Steps::of(&pb::Definition::default())
+            Steps::of(&pb::Definition::default(), &BTreeMap::new())
                 .unwrap()
                 .told()
                 .is_empty()
@@ -302,9 +310,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_step_used_stands_beside_it() {
+        let (definition, [local, exec]) = definition();
+        let used = json!({"samples": [{"cpuStat": {"usageNanos": 7}}]});
+        let usage = BTreeMap::from([
+            (exec, used.clone()),
+            ("sha256:other".to_owned(), used.clone()),
+        ]);
+        let told = Steps::of(&definition, &usage).unwrap().told();
+        assert_eq!(told["llbDefinition"][2]["resourceUsage"], used);
+        assert_eq!(told["digestMapping"][&local], "step1");
+        assert_eq!(told["llbDefinition"][1].get("resourceUsage"), None);
+    }
+
+    #[test]
     fn the_build_file_is_told_with_the_places_of_steps() {
         let (mut definition, [local, exec]) = definition();
-        let steps = Steps::of(&definition).unwrap();
+        let steps = Steps::of(&definition, &BTreeMap::new()).unwrap();
         assert_eq!(source(&definition, &steps).unwrap(), None);
         let range = pb::Range {
             start: Some(pb::Position {
