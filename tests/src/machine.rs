@@ -14,16 +14,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Modules of Debian's kernel, in the order of their needs.
-const MODULES: [&str; 7] = [
-    "virtio",
-    "virtio_ring",
-    "virtio_pci_modern_dev",
-    "virtio_pci_legacy_dev",
-    "virtio_pci",
-    "virtio_blk",
-    "overlay",
-];
+/// Modules of Debian's kernel that the guest is to have; those that they need come along.
+const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "overlay"];
 /// What the guest says last before it goes on to what was asked.
 const UP: &str = "machine: up";
 /// A machine without hardware help on a busy host takes this long to come up at most.
@@ -71,15 +63,14 @@ impl Machine {
             archive.dir(name);
         }
         archive.file("bin/busybox", &read(Path::new("/bin/busybox")));
-        for name in MODULES {
-            let module = find(&modules, &format!("{name}.ko"))
-                .unwrap_or_else(|| panic!("{} has no {name}.ko", modules.display()));
-            archive.file(&format!("modules/{name}.ko"), &read(&module));
+        let modules = in_order_of_needs(&modules);
+        for (name, module) in &modules {
+            archive.file(&format!("modules/{name}.ko"), module);
         }
         for (name, path) in files {
             archive.tree(name, path);
         }
-        archive.file("init", init(script).as_bytes());
+        archive.file("init", init(&modules, script).as_bytes());
         std::fs::write(dir.path().join("initramfs"), archive.bytes()).expect("the initramfs");
         let vmlinuz = std::fs::read_dir(kernel.join("boot"))
             .expect("the kernel's folder")
@@ -179,13 +170,15 @@ impl Machine {
 
     /// What the disk holds after the power of the last started machine is gone. `random` gives numbers.
     pub fn cut(&self, running: Running, random: &mut impl FnMut() -> u64) -> Cut {
+        let log = std::fs::File::open(self.dir.path().join("log")).expect("the log of writes");
+        // Now the power goes: what qemu still writes while it ends, a flush of its own among it, never was.
+        let count = count(&log);
         running.end();
         let disk = std::fs::File::options()
             .write(true)
             .open(self.disk())
             .expect("the disk");
-        let log = std::fs::File::open(self.dir.path().join("log")).expect("the log of writes");
-        replay(&log, &disk, random)
+        replay(&entries(&log, count), &log, &disk, random)
     }
 }
 
@@ -236,8 +229,9 @@ impl Drop for Running {
 }
 
 /// The first root of Linux is one that no process can leave by `pivot_root`: all goes on in a second one.
-fn init(script: &str) -> String {
-    let modules = MODULES.join(" ");
+fn init(modules: &[(String, Vec<u8>)], script: &str) -> String {
+    let names: Vec<&str> = modules.iter().map(|(name, _)| name.as_str()).collect();
+    let modules = names.join(" ");
     format!(
         "#!/bin/busybox sh\n\
          if [ ! -e /second ]; then\n\
@@ -250,8 +244,43 @@ fn init(script: &str) -> String {
          mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev\n\
          mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
          for m in {modules}; do insmod /modules/$m.ko; done\n\
-         mount -t ext4 /dev/vda /disk || echo 'machine: no disk'\necho '{UP}'\n{script}\npoweroff -f\n"
+         mount -t ext4 /dev/vda /disk || {{ echo 'machine: no disk'; poweroff -f; }}\necho '{UP}'\n{script}\npoweroff -f\n"
     )
+}
+
+/// The modules with all that they need, each after its needs. These change within a kernel's series, so each
+/// module is asked for its own.
+fn in_order_of_needs(modules: &Path) -> Vec<(String, Vec<u8>)> {
+    fn add(modules: &Path, name: &str, found: &mut Vec<(String, Vec<u8>)>) {
+        if found.iter().any(|(known, _)| known == name) {
+            return;
+        }
+        let path = find(modules, &format!("{name}.ko"))
+            .unwrap_or_else(|| panic!("{} has no {name}.ko", modules.display()));
+        let module = read(&path);
+        for need in needs(&module) {
+            add(modules, &need, found);
+        }
+        found.push((name.to_owned(), module));
+    }
+    let mut found = Vec::new();
+    for name in MODULES {
+        add(modules, name, &mut found);
+    }
+    found
+}
+
+/// What a module says of itself in its section `.modinfo`: words that end in a zero byte.
+fn needs(module: &[u8]) -> Vec<String> {
+    let word = module
+        .split(|byte| *byte == 0)
+        .find_map(|word| word.strip_prefix(b"depends="))
+        .unwrap_or_default();
+    String::from_utf8_lossy(word)
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Bytes that a drive writes whole or not at all.
@@ -269,16 +298,24 @@ struct Entry {
     data: u64,
 }
 
-fn entries(log: &std::fs::File) -> Vec<Entry> {
-    let number = |at: u64| {
-        let mut bytes = [0; 8];
-        log.read_exact_at(&mut bytes, at)
-            .expect("the log of writes");
-        u64::from_le_bytes(bytes)
-    };
-    assert_eq!(number(0), MAGIC, "a log of writes");
+fn number(log: &std::fs::File, at: u64) -> u64 {
+    let mut bytes = [0; 8];
+    log.read_exact_at(&mut bytes, at)
+        .expect("the log of writes");
+    u64::from_le_bytes(bytes)
+}
+
+/// How many entries the log has by now; it is told after each.
+fn count(log: &std::fs::File) -> u64 {
+    assert_eq!(number(log, 0), MAGIC, "a log of writes");
+    number(log, 16)
+}
+
+/// The first entries of a log that is whole.
+fn entries(log: &std::fs::File, count: u64) -> Vec<Entry> {
+    let number = |at| number(log, at);
     let mut next = SECTOR;
-    (0..number(16))
+    (0..count)
         .map(|_| {
             let (sector, sectors, flags) = (number(next), number(next + 8), number(next + 16));
             let data = next + SECTOR;
@@ -294,8 +331,12 @@ fn entries(log: &std::fs::File) -> Vec<Entry> {
         .collect()
 }
 
-fn replay(log: &std::fs::File, disk: &std::fs::File, random: &mut impl FnMut() -> u64) -> Cut {
-    let entries = entries(log);
+fn replay(
+    entries: &[Entry],
+    log: &std::fs::File,
+    disk: &std::fs::File,
+    random: &mut impl FnMut() -> u64,
+) -> Cut {
     let promised = entries
         .iter()
         .rposition(|entry| entry.flags & FLUSH != 0)
@@ -415,4 +456,16 @@ fn find(dir: &Path, name: &str) -> Option<PathBuf> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::needs;
+
+    #[test]
+    fn a_module_says_what_it_needs() {
+        let module = b"\x7fELF\0\0license=GPL\0depends=virtio,virtio_ring\0name=virtio_blk\0";
+        assert_eq!(needs(module), ["virtio", "virtio_ring"]);
+        assert!(needs(b"\x7fELF\0depends=\0name=overlay\0").is_empty());
+    }
 }

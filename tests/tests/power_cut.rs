@@ -80,6 +80,7 @@ fn after_the_power_is_cut_at_random_moments_the_store_is_whole_and_builds_the_sa
     };
     let mut digest: Option<String> = None;
     let mut longest = Duration::from_secs(5);
+    let mut unkept = 0;
     // The last start is only looked at.
     for number in 0..=cuts {
         let mut running = machine.start();
@@ -124,7 +125,9 @@ fn after_the_power_is_cut_at_random_moments_the_store_is_whole_and_builds_the_sa
         let (more, cached) = (more.count(), line("machine: cached"));
         let cut = machine.cut(running, &mut random);
         println!("{number}: {cached}, {more} more builds, {cut:?}");
+        unkept += cut.whole + cut.torn + cut.lost;
     }
+    assert!(unkept > 0, "no cut took anything");
 }
 
 fn write_base(root: &std::path::Path) -> std::io::Result<()> {
