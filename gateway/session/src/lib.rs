@@ -63,6 +63,9 @@ pub struct LocalDir {
     pub path: PathBuf,
     /// Bytes that came over the wire for it; `None` when it is read where it lies.
     pub transferred: Option<u64>,
+    /// Nobody writes into its files: another content comes as another file, which by its stat is not the one
+    /// from before.
+    pub still: bool,
     /// Keeps it as it is until dropped.
     pub hold: Option<Arc<dyn Any + Send + Sync>>,
 }

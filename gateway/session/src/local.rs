@@ -82,6 +82,7 @@ fn in_place(path: PathBuf) -> LocalDir {
     LocalDir {
         path,
         transferred: None,
+        still: false,
         hold: None,
     }
 }

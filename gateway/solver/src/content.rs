@@ -161,6 +161,7 @@ fn open_in_place(job: &JobInner, files: &LocalFiles) -> Outcome<Hasher> {
     let root = Root::open(&files.dir).map_err(internal)?;
     let options = HashOptions {
         cache: Some(files.hashes(job.store())),
+        still: files.still,
         ..HashOptions::default()
     };
     let hasher = ContentHasher::local(root, &files.filter, options);

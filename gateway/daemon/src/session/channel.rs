@@ -1,21 +1,26 @@
 //! Calls to a client: HTTP/2 inside of its session, with us as the client of that.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+use codec::Codec as _;
 use gateway_proto::limits;
 use http::uri::PathAndQuery;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::body::Body;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status, Streaming, codec};
 use tonic_prost::ProstCodec;
 use tower::Service;
 
@@ -29,6 +34,9 @@ const MOST_VALUES: usize = 31_500;
 
 /// Headers of a call, in bytes: what Go's clients take at most, less some for what is always there.
 const MAX_CALL_HEADERS: usize = (1 << 20) - (16 << 10);
+
+/// The type of gRPC's requests.
+const GRPC: &str = "application/grpc";
 
 /// All streams of a session are ours, and each holds back what is not read by its own window; so the
 /// connection's need not hold back more. HTTP/2's guard against floods of small frames allows them in
@@ -222,6 +230,58 @@ impl Channel {
         let answer = grpc.streaming(request, path, ProstCodec::<Q, A>::default());
         Ok(Answers {
             stream: answer.await?.into_inner(),
+            _call: call,
+        })
+    }
+
+    /// Streams both ways, of which ours comes as pieces with many messages in each, every one behind gRPC's prefix.
+    pub async fn pieces<A>(
+        &self,
+        path: &'static str,
+        metadata: MetadataMap,
+        pieces: impl Stream<Item = Bytes> + Send + 'static,
+    ) -> Result<Answers<A>, Status>
+    where
+        A: prost::Message + Default + 'static,
+    {
+        let pieces = pieces.map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
+        let mut request = http::Request::new(Body::new(StreamBody::new(pieces)));
+        *request.method_mut() = http::Method::POST;
+        *request.version_mut() = http::Version::HTTP_2;
+        *request.uri_mut() = http::Uri::from_static(path);
+        *request.headers_mut() = fitting(metadata)?.into_headers();
+        for (name, value) in [
+            (http::header::TE, "trailers"),
+            (http::header::CONTENT_TYPE, GRPC),
+        ] {
+            let value = http::HeaderValue::from_static(value);
+            request.headers_mut().insert(name, value);
+        }
+        let gone =
+            |error: hyper::Error| Status::unavailable(format!("the client is gone: {error}"));
+        let call = self.call().await?;
+        let mut channel = self.clone();
+        std::future::poll_fn(|cx| channel.poll_ready(cx))
+            .await
+            .map_err(gone)?;
+        let answer = Service::call(&mut channel, request)
+            .await
+            .map_err(|error| Status::from_error(Box::new(error)))?;
+        let (head, body) = answer.into_parts();
+        let decoder = ProstCodec::<A, A>::default().decoder();
+        let stream = match Status::from_header_map(&head.headers) {
+            Some(status) if status.code() != tonic::Code::Ok => return Err(status),
+            Some(_) => Streaming::new_empty(decoder, body),
+            None => Streaming::new_response(
+                decoder,
+                body,
+                head.status,
+                None,
+                Some(limits::MAX_MESSAGE_BYTES),
+            ),
+        };
+        Ok(Answers {
+            stream,
             _call: call,
         })
     }

@@ -150,6 +150,8 @@ impl Session for ClientSession {
         Ok(Some(LocalDir {
             path,
             transferred: Some(done.bytes),
+            // What is taken again whatever its stat says may differ without its stat.
+            still: !request.fresh,
             hold: Some(held),
         }))
     }
@@ -168,6 +170,7 @@ impl Session for ClientSession {
         Ok(Some(LocalDir {
             path: dir.path().to_owned(),
             transferred: None,
+            still: false,
             hold: Some(Arc::new(dir)),
         }))
     }

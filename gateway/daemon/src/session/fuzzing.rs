@@ -6,8 +6,9 @@ use gateway_solver::ClientTree;
 use prost::Message;
 use tokio::sync::{mpsc, watch};
 
+use super::frames::{Frames, Gone};
 use super::send::Listing;
-use super::{auth, policy, store, sync};
+use super::{auth, frames, policy, store, sync};
 use crate::proto::session::{CheckPolicyResponse, DecisionResponse, FetchTokenResponse, Packet};
 
 /// Packets of one run at most.
@@ -35,14 +36,14 @@ pub fn receive(bytes: &[u8], to: &Path, fresh: bool) -> Result<usize, String> {
         let _ = batches.try_send(vec![packet]);
     }
     drop(batches);
-    let (ask, mut asked) = mpsc::unbounded_channel();
     let (told, _heard) = watch::channel(0);
-    let followed = sync::follow(to, fresh, to_disk, &ask, &told);
-    drop(ask);
     let mut count = 0;
-    while asked.try_recv().is_ok() {
-        count += 1;
-    }
+    let mut ask = Frames::new(|piece| {
+        count += frames::packets(piece).ok_or(Gone)?.len();
+        Ok(())
+    });
+    let followed = sync::follow(to, fresh, to_disk, &mut ask, &told);
+    drop(ask);
     match followed {
         Ok(_) => Ok(count),
         Err(sync::Ended::Early) => Err("ended early".to_owned()),
@@ -67,15 +68,14 @@ pub fn send(bytes: &[u8], from: &Path) -> Result<usize, String> {
         let _ = heard.send(packet);
     }
     drop(heard);
-    // Nobody takes them meanwhile: each file can be asked for once, so there is room for all.
-    let (send, mut sent) = mpsc::channel(PACKETS);
-    let done = Listing::of(std::slice::from_ref(&tree))?.send(&send, &mut asked);
-    drop(send);
     let mut count = 0;
-    while sent.try_recv().is_ok() {
-        count += 1;
-    }
-    done.map(|_| count)
+    let mut frames = Frames::new(|piece| {
+        count += frames::packets(piece).ok_or(Gone)?.len();
+        Ok(())
+    });
+    Listing::of(std::slice::from_ref(&tree))?.send(&mut frames, &mut asked)?;
+    drop(frames);
+    Ok(count)
 }
 
 /// What a client answers that is asked about policies, tokens and blobs (the first byte chooses).

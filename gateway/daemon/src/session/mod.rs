@@ -5,6 +5,7 @@ mod auth;
 mod channel;
 mod client;
 mod exporters;
+mod frames;
 pub mod fuzzing;
 mod health;
 mod locals;

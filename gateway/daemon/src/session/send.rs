@@ -7,11 +7,13 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use gateway_proto::fsutil::types::Stat;
 use gateway_solver::ClientTree;
 use gateway_solver::fs::{Filter, Root, walk};
 use tokio::sync::mpsc;
 
+use super::frames::{Frames, Gone};
 use super::receive::order;
 use crate::proto::session::Packet;
 use crate::proto::session::packet::PacketType;
@@ -118,39 +120,55 @@ impl Listing {
     ///
     /// # Errors
     /// What the client says, or what it may not say.
-    pub fn send(
+    pub fn send<S: FnMut(Bytes) -> Result<(), Gone>>(
         mut self,
-        send: &mpsc::Sender<Packet>,
+        frames: &mut Frames<S>,
         asked: &mut mpsc::UnboundedReceiver<Packet>,
     ) -> Result<u64, String> {
-        let gone = || "the client ended the transfer early".to_owned();
-        let put = |packet| send.blocking_send(packet).map_err(|_| gone());
         let mut contents = HashMap::new();
         for (id, (stat, content)) in self.entries.drain(..).enumerate() {
             if !matches!(content, Content::None) {
                 contents.insert(u32::try_from(id).unwrap_or(u32::MAX), content);
             }
-            put(Packet {
+            let entry = Packet {
                 r#type: PacketType::Stat as i32,
                 stat: Some(stat),
                 ..Packet::default()
-            })?;
+            };
+            frames.put(&entry).map_err(gone)?;
         }
-        put(Packet::default())?;
+        frames.put(&Packet::default()).map_err(gone)?;
         let mut bytes = 0;
-        while let Some(packet) = asked.blocking_recv() {
+        let mut piece = Packet {
+            r#type: PacketType::Data as i32,
+            ..Packet::default()
+        };
+        loop {
+            let packet = match asked.try_recv() {
+                Ok(packet) => packet,
+                Err(_) => {
+                    // The client waits for what it asked for.
+                    frames.flush().map_err(gone)?;
+                    asked.blocking_recv().ok_or_else(|| gone(Gone))?
+                }
+            };
             match packet.r#type() {
                 PacketType::Req => {
                     let content = contents
                         .remove(&packet.id)
                         .ok_or_else(|| format!("invalid file id {}", packet.id))?;
-                    bytes += send_content(content, packet.id, &put)?;
+                    piece.id = packet.id;
+                    bytes += send_content(content, &mut piece, frames)?;
                 }
                 PacketType::Fin => {
-                    put(Packet {
+                    let end = Packet {
                         r#type: PacketType::Fin as i32,
                         ..Packet::default()
-                    })?;
+                    };
+                    frames
+                        .put(&end)
+                        .and_then(|()| frames.flush())
+                        .map_err(gone)?;
                     return Ok(bytes);
                 }
                 PacketType::Err => return Err(String::from_utf8_lossy(&packet.data).into_owned()),
@@ -159,48 +177,49 @@ impl Listing {
                 }
             }
         }
-        Err(gone())
     }
 }
 
-fn send_content(
+fn gone(Gone: Gone) -> String {
+    "the client ended the transfer early".to_owned()
+}
+
+/// Sends a file in packets like `piece`.
+fn send_content<S: FnMut(Bytes) -> Result<(), Gone>>(
     content: Content,
-    id: u32,
-    put: &impl Fn(Packet) -> Result<(), String>,
+    piece: &mut Packet,
+    frames: &mut Frames<S>,
 ) -> Result<u64, String> {
-    let data = |data| Packet {
-        r#type: PacketType::Data as i32,
-        id,
-        data,
-        stat: None,
-    };
     let mut sent = 0;
     match content {
         Content::None => {}
         Content::Bytes(bytes) => {
-            for piece in bytes.chunks(PIECE) {
-                sent += piece.len() as u64;
-                put(data(piece.to_vec()))?;
+            for part in bytes.chunks(PIECE) {
+                sent += part.len() as u64;
+                piece.data.clear();
+                piece.data.extend_from_slice(part);
+                frames.put(piece).map_err(gone)?;
             }
         }
         Content::File(path) => {
             let failed = |error: std::io::Error| format!("{}: {error}", path.display());
             let mut file = File::open(&path).map_err(failed)?;
             loop {
-                let mut piece = Vec::with_capacity(PIECE);
+                piece.data.clear();
                 let count = file
                     .by_ref()
                     .take(PIECE as u64)
-                    .read_to_end(&mut piece)
+                    .read_to_end(&mut piece.data)
                     .map_err(failed)?;
                 if count == 0 {
                     break;
                 }
                 sent += count as u64;
-                put(data(piece))?;
+                frames.put(piece).map_err(gone)?;
             }
         }
     }
-    put(data(Vec::new()))?;
+    piece.data.clear();
+    frames.put(piece).map_err(gone)?;
     Ok(sent)
 }

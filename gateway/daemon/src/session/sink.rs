@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gateway_api::Error;
 use gateway_solver::{ClientSink, ClientStream, ClientTree};
 use tokio::runtime;
@@ -14,6 +15,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use super::channel::insert;
+use super::frames::{Frames, Gone};
 use super::send::Listing;
 use super::{Handle, Sessions, client_error};
 use crate::peer::Peer;
@@ -23,10 +25,8 @@ const DIFF_COPY: &str = "/moby.filesync.v1.FileSend/DiffCopy";
 
 /// Bytes of one message: clients take 4 MiB.
 const PIECE: usize = 1 << 20;
-/// Messages that wait for the client.
+/// Messages, or pieces of many, that wait for the client.
 const PIECES: usize = 4;
-/// Packets that wait for the client.
-const PACKETS: usize = 1024;
 /// What a client says beside its requests for files: an end, an error.
 const BESIDE: usize = 16;
 
@@ -108,7 +108,7 @@ impl ClientSink for ClientOutput {
             );
         }
         let listing = Listing::of(&trees).map_err(Error::unknown)?;
-        let (send, sent) = mpsc::channel::<Packet>(PACKETS);
+        let (send, sent) = mpsc::channel::<Bytes>(PIECES);
         // Each file can be asked for once; requests must not wait while the list is sent.
         let most = listing.len();
         let (heard, mut asked) = mpsc::unbounded_channel::<Packet>();
@@ -116,9 +116,7 @@ impl ClientSink for ClientOutput {
             let carried = async {
                 let channel = handle.channel();
                 let sent = ReceiverStream::new(sent);
-                let mut answers = channel
-                    .streams::<Packet, Packet>(DIFF_COPY, metadata, sent)
-                    .await?;
+                let mut answers = channel.pieces::<Packet>(DIFF_COPY, metadata, sent).await?;
                 let mut count = 0;
                 while let Some(packet) = answers.message().await? {
                     count += 1;
@@ -137,8 +135,9 @@ impl ClientSink for ClientOutput {
                 .await
                 .and_then(std::convert::identity)
         });
-        let sent = listing.send(&send, &mut asked);
-        drop((send, asked));
+        let mut frames = Frames::new(move |piece| send.blocking_send(piece).map_err(|_| Gone));
+        let sent = listing.send(&mut frames, &mut asked);
+        drop((frames, asked));
         let carried = self.runtime.block_on(carried);
         let carried = carried.map_err(|_| Error::unknown("sending files failed here"))?;
         match (sent, carried) {

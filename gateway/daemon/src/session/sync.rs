@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use gateway_proto::fsutil::types::Stat;
 use gateway_session::LocalRequest;
@@ -18,6 +19,7 @@ use tonic::metadata::MetadataMap;
 
 use super::Handle;
 use super::channel::{Answers, Encoding, insert_as};
+use super::frames::{Frames, Gone};
 use super::locals::Held;
 use super::receive::{Limits, Receiver};
 use crate::proto::session::Packet;
@@ -53,7 +55,7 @@ pub enum SyncError {
 }
 
 /// What we say.
-pub(super) enum Say {
+enum Say {
     Want(u32),
     Done,
     Refuse(String),
@@ -97,11 +99,11 @@ pub async fn sync(
         insert_as(&mut metadata, encoding, key, values);
     }
     // As many as there are files: each is asked for once.
-    let (ask, asked) = mpsc::unbounded_channel::<Say>();
-    let requests = UnboundedReceiverStream::new(asked).map(Packet::from);
+    let (ask, asked) = mpsc::unbounded_channel();
+    let requests = UnboundedReceiverStream::new(asked);
     let packets = handle
         .channel()
-        .streams::<Packet, Packet>(DIFF_COPY, metadata, requests);
+        .pieces::<Packet>(DIFF_COPY, metadata, requests);
     let packets = packets.await.map_err(SyncError::Client)?;
     let (batches, to_disk) = mpsc::channel(BATCHES);
     let (told, mut heard) = watch::channel(0);
@@ -111,7 +113,9 @@ pub async fn sync(
     std::thread::Builder::new()
         .name("transfer".to_owned())
         .spawn(move || {
-            let wrote = write(&held.path(), fresh, to_disk, &ask, &told);
+            let mut ask = Frames::new(move |piece| ask.send(piece).map_err(|_| Gone));
+            let wrote = write(&held.path(), fresh, to_disk, &mut ask, &told);
+            drop(ask);
             drop(held);
             // Whoever waited may be gone.
             let _ = ended.send(wrote);
@@ -206,31 +210,32 @@ pub(super) enum Ended {
 }
 
 /// The receiver's side of the protocol, on a thread that may block.
-fn write(
+fn write<S: FnMut(Bytes) -> Result<(), Gone>>(
     to: &Path,
     fresh: bool,
     batches: mpsc::Receiver<Vec<Packet>>,
-    ask: &mpsc::UnboundedSender<Say>,
+    ask: &mut Frames<S>,
     told: &watch::Sender<u64>,
 ) -> Result<Transferred, Ended> {
     let outcome = follow(to, fresh, batches, ask, told);
     if let Err(Ended::Refused(problem)) = &outcome {
         // A client that is gone need not be told.
-        let _ = ask.send(Say::Refuse(problem.clone()));
+        let told = ask.put(&Say::Refuse(problem.clone()).into());
+        let _ = told.and_then(|()| ask.flush());
     }
     outcome
 }
 
-pub(super) fn follow(
+pub(super) fn follow<S: FnMut(Bytes) -> Result<(), Gone>>(
     to: &Path,
     fresh: bool,
     mut batches: mpsc::Receiver<Vec<Packet>>,
-    ask: &mpsc::UnboundedSender<Say>,
+    ask: &mut Frames<S>,
     told: &watch::Sender<u64>,
 ) -> Result<Transferred, Ended> {
     let refused = |error: super::receive::ReceiveError| Ended::Refused(error.to_string());
     let mut receiver = Receiver::new(to, fresh, Limits::default()).map_err(refused)?;
-    let send = |say| ask.send(say).map_err(|_| Ended::Early);
+    let gone = |Gone| Ended::Early;
     let mut overhead = 0_u64;
     let mut said_done = false;
     while let Some(batch) = batches.blocking_recv() {
@@ -240,7 +245,7 @@ pub(super) fn follow(
                     Some(stat) => {
                         overhead += prost::Message::encoded_len(&stat) as u64;
                         if let Some(id) = receiver.entry(stat).map_err(refused)? {
-                            send(Say::Want(id))?;
+                            ask.put(&Say::Want(id).into()).map_err(gone)?;
                         }
                     }
                     None => receiver.end_of_list().map_err(refused)?,
@@ -269,8 +274,10 @@ pub(super) fn follow(
         told.send_replace(receiver.bytes() + overhead);
         if receiver.is_complete() && !said_done {
             said_done = true;
-            send(Say::Done)?;
+            ask.put(&Say::Done.into()).map_err(gone)?;
         }
+        // The client sends what it was asked for while the next batch is looked at.
+        ask.flush().map_err(gone)?;
     }
     Err(Ended::Early)
 }

@@ -101,7 +101,7 @@ impl Visible {
         }
     }
 
-    fn meta(&self, path: &[u8]) -> Option<Meta> {
+    pub(super) fn meta(&self, path: &[u8]) -> Option<Meta> {
         match &self.paths {
             Paths::Listed(paths) => paths.get(path).copied(),
             Paths::Walked(walked) => walked.meta(path),

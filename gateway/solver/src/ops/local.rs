@@ -99,23 +99,24 @@ pub async fn run(
     let dir = async {
         let found = find(job, vertex, op, &name, &filter).await?;
         if !metadata {
-            return Ok((found.path, found.hold));
+            return Ok((found.path, found.hold, found.still));
         }
         let filter = std::mem::take(&mut filter);
         let list = metadata::list(job, found.path, filter, exceptions).await?;
         let dir = list.work.path().join("fs");
         let _ = copy.set(list);
-        Ok((dir, found.hold))
+        Ok((dir, found.hold, false))
     }
     .await;
     running.finish(&dir);
-    let (dir, hold) = dir?;
+    let (dir, hold, still) = dir?;
     Ok(vec![Snapshot::new(vec![Layer {
         id: format!("local-{}", new_id()),
         lazy: None,
         local: Some(Arc::new(LocalFiles {
             dir,
             _hold: Hold(hold),
+            still,
             filter,
             name,
             vertex: vertex.digest.clone(),

@@ -42,6 +42,8 @@ impl std::fmt::Debug for Hold {
 pub struct LocalFiles {
     pub dir: PathBuf,
     pub _hold: Hold,
+    /// Its files are never written to (see [`gateway_session::LocalDir`]).
+    pub still: bool,
     pub filter: Filter,
     /// Name of the source, and the vertex that shows its transfer.
     pub name: String,

@@ -112,7 +112,13 @@ pub struct HashOptions {
     pub threads: usize,
     /// Stop soon after this becomes true.
     pub cancel: Option<Arc<AtomicBool>>,
+    /// Files are never written to, only replaced by others with another stat: what was read shortly after a change
+    /// is as good as anything (see [`HashCache`]).
+    pub still: bool,
 }
+
+/// The time from which on stats of files that nobody writes to tell all: any.
+const ALWAYS: i128 = i128::MAX;
 
 /// The content hashes of one directory.
 pub struct ContentHasher {
@@ -170,7 +176,12 @@ impl ContentHasher {
             tree: self.tree.clone(),
             top: self.top,
         };
-        Visible::of_walk(Arc::new(walked)).unchanged_since(self.walked, Arc::new(digests))
+        let since = if self.options.still {
+            ALWAYS
+        } else {
+            self.walked
+        };
+        Visible::of_walk(Arc::new(walked)).unchanged_since(since, Arc::new(digests))
     }
 
     /// The digest of a path (its whole content, if it is a directory) or of what a pattern
@@ -222,6 +233,7 @@ impl ContentHasher {
             cache: self.options.cache.as_deref(),
             threads: self.options.threads,
             cancel: self.options.cancel.as_deref(),
+            still: self.options.still,
         }
     }
 }

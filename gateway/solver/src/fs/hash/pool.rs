@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::header::{Header, feed};
-use super::{HashCache, StatKey};
+use super::{ALWAYS, HashCache, StatKey};
 use crate::fs::digest::ContentDigest;
 use crate::fs::error::{FsError, lossy};
 use crate::fs::meta::{Meta, Xattrs, XattrsOf};
@@ -30,6 +30,8 @@ pub(super) struct Reader<'a> {
     /// Workers at most.
     pub threads: usize,
     pub cancel: Option<&'a AtomicBool>,
+    /// Nobody writes to the files.
+    pub still: bool,
 }
 
 impl Reader<'_> {
@@ -131,7 +133,10 @@ fn one(reader: &Reader<'_>, job: &Job<'_>, buffer: &mut Vec<u8>) -> Result<Conte
     if !job.meta.is_file() || job.meta.size == 0 {
         return Ok(ContentDigest::finish(hasher));
     }
-    let began = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
+    let began = match reader.still {
+        true => ALWAYS,
+        false => time::OffsetDateTime::now_utc().unix_timestamp_nanos(),
+    };
     let digest = content(reader, job, hasher, buffer)?;
     if let (Some(key), Some(cache)) = (key, reader.cache) {
         cache.put(key, digest, began);

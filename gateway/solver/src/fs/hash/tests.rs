@@ -293,6 +293,42 @@ fn a_cache_saves_reading_and_changes_no_digest() {
 }
 
 #[test]
+fn young_files_are_known_when_nobody_writes_to_them_and_only_then() {
+    for still in [false, true] {
+        let dir = golden();
+        let kept = tempfile::tempdir().expect("a directory");
+        let cache = Arc::new(crate::store::FileHashes::open(kept.path().join("h")));
+        let options = HashOptions {
+            cache: Some(cache.clone()),
+            still,
+            ..HashOptions::default()
+        };
+        let root = Root::open(dir.path()).expect("opens");
+        let filter = Filter::default();
+        // Its clock is ahead, so it stays young however long this takes.
+        let ahead = std::time::SystemTime::now() + std::time::Duration::from_secs(1000);
+        let file = std::fs::File::options()
+            .write(true)
+            .open(dir.path().join("a.txt"));
+        file.expect("opens").set_modified(ahead).expect("set");
+        let hasher = ContentHasher::local(root, &filter, options).expect("hashes");
+        plain(&hasher, "/");
+        let visible = hasher.visible();
+        let meta = visible.meta(b"a.txt").expect("is there");
+        let key = StatKey {
+            uid: 0,
+            gid: 0,
+            ..StatKey::of(&meta)
+        };
+        assert_eq!(cache.get(&key).is_some(), still);
+        let held_against = visible.digest_wanted(b"/a.txt", &meta).expect("is there");
+        assert_eq!(held_against.is_none(), still);
+        let changed = Meta { size: 1, ..meta };
+        assert!(visible.check(b"/a.txt", &changed).is_err());
+    }
+}
+
+#[test]
 fn nothing_hashes_to_nothing() {
     let digest = checksum_all_of_nothing(&[]).expect("the whole of nothing");
     assert_eq!(digest, combine(&[ContentDigest::of(b"")]));
