@@ -2,6 +2,8 @@
 //! builds over HTTP and gives its files, secrets and agents over a session.
 
 use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -317,68 +319,126 @@ fn a_daemon_that_nobody_uses_ends_by_itself_if_it_was_told_to() {
     assert!(daemon.ended(), "{}", daemon.log());
 }
 
-#[test]
-fn p55_over_tcp_only_the_holders_of_certificates_build() {
-    let keys = tempfile::tempdir().unwrap();
-    let dir = |name: &str| {
-        let dir = keys.path().join(name);
-        fs::create_dir(&dir).unwrap();
-        dir
-    };
-    let (ours, strangers) = (Authority::new("ours"), Authority::new("somebody else's"));
-    let ca = keys.path().join("ca.pem");
-    ours.write_ca(&ca);
-    let server = ours.server(&dir("server"), &["127.0.0.1"]);
-    let client = ours.server(&dir("client"), &["client"]);
-    let stranger = strangers.server(&dir("stranger"), &["client"]);
-    let path = |path: &Path| path.display().to_string();
-    let mut rig = Rig::new(&[
-        "--addr",
-        "tcp://127.0.0.1:0",
-        "--tlscert",
-        &path(&server.certificate),
-        "--tlskey",
-        &path(&server.key),
-        "--tlscacert",
-        &path(&ca),
-    ]);
-    rig.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
-    let address = |daemon: &Daemon| {
-        let log = daemon.log();
-        log.lines()
-            .find_map(|line| Some(line.strip_prefix("listening on ")?.to_owned()))
-    };
-    rig.daemon.wait("it says where it listens", |daemon| {
-        address(daemon).is_some()
-    });
-    let address = address(&rig.daemon).unwrap();
-    assert!(address.starts_with("tcp://127.0.0.1:"), "{address}");
-    let build = |with: Option<&ServerFiles>| {
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// A daemon behind TLS, and those who come to it.
+struct Far {
+    rig: Rig,
+    /// As clients write it.
+    address: String,
+    keys: tempfile::TempDir,
+    client: ServerFiles,
+    stranger: ServerFiles,
+}
+
+impl Far {
+    fn new() -> Far {
+        let keys = tempfile::tempdir().unwrap();
+        let dir = |name: &str| {
+            let dir = keys.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            dir
+        };
+        let (ours, strangers) = (Authority::new("ours"), Authority::new("somebody else's"));
+        let ca = keys.path().join("ca.pem");
+        ours.write_ca(&ca);
+        let server = ours.server(&dir("server"), &["127.0.0.1"]);
+        let client = ours.server(&dir("client"), &["client"]);
+        let stranger = strangers.server(&dir("stranger"), &["client"]);
+        let mut rig = Rig::new(&[
+            "--addr",
+            "tcp://127.0.0.1:0",
+            "--tlscert",
+            &shown(&server.certificate),
+            "--tlskey",
+            &shown(&server.key),
+            "--tlscacert",
+            &shown(&ca),
+        ]);
+        rig.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+        let address = |daemon: &Daemon| {
+            let log = daemon.log();
+            log.lines()
+                .find_map(|line| Some(line.strip_prefix("listening on ")?.to_owned()))
+        };
+        rig.daemon.wait("it says where it listens", |daemon| {
+            address(daemon).is_some()
+        });
+        let address = address(&rig.daemon).unwrap();
+        assert!(address.starts_with("tcp://127.0.0.1:"), "{address}");
+        Far {
+            rig,
+            address,
+            keys,
+            client,
+            stranger,
+        }
+    }
+
+    /// A build by who has these files, and what was said.
+    fn build(&self, with: Option<&ServerFiles>) -> (bool, String) {
         let mut docker = Command::new("/usr/bin/docker");
+        let ca = shown(&self.keys.path().join("ca.pem"));
         docker
             .env("DOCKER_BUILDKIT", "1")
-            .env("DOCKER_CONFIG", rig.dir.path().join("docker"))
-            .args(["--host", &address, "--tlsverify", "--tlscacert", &path(&ca)]);
+            .env("DOCKER_CONFIG", self.rig.dir.path().join("docker"))
+            .args(["--host", &self.address, "--tlsverify", "--tlscacert", &ca]);
         if let Some(files) = with {
             docker.args([
                 "--tlscert",
-                &path(&files.certificate),
+                &shown(&files.certificate),
                 "--tlskey",
-                &path(&files.key),
+                &shown(&files.key),
             ]);
         }
         docker
             .args(["build", "-q"])
-            .arg(rig.dir.path().join("context"));
+            .arg(self.rig.dir.path().join("context"));
         let output = run(docker.stdin(Stdio::null()));
         (output.status.success(), said(&output))
-    };
-    let (ok, text) = build(Some(&client));
+    }
+}
+
+#[test]
+fn p55_over_tcp_only_the_holders_of_certificates_build() {
+    let far = Far::new();
+    let (ok, text) = far.build(Some(&far.client));
     assert!(ok, "{text}");
-    let (ok, text) = build(Some(&stranger));
+    let (ok, text) = far.build(Some(&far.stranger));
     assert!(!ok, "{text}");
-    let (ok, text) = build(None);
+    let (ok, text) = far.build(None);
     assert!(!ok, "{text}");
+}
+
+/// What one address may have on its way.
+const UNPROVEN: usize = 256;
+
+#[test]
+fn p55_connections_that_prove_nothing_keep_nobody_out() {
+    let far = Far::new();
+    let address = far.address.trim_start_matches("tcp://");
+    let mut silent: Vec<TcpStream> = (0..UNPROVEN + 100)
+        .map(|_| TcpStream::connect(address).expect("a connection"))
+        .collect();
+    // Those that came first had to go; reading waits until they did.
+    for first in silent.drain(..100) {
+        let mut first = first;
+        assert_eq!(first.read(&mut [0]).expect("an end"), 0);
+    }
+    let (ok, text) = far.build(Some(&far.client));
+    assert!(ok, "{text}");
+    // Most others are still there: a client that is slow is not sent away by the few of another.
+    let gone = |stream: &mut TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        matches!(stream.read(&mut [0]), Ok(0))
+    };
+    let gone = silent
+        .iter_mut()
+        .filter_map(|s| gone(s).then_some(()))
+        .count();
+    assert!(gone < 100, "{gone}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,11 +20,15 @@ use gateway_tests::client::wire::SolveRequest;
 use gateway_tests::client::{Client, Offers, Session, Tree, new_id};
 use gateway_tests::daemon::Daemon;
 use gateway_tests::registry::Registry;
+use gateway_tests::tls::{Authority, ServerFiles};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
@@ -349,9 +354,60 @@ async fn p49_p50_p54_what_is_kept_is_told_with_its_size_and_goes_when_chosen() {
 /// What a collector got: paths, headers and bodies.
 type Heard = Arc<Mutex<Vec<(String, http::HeaderMap, Bytes)>>>;
 
+trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+
+/// Where a collector listens, with a certificate or without.
+struct Door {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    /// Those that came and did not believe the certificate.
+    disbelieved: Arc<AtomicUsize>,
+}
+
+impl Door {
+    async fn open(files: Option<&ServerFiles>) -> Door {
+        let tls = files.map(|files| {
+            let certificate = CertificateDer::from_pem_file(&files.certificate).expect("PEM");
+            let key = PrivateKeyDer::from_pem_file(&files.key).expect("PEM");
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let config = rustls::ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate], key);
+            TlsAcceptor::from(Arc::new(config.expect("a certificate")))
+        });
+        Door {
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            tls,
+            disbelieved: Arc::default(),
+        }
+    }
+
+    fn endpoint(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.listener.local_addr().unwrap())
+    }
+
+    async fn next(&self) -> Box<dyn Connection> {
+        loop {
+            let (stream, _) = self.listener.accept().await.expect("a connection");
+            match &self.tls {
+                None => return Box::new(stream),
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => return Box::new(stream),
+                    Err(_) => self.disbelieved.fetch_add(1, Ordering::SeqCst),
+                },
+            };
+        }
+    }
+}
+
 /// A collector of gRPC.
-async fn grpc_collector(listener: TcpListener, heard: Heard) {
-    while let Ok((stream, _)) = listener.accept().await {
+async fn grpc_collector(door: Door, heard: Heard) {
+    loop {
+        let stream = door.next().await;
         let heard = heard.clone();
         let service = hyper::service::service_fn(move |request: http::Request<_>| {
             let heard = heard.clone();
@@ -375,8 +431,9 @@ async fn grpc_collector(listener: TcpListener, heard: Heard) {
 }
 
 /// A collector of HTTP/1.1: the first line, the headers, a body of the length that they say.
-async fn http_collector(listener: TcpListener, heard: Heard) {
-    while let Ok((mut stream, _)) = listener.accept().await {
+async fn http_collector(door: Door, heard: Heard) {
+    loop {
+        let mut stream = door.next().await;
         let mut all = Vec::new();
         let end = loop {
             let mut some = [0; 4096];
@@ -419,13 +476,23 @@ async fn p25_spans_of_clients_go_on_to_a_collector_as_they_came() {
     let spans = Spans {
         resource_spans: vec![b"\x0a\x03abc".to_vec(), vec![7; 100_000]],
     };
-    for protocol in ["grpc", "http/protobuf"] {
+    let keys = tempfile::tempdir().unwrap();
+    let authority = Authority::new("of collectors");
+    let files = authority.server(keys.path(), &["127.0.0.1"]);
+    let ca = keys.path().join("ca.pem");
+    authority.write_ca(&ca);
+    for (protocol, files) in [
+        ("grpc", None),
+        ("http/protobuf", None),
+        ("grpc", Some(&files)),
+        ("http/protobuf", Some(&files)),
+    ] {
         let heard = Heard::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let door = Door::open(files).await;
+        let endpoint = door.endpoint();
         let collector = match protocol {
-            "grpc" => tokio::spawn(grpc_collector(listener, heard.clone())),
-            _ => tokio::spawn(http_collector(listener, heard.clone())),
+            "grpc" => tokio::spawn(grpc_collector(door, heard.clone())),
+            _ => tokio::spawn(http_collector(door, heard.clone())),
         };
         let daemon = Daemon::start_with(
             "",
@@ -433,7 +500,8 @@ async fn p25_spans_of_clients_go_on_to_a_collector_as_they_came() {
             &[
                 ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
-                ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=of the collector"),
+                ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=of%20the collector"),
+                ("OTEL_EXPORTER_OTLP_CERTIFICATE", &ca.display().to_string()),
             ],
         );
         let client = Client::unix(&daemon.socket()).await;
@@ -461,6 +529,52 @@ async fn p25_spans_of_clients_go_on_to_a_collector_as_they_came() {
         let again = client.ask::<gateway_tests::client::wire::Nothing>(path, &[], &spans);
         again.await.expect("taken");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p25_spans_go_to_no_collector_whose_certificate_is_of_nobody_that_is_trusted() {
+    let keys = tempfile::tempdir().unwrap();
+    let (theirs, ours) = (Authority::new("theirs"), Authority::new("ours"));
+    let files = theirs.server(keys.path(), &["127.0.0.1"]);
+    let ca = keys.path().join("ca.pem");
+    ours.write_ca(&ca);
+    let door = Door::open(Some(&files)).await;
+    let (heard, disbelieved) = (Heard::default(), door.disbelieved.clone());
+    let endpoint = door.endpoint();
+    tokio::spawn(grpc_collector(door, heard.clone()));
+    let daemon = Daemon::start_with(
+        "",
+        &[],
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", &ca.display().to_string()),
+        ],
+    );
+    let client = Client::unix(&daemon.socket()).await;
+    let path = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+    let spans = Spans::default();
+    let taken = client.ask::<gateway_tests::client::wire::Nothing>(path, &[], &spans);
+    taken.await.expect("taken");
+    let mut waited = 0;
+    while disbelieved.load(Ordering::SeqCst) == 0 {
+        waited += 1;
+        assert!(waited < 1200, "nobody came");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(heard.lock().unwrap().is_empty());
+    let mut daemon = daemon;
+    daemon.stop();
+    // Files that are not there are told at the start, and end nothing.
+    let daemon = Daemon::start_with(
+        "",
+        &[],
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file"),
+        ],
+    );
+    let log = daemon.log();
+    assert!(log.contains("/no/such/file"), "{log}");
 }
 
 fn init(container: &str, command: &str, tty: bool) -> Input {

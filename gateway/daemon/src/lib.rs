@@ -10,6 +10,7 @@ mod control;
 mod docker;
 #[doc(hidden)]
 pub mod fuzzing;
+mod handshakes;
 mod inherited;
 mod peer;
 mod proto;
@@ -23,4 +24,4 @@ pub use inherited::inherited;
 pub use serve::{Listener, Served};
 pub use state::{Daemon, DaemonOptions, HistoryLimits, PeerLimits, Policies, Worker};
 pub use tls::{TlsError, TlsFiles, acceptor};
-pub use trace::{Collector, CollectorProtocol};
+pub use trace::{Collector, CollectorProtocol, CollectorTls};

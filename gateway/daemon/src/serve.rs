@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use gateway_proto::limits::MAX_MESSAGE_BYTES;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 use tower::{Service, ServiceExt, service_fn};
@@ -18,6 +20,7 @@ use crate::connection::{Speech, listen_first};
 use crate::content::ContentService;
 use crate::control::ControlService;
 use crate::docker;
+use crate::handshakes::Handshakes;
 use crate::peer::Peer;
 use crate::proto::content::content_server::ContentServer;
 use crate::proto::control::control_server::ControlServer;
@@ -65,10 +68,16 @@ impl Daemon {
     /// Accepts connections until the daemon stops. Those open then go on until their builds are over.
     pub async fn serve(&self, listener: Listener) -> Served {
         let stopping = self.0.stopping.clone();
-        let slots = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let handshakes = Handshakes::default();
         loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else {
-                return Served;
+            // Who has still to prove itself holds no place: those that have would wait for it.
+            let slot = match listener {
+                Listener::Tls(..) => None,
+                _ => match slots.clone().acquire_owned().await {
+                    Ok(slot) => Some(slot),
+                    Err(_) => return Served,
+                },
             };
             let accepted = tokio::select! {
                 accepted = accept(&listener) => accepted,
@@ -79,20 +88,36 @@ impl Daemon {
                 continue;
             };
             let daemon = self.clone();
+            let (handshakes, slots) = (handshakes.clone(), slots.clone());
             tokio::spawn(async move {
                 // How a client leaves is its own affair.
-                let _ = daemon.accepted(accepted).await;
+                let _ = daemon.accepted(accepted, &handshakes, slots).await;
                 drop(slot);
             });
         }
     }
 
-    async fn accepted(&self, accepted: Accepted) -> io::Result<()> {
+    async fn accepted(
+        &self,
+        accepted: Accepted,
+        handshakes: &Handshakes,
+        slots: Arc<Semaphore>,
+    ) -> io::Result<()> {
         match accepted {
             Accepted::Unix(stream, uid) => self.connection(stream, Peer::User(uid)).await,
             Accepted::Open(stream) => self.connection(stream, Peer::Anyone).await,
-            Accepted::Tls(stream, acceptor) => {
-                let shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+            Accepted::Tls(stream, address, acceptor) => {
+                let handshake = handshakes.begin(address);
+                let proven = async {
+                    let shaken = acceptor.accept(stream).await?;
+                    let slot = slots.acquire_owned().await.map_err(io::Error::other)?;
+                    Ok::<_, io::Error>((shaken, slot))
+                };
+                let (shaken, _slot) = tokio::select! {
+                    proven = tokio::time::timeout(HANDSHAKE, proven) => proven??,
+                    () = handshake.given_up() => return Err(io::ErrorKind::ConnectionAborted.into()),
+                };
+                drop(handshake);
                 let certificates = shaken.get_ref().1.peer_certificates();
                 let certificate = certificates.and_then(|list| list.first());
                 // The verifier does not let anybody in without.
@@ -249,7 +274,7 @@ const GOODBYE: Duration = Duration::from_secs(10);
 
 enum Accepted {
     Unix(tokio::net::UnixStream, u32),
-    Tls(tokio::net::TcpStream, TlsAcceptor),
+    Tls(tokio::net::TcpStream, IpAddr, TlsAcceptor),
     Open(tokio::net::TcpStream),
 }
 
@@ -261,9 +286,9 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
             Ok(Accepted::Unix(stream, uid))
         }
         Listener::Tls(listener, acceptor) => {
-            let (stream, _) = listener.accept().await?;
+            let (stream, from) = listener.accept().await?;
             far(&stream)?;
-            Ok(Accepted::Tls(stream, acceptor.clone()))
+            Ok(Accepted::Tls(stream, from.ip(), acceptor.clone()))
         }
         Listener::OpenTcp(listener) => {
             let (stream, _) = listener.accept().await?;

@@ -2,16 +2,21 @@
 //! for that: its answer comes at once, and what the collector does not take is lost.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use gateway_images::registry::{KeyPair, SystemTrust, client_config};
 use http::{HeaderName, HeaderValue, Request as HttpRequest, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsConnector;
 use tonic::{Request, Response, Status};
 
 use crate::proto::trace::trace_service_server::TraceService;
@@ -33,14 +38,26 @@ pub enum CollectorProtocol {
     Http { path: String },
 }
 
-/// Where spans go. It is reached without TLS: on this machine, or in a network that is trusted.
+/// Where spans go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collector {
     /// `HOST:PORT`.
     pub authority: String,
+    /// `None`: without, on this machine or in a network that is trusted.
+    pub tls: Option<CollectorTls>,
     pub protocol: CollectorProtocol,
     /// Sent with every delivery, e.g. a key.
     pub headers: Vec<(String, String)>,
+}
+
+/// Whom we trust to be the collector, and who we are. The files are read for each delivery: certificates are
+/// renewed while a daemon runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectorTls {
+    /// A PEM file, instead of the system's certificates.
+    pub ca: Option<PathBuf>,
+    pub system: SystemTrust,
+    pub keypair: Option<KeyPair>,
 }
 
 /// The service, and what it hands on to.
@@ -87,10 +104,55 @@ impl TraceService for Traces {
 }
 
 impl Collector {
+    /// Whether it can be spoken to at all.
+    ///
+    /// # Errors
+    /// In words, when files for TLS cannot be used.
+    pub fn check(&self) -> Result<(), String> {
+        self.connector().map(drop)
+    }
+
+    fn connector(&self) -> Result<Option<TlsConnector>, String> {
+        let Some(tls) = &self.tls else {
+            return Ok(None);
+        };
+        let protocol: &[u8] = match &self.protocol {
+            CollectorProtocol::Grpc => b"h2",
+            CollectorProtocol::Http { .. } => b"http/1.1",
+        };
+        let config = client_config(
+            tls.ca.clone(),
+            &tls.system,
+            tls.keypair.clone(),
+            &[protocol],
+        )?;
+        Ok(Some(TlsConnector::from(Arc::new(config))))
+    }
+
     /// # Errors
     /// When it is not there or does not answer as one.
     async fn deliver(&self, spans: Bytes) -> io::Result<()> {
-        let io = TokioIo::new(TcpStream::connect(&self.authority).await?);
+        let stream = TcpStream::connect(&self.authority).await?;
+        match self.connector().map_err(io::Error::other)? {
+            None => self.deliver_over(stream, spans).await,
+            Some(connector) => {
+                let host = self.authority.rsplit_once(':').map_or("", |(host, _)| host);
+                let host = host
+                    .trim_start_matches('[')
+                    .trim_end_matches(']')
+                    .to_owned();
+                let name = ServerName::try_from(host).map_err(io::Error::other)?;
+                let stream = connector.connect(name, stream).await?;
+                self.deliver_over(stream, spans).await
+            }
+        }
+    }
+
+    async fn deliver_over<T>(&self, stream: T, spans: Bytes) -> io::Result<()>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(stream);
         let failed = |error: hyper::Error| io::Error::other(error);
         let status = match &self.protocol {
             CollectorProtocol::Grpc => {
@@ -133,7 +195,10 @@ impl Collector {
         kind: &'static str,
     ) -> io::Result<HttpRequest<Full<Bytes>>> {
         let uri = match self.protocol {
-            CollectorProtocol::Grpc => format!("http://{}{path}", self.authority),
+            CollectorProtocol::Grpc => {
+                let scheme = if self.tls.is_some() { "https" } else { "http" };
+                format!("{scheme}://{}{path}", self.authority)
+            }
             CollectorProtocol::Http { .. } => path.to_owned(),
         };
         let mut request = HttpRequest::post(uri)

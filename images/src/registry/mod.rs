@@ -57,6 +57,7 @@ pub use page::{error_json, error_page};
 pub use push::{BlobSource, PushOptions, Pushed, SourceFuture, SourceReader};
 pub use quirks::Quirk;
 pub use resolve::{PulledImageMeta, Resolved};
+pub use tls::client_config;
 pub use web::{WebLogin, WebRequest, WebResponse, shown_url};
 pub use whole::RegistrySource;
 

@@ -1,6 +1,9 @@
 //! Where spans of clients go, as the usual variables of OpenTelemetry say.
 
-use gateway_daemon::{Collector, CollectorProtocol};
+use std::path::PathBuf;
+
+use gateway_daemon::{Collector, CollectorProtocol, CollectorTls};
+use gateway_images::registry::{KeyPair, SystemTrust};
 
 use crate::environment::Environment;
 
@@ -14,7 +17,7 @@ const TRACES: &str = "v1/traces";
 ///
 /// # Errors
 /// In words, for what cannot be done: then no spans are sent.
-pub fn collector(env: &Environment) -> Result<Option<Collector>, String> {
+pub fn collector(env: &Environment, system: SystemTrust) -> Result<Option<Collector>, String> {
     let get = |name: &str| env.get(name).filter(|value| !value.is_empty());
     let own = |name: &str| {
         get(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"))
@@ -38,16 +41,23 @@ pub fn collector(env: &Environment) -> Result<Option<Collector>, String> {
     let port = if grpc { GRPC_PORT } else { HTTP_PORT };
     let usual = format!("http://localhost:{port}");
     let given = own("ENDPOINT").unwrap_or(&usual);
-    let Some(rest) = given.strip_prefix("http://") else {
+    let (secure, rest) = match (
+        given.strip_prefix("http://"),
+        given.strip_prefix("https://"),
+    ) {
+        (Some(rest), _) => (false, rest),
+        (_, Some(rest)) => (true, rest),
         // It may hold a password: it is not shown.
-        return Err(
-            "OTEL_EXPORTER_OTLP_ENDPOINT: collectors are reached by http://HOST:PORT only, without TLS"
-                .to_owned(),
-        );
+        _ => {
+            return Err(
+                "OTEL_EXPORTER_OTLP_ENDPOINT is neither http://HOST:PORT nor https://HOST:PORT"
+                    .to_owned(),
+            );
+        }
     };
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     if host.is_empty() || host.contains('@') {
-        return Err("OTEL_EXPORTER_OTLP_ENDPOINT is not http://HOST:PORT".to_owned());
+        return Err("OTEL_EXPORTER_OTLP_ENDPOINT is not http[s]://HOST:PORT".to_owned());
     }
     let has_port = host
         .rsplit_once(':')
@@ -66,19 +76,67 @@ pub fn collector(env: &Environment) -> Result<Option<Collector>, String> {
         true => CollectorProtocol::Grpc,
         false => CollectorProtocol::Http { path },
     };
-    Ok(Some(Collector {
+    let keypair = match (own("CLIENT_CERTIFICATE"), own("CLIENT_KEY")) {
+        (Some(cert), Some(key)) => Some(KeyPair {
+            cert: cert.into(),
+            key: key.into(),
+        }),
+        (None, None) => None,
+        _ => {
+            return Err(
+                "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY need each other"
+                    .to_owned(),
+            );
+        }
+    };
+    let collector = Collector {
         authority,
+        tls: secure.then(|| CollectorTls {
+            ca: own("CERTIFICATE").map(PathBuf::from),
+            system,
+            keypair,
+        }),
         protocol,
-        headers: headers(own("HEADERS").map_or("", String::as_str)),
-    }))
+        headers: headers(own("HEADERS").map_or("", String::as_str))?,
+    };
+    collector.check().map_err(|problem| {
+        format!("TLS towards the collector of OTEL_EXPORTER_OTLP_ENDPOINT: {problem}")
+    })?;
+    Ok(Some(collector))
 }
 
-/// `KEY=VALUE,KEY=VALUE`.
-fn headers(text: &str) -> Vec<(String, String)> {
+/// `KEY=VALUE,KEY=VALUE`, in which `%2C` is a comma. Values are secrets, so none is shown.
+fn headers(text: &str) -> Result<Vec<(String, String)>, String> {
     let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+    let decoded = |key: &str, text: &str| {
+        let wrong = || {
+            format!(
+                "OTEL_EXPORTER_OTLP_HEADERS: the value of {key} has a % without two digits, or is no text"
+            )
+        };
+        let bytes = unescaped(text.trim().as_bytes()).ok_or_else(wrong)?;
+        String::from_utf8(bytes).map_err(|_| wrong())
+    };
     pairs
-        .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
+        .map(|(key, value)| {
+            let key = key.trim();
+            Ok((key.to_owned(), decoded(key, value)?))
+        })
         .collect()
+}
+
+/// `%` with two hexadecimal digits is a byte.
+fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
+    let mut rest = text.iter().copied();
+    let mut bytes = Vec::with_capacity(text.len());
+    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => u8::try_from(digit(rest.next())? << 4 | digit(rest.next())?).ok()?,
+            other => other,
+        });
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -91,6 +149,7 @@ mod tests {
             &pairs
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
+            SystemTrust::None,
         )
     }
 
@@ -134,7 +193,24 @@ mod tests {
         ]);
         let expected = [("a", "b"), ("c", "d=e")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(keyed.unwrap().unwrap().headers, expected);
-        for wrong in ["https://c:1", "c:1", "http://", "http://user:password@c:1"] {
+        let escaped = of(&[
+            (ALL, "http://c:1"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=Basic%20x%3d%2C, b=ü%C3%BC"),
+        ]);
+        let expected = [("a", "Basic x=,"), ("b", "üü")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(escaped.unwrap().unwrap().headers, expected);
+        for wrong in ["a=secret%", "a=secret%2", "a=secret%xy", "a=secret%ff"] {
+            let refused = of(&[(ALL, "http://c:1"), ("OTEL_EXPORTER_OTLP_HEADERS", wrong)]);
+            let refused = refused.unwrap_err();
+            assert!(!refused.contains("secret"), "{refused}");
+        }
+        let secure = of(&[(ALL, "https://c:1")]).unwrap().unwrap();
+        assert_eq!(secure.tls.unwrap().ca, None);
+        for half in ["CERTIFICATE", "CLIENT_KEY"] {
+            let name = format!("OTEL_EXPORTER_OTLP_{half}");
+            assert!(of(&[(ALL, "https://c:1"), (&name, "/no/such/file")]).is_err());
+        }
+        for wrong in ["ftp://c:1", "c:1", "http://", "http://user:password@c:1"] {
             assert!(of(&[(ALL, wrong)]).is_err(), "{wrong}");
         }
         let json = of(&[

@@ -25,7 +25,7 @@ use self::file::DaemonFile;
 use self::unused::Unused;
 use crate::environment::Environment;
 use crate::error::{CliError, UsageError};
-use crate::registry::settings::RegistryArgs;
+use crate::registry::settings::{RegistryArgs, system_trust};
 use crate::{build, collection, config};
 
 /// Between the first signal and the end of builds that do not notice it.
@@ -200,7 +200,7 @@ async fn serve(args: &DaemonArgs) -> Result<(), CliError> {
             })
         });
     let entitlements = args.entitlements.iter().chain(&file.entitlements);
-    let collector = collector::collector(&env).unwrap_or_else(|problem| {
+    let collector = collector::collector(&env, system_trust(&env)).unwrap_or_else(|problem| {
         eprintln!("warning: {problem}");
         None
     });

@@ -114,9 +114,7 @@ pub fn registries(
             warnings.extend(add_certs_d(&mut config.hosts, &dir));
         }
     }
-    if let Some(file) = var(env, "SSL_CERT_FILE") {
-        config.system_trust = SystemTrust::Files(vec![PathBuf::from(file)]);
-    }
+    config.system_trust = system_trust(env);
     let proxy = ProxyConfig {
         http: var(env, "HTTP_PROXY").or_else(|| var(env, "http_proxy")),
         https: var(env, "HTTPS_PROXY").or_else(|| var(env, "https_proxy")),
@@ -127,6 +125,14 @@ pub fn registries(
     }
     config.credentials = credentials(env, &mut warnings)?;
     Ok((config, warnings))
+}
+
+/// The certificates that this machine trusts.
+pub fn system_trust(env: &Environment) -> SystemTrust {
+    match var(env, "SSL_CERT_FILE") {
+        Some(file) => SystemTrust::Files(vec![PathBuf::from(file)]),
+        None => SystemTrust::Native,
+    }
 }
 
 fn from_tool(

@@ -19,7 +19,7 @@ use rustls::client::ResolvesClientCert;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::config::{HostConfig, SystemTrust};
+use super::config::{HostConfig, KeyPair, SystemTrust};
 use super::error::{HostError, TransportError};
 
 pub(crate) use certificate::describe;
@@ -103,6 +103,32 @@ impl HostTls {
     pub(crate) fn has_client_cert(&self) -> bool {
         self.asked.has_key()
     }
+}
+
+/// TLS towards a host that is no registry, with the checks that registries get: trusting `ca` alone, or the system
+/// where there is none, and proving who we are where a key is given. `protocols` are offered.
+///
+/// # Errors
+/// In words, when a file cannot be used.
+pub fn client_config(
+    ca: Option<PathBuf>,
+    system: &SystemTrust,
+    keypair: Option<KeyPair>,
+    protocols: &[&[u8]],
+) -> Result<ClientConfig, String> {
+    let system = match &ca {
+        Some(_) => &SystemTrust::None,
+        None => system,
+    };
+    let host = HostConfig {
+        ca: ca.into_iter().collect(),
+        keypair: keypair.into_iter().collect(),
+        ..HostConfig::default()
+    };
+    let tls = HostTls::new(&host, &TrustStore::shared(system), false, None);
+    let mut config = tls.map_err(|error| error.to_string())?.config;
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    Ok(config)
 }
 
 /// What is said of a chain that is refused when its last certificate is trusted: for the fuzz targets.
