@@ -2,10 +2,12 @@
 //! builds over HTTP and gives its files, secrets and agents over a session.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use gateway_tests::daemon::{Daemon, said};
 use gateway_tests::program::{run, stderr};
@@ -311,6 +313,25 @@ fn a_daemon_that_is_asked_to_end_ends_its_builds_and_leaves_nothing_mounted() {
     assert!(!client.wait().unwrap().success());
     assert!(!rig.daemon.socket().exists());
     nothing_left_behind(&rig.daemon.home.store());
+}
+
+#[test]
+fn p24_connections_that_say_nothing_do_not_keep_a_daemon_that_shall_end() {
+    let mut daemon = Daemon::start("", &[]);
+    let silent = UnixStream::connect(daemon.socket()).unwrap();
+    // One that has had its answer, and may ask more.
+    let mut asked = UnixStream::connect(daemon.socket()).unwrap();
+    asked
+        .write_all(b"GET /_ping HTTP/1.1\r\nhost: d\r\n\r\n")
+        .unwrap();
+    let mut answer = [0; 12];
+    asked.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, *b"HTTP/1.1 200");
+    let began = Instant::now();
+    assert!(daemon.stop(), "{}", daemon.log());
+    // It gives builds twenty.
+    assert!(began.elapsed() < Duration::from_secs(18));
+    drop((silent, asked));
 }
 
 #[test]

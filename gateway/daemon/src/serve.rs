@@ -141,7 +141,11 @@ impl Daemon {
             Ok(connected) => connected,
             Err(refusal) => return self.refuse(io, refusal).await,
         };
-        let (speech, io) = listen_first(io).await?;
+        let (speech, io) = tokio::select! {
+            heard = listen_first(io) => heard?,
+            // Who has said nothing has nothing to lose.
+            () = self.0.stopping.cancelled() => return Ok(()),
+        };
         match speech {
             Speech::Http2 => self.grpc(io, peer).await,
             Speech::Http1 => docker::serve(self.clone(), peer, io).await,
@@ -270,7 +274,7 @@ impl Daemon {
 }
 
 /// How long the clients of cancelled builds are given.
-const GOODBYE: Duration = Duration::from_secs(10);
+pub(crate) const GOODBYE: Duration = Duration::from_secs(10);
 
 enum Accepted {
     Unix(tokio::net::UnixStream, u32),

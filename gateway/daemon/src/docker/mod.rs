@@ -24,6 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tower::service_fn;
 
 use crate::peer::Peer;
+use crate::serve::GOODBYE;
 use crate::session::SessionInfo;
 use crate::state::Daemon;
 
@@ -39,6 +40,7 @@ pub async fn serve<T>(daemon: Daemon, peer: Peer, io: T)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stopping = daemon.0.stopping.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (daemon, peer) = (daemon.clone(), peer.clone());
         async move { Ok::<_, Infallible>(answer(daemon, peer, request).await) }
@@ -47,8 +49,16 @@ where
         .timer(hyper_util::rt::TokioTimer::new())
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
         .with_upgrades();
+    tokio::pin!(connection);
     // How a client leaves is its own affair.
-    let _ = connection.await;
+    tokio::select! {
+        _ = &mut connection => {}
+        () = stopping.cancelled() => {
+            // What is being answered is answered; most connections only wait for another question.
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(GOODBYE, connection).await;
+        }
+    }
 }
 
 fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {

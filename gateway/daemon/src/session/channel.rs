@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio_stream::{Stream, StreamExt as _};
+use tokio_stream::Stream;
 use tonic::body::Body;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::{Request, Status, Streaming, codec};
@@ -244,7 +244,8 @@ impl Channel {
     where
         A: prost::Message + Default + 'static,
     {
-        let pieces = pieces.map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
+        let pieces =
+            tokio_stream::StreamExt::map(pieces, |piece| Ok::<_, Infallible>(Frame::data(piece)));
         let mut request = http::Request::new(Body::new(StreamBody::new(pieces)));
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = http::Version::HTTP_2;
