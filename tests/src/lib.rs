@@ -6,6 +6,7 @@
 
 pub mod base_images;
 pub mod cache;
+pub mod calls;
 pub mod case;
 pub mod client;
 pub mod daemon;
@@ -21,6 +22,8 @@ pub mod program;
 pub mod raw_frontend;
 pub mod registry;
 pub mod remains;
+pub mod rig;
+pub mod scanner;
 pub mod tls;
 pub mod tokens;
 pub mod web;

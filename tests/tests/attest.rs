@@ -2,34 +2,11 @@
 
 use std::path::Path;
 
-use gateway_tests::base_images::{Layout, Tar};
 use gateway_tests::image::{Archive, read_archive};
 use gateway_tests::program::{Home, run, stderr, tool};
 use gateway_tests::registry::Registry;
+use gateway_tests::scanner;
 use serde_json::{Value, json};
-
-/// A scanner: says what it sees, in the way of BuildKit's scanners.
-const SCANNER: &str = r#"
-set -e
-said=$(/bin/busybox ls $BUILDKIT_SCAN_SOURCE | /bin/busybox tr '\n' ' ')
-echo "{\"_type\": \"https://in-toto.io/Statement/v0.1\", \"predicateType\": \"https://spdx.dev/Document\",
-  \"predicate\": {\"files\": \"$said\", \"depth\": \"$BUILDKIT_SCAN_depth\"}}" > $BUILDKIT_SCAN_DESTINATION/sbom.spdx.json
-"#;
-
-fn push_scanner(registry: &Registry) {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let busybox = std::fs::read("/bin/busybox").expect("busybox");
-    let layer = Tar::default()
-        .dir("bin", (0o755, 0, 0))
-        .file("bin/busybox", &busybox, (0o755, 0, 0))
-        .bytes();
-    let mut layout = Layout::create(dir.path()).expect("a layout");
-    let config = json!({"Entrypoint": ["/bin/busybox", "sh", "-c", SCANNER]});
-    let image = layout.image(&[layer], config, "amd64").expect("an image");
-    layout.name(image, "test/scanner:1");
-    layout.close().expect("closing the layout");
-    registry.push_layout(dir.path(), "test/scanner:1", "test/scanner:1");
-}
 
 fn build<S: AsRef<std::ffi::OsStr>>(home: &Home, context: &Path, flags: &[S]) -> String {
     let output = run(home.build().args(flags).arg(context));
@@ -46,7 +23,7 @@ fn blob(archive: &Archive, descriptor: &Value) -> Value {
 #[test]
 fn a_bill_of_materials_hangs_on_the_image_and_lies_beside_the_files() {
     let registry = Registry::start();
-    push_scanner(&registry);
+    scanner::push(&registry);
     let home = Home::new(&registry.as_docker_hub());
     let context = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(
@@ -155,7 +132,7 @@ fn a_bill_of_materials_hangs_on_the_image_and_lies_beside_the_files() {
 #[test]
 fn statements_of_several_platforms_follow_their_images() {
     let registry = Registry::with_base_images();
-    push_scanner(&registry);
+    scanner::push(&registry);
     let home = Home::new(&registry.as_docker_hub());
     let context = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(
@@ -216,7 +193,7 @@ fn statements_of_several_platforms_follow_their_images() {
 #[test]
 fn an_archive_for_docker_cannot_hold_statements() {
     let registry = Registry::start();
-    push_scanner(&registry);
+    scanner::push(&registry);
     let home = Home::new(&registry.as_docker_hub());
     let context = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(

@@ -17,41 +17,17 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::StreamExt;
-use gateway_tests::daemon::Daemon;
-use gateway_tests::program::{run, stderr, tool};
-use gateway_tests::registry::Registry;
+use gateway_tests::program::tool;
+use gateway_tests::rig::Rig;
 use http_body_util::{Either, Full};
 
 /// Seconds; nothing here takes long on a machine that does nothing else.
 const PATIENCE: u64 = 600;
 
-struct Rig {
-    // It holds the base images.
-    _registry: Registry,
-    daemon: Daemon,
-}
-
-impl Rig {
-    fn new() -> Rig {
-        let registry = Registry::with_base_images();
-        let daemon = Daemon::start(&registry.as_docker_hub(), &[]);
-        Rig {
-            _registry: registry,
-            daemon,
-        }
-    }
-
-    fn docker(&self) -> Docker {
-        let socket = self.daemon.socket().display().to_string();
-        Docker::connect_with_unix(&socket, PATIENCE, bollard::API_DEFAULT_VERSION)
-            .expect("the daemon's socket")
-    }
-
-    fn images(&self) -> String {
-        let output = run(&mut self.daemon.home.command(&["images"]));
-        assert!(output.status.success(), "{}", stderr(&output));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
+fn docker(rig: &Rig) -> Docker {
+    let socket = rig.daemon.socket().display().to_string();
+    Docker::connect_with_unix(&socket, PATIENCE, bollard::API_DEFAULT_VERSION)
+        .expect("the daemon's socket")
 }
 
 /// A context as an archive.
@@ -84,7 +60,7 @@ fn listed(archive: &Path) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn p31_p57_bollard_builds_the_archive_that_it_sends_over_http() {
     let rig = Rig::new();
-    let docker = rig.docker();
+    let docker = docker(&rig);
     let options = BuildImageOptionsBuilder::default()
         .t("bollard/http:1")
         .version(BuilderVersion::BuilderBuildKit)
@@ -113,7 +89,7 @@ async fn p31_p57_bollard_builds_the_archive_that_it_sends_over_http() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p20_p57_bollard_gets_the_files_of_a_build_as_an_archive() {
     let rig = Rig::new();
-    let docker = rig.docker();
+    let docker = docker(&rig);
     let dir = tempfile::tempdir().expect("a temporary folder");
     let to = dir.path().join("files.tar");
     let options = BuildImageOptionsBuilder::default()
@@ -135,7 +111,7 @@ async fn p46_p57_bollard_asks_for_an_image_over_http_that_becomes_grpc() {
     let options = ImageBuildFrontendOptions::builder()
         .buildarg("WHO", "you")
         .build();
-    Moby::new(&rig.docker())
+    Moby::new(&docker(&rig))
         .docker_build(
             "bollard/moby:1",
             options,

@@ -8,18 +8,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
-use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 use bytes::Bytes;
-use gateway_llb::{Constraints, ImageSource, MarshalOptions, Run, State, pb};
+use gateway_llb::pb;
 use gateway_proto::convert::definition::from_entries;
 use gateway_proto::frontend as bridge;
 use gateway_proto::frontend::exec_message::Input;
 use gateway_proto::frontend::llb_bridge_client::LlbBridgeClient;
 use gateway_proto::frontend::result::Result as Given;
+use gateway_tests::calls::{busybox, marshal, of, step, theirs};
 use gateway_tests::client::wire::SolveRequest;
 use gateway_tests::client::{Client, Offers, Session, Tree, new_id};
 use gateway_tests::daemon::Daemon;
-use gateway_tests::registry::Registry;
+use gateway_tests::rig::Rig;
 use gateway_tests::tls::{Authority, ServerFiles};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -30,70 +30,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Request;
-use tonic::transport::{Channel, Endpoint};
-
-struct Rig {
-    _registry: Registry,
-    daemon: Daemon,
-}
-
-impl Rig {
-    fn new() -> Rig {
-        Rig::with(&[])
-    }
-
-    fn with(variables: &[(&str, &str)]) -> Rig {
-        let registry = Registry::with_base_images();
-        let daemon = Daemon::start_with(&registry.as_docker_hub(), &[], variables);
-        Rig {
-            _registry: registry,
-            daemon,
-        }
-    }
-
-    async fn client(&self) -> Client {
-        Client::unix(&self.daemon.socket()).await
-    }
-
-    async fn channel(&self) -> Channel {
-        let socket = format!("unix://{}", self.daemon.socket().display());
-        let endpoint = Endpoint::try_from(socket).expect("an address");
-        endpoint.connect().await.expect("the daemon")
-    }
-
-    async fn control(&self) -> ControlClient<Channel> {
-        ControlClient::new(self.channel().await)
-    }
-}
-
-/// A call of the build `name`.
-fn of<T>(name: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    let name = name.parse().expect("a name");
-    request
-        .metadata_mut()
-        .insert("buildkit-controlapi-buildid", name);
-    request
-}
-
-fn theirs<T: Message + Default>(ours: &impl Message) -> T {
-    T::decode(ours.encode_to_vec().as_slice()).expect("the same message")
-}
-
-fn marshal(state: &State) -> pb::Definition {
-    let options = MarshalOptions::new(gateway_llb::platform::host());
-    state.marshal(&options).expect("a graph")
-}
-
-fn busybox() -> State {
-    ImageSource::new("docker.io/library/busybox:latest").state(Constraints::new())
-}
-
-fn step(command: &str) -> pb::Definition {
-    let run: Run = busybox().run(["/bin/sh", "-c", command]);
-    marshal(&run.root())
-}
 
 /// All that a stream of a build says, from the beginning to its end.
 async fn all(status: &mut gateway_tests::client::Stream) -> api::StatusResponse {

@@ -11,13 +11,14 @@ use std::time::Duration;
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 use bytes::Bytes;
-use gateway_llb::{Constraints, ImageSource, MarshalOptions, Run, pb};
+use gateway_llb::{Constraints, ImageSource, MarshalOptions, pb};
 use gateway_proto::frontend as bridge;
 use gateway_proto::frontend::llb_bridge_client::LlbBridgeClient;
 use gateway_proto::frontend::result::Result as Given;
-use gateway_tests::daemon::Daemon;
-use gateway_tests::program::{Home, binary, run, stderr};
+use gateway_tests::calls::{of, step, theirs};
+use gateway_tests::program::{Home, binary};
 use gateway_tests::registry::Registry;
+use gateway_tests::rig::Rig;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -26,62 +27,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
-
-struct Rig {
-    // It holds the base images.
-    _registry: Registry,
-    daemon: Daemon,
-}
-
-impl Rig {
-    fn new() -> Rig {
-        let registry = Registry::with_base_images();
-        let daemon = Daemon::start(&registry.as_docker_hub(), &[]);
-        Rig {
-            _registry: registry,
-            daemon,
-        }
-    }
-
-    async fn channel(&self) -> Channel {
-        let socket = format!("unix://{}", self.daemon.socket().display());
-        let endpoint = Endpoint::try_from(socket).expect("an address");
-        endpoint.connect().await.expect("the daemon")
-    }
-
-    async fn control(&self) -> ControlClient<Channel> {
-        ControlClient::new(self.channel().await)
-    }
-
-    fn images(&self) -> String {
-        let output = run(&mut self.daemon.home.command(&["images"]));
-        assert!(output.status.success(), "{}", stderr(&output));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-}
-
-/// busybox with a file that a step made.
-fn step(command: &str) -> pb::Definition {
-    let base = ImageSource::new("docker.io/library/busybox:latest").state(Constraints::new());
-    let run: Run = base.run(["/bin/sh", "-c", command]);
-    let options = MarshalOptions::new(gateway_llb::platform::host());
-    run.root().marshal(&options).expect("a graph")
-}
-
-/// The same message as others generated it.
-fn theirs<T: Message + Default>(ours: &impl Message) -> T {
-    T::decode(ours.encode_to_vec().as_slice()).expect("the same message")
-}
-
-/// A call of the build `name`.
-fn of<T>(name: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    let name = name.parse().expect("a name");
-    request
-        .metadata_mut()
-        .insert("buildkit-controlapi-buildid", name);
-    request
-}
 
 /// One call of a service that nobody generated here.
 async fn call<Q, A>(channel: &Channel, path: &'static str, message: Q) -> Result<A, Status>

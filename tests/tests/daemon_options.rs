@@ -1,188 +1,21 @@
 //! What builds ask of `gateway daemon` beside their steps: questions, named contexts, ignore files, caches,
 //! times, attestations, annotations, containers, and sizes that do not fit into the usual ones.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
-use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
-use gateway_llb::{Constraints, FileActions, ImageSource, MarshalOptions, Mkfile, Run, State, pb};
+use gateway_llb::pb;
 use gateway_proto::frontend as bridge;
 use gateway_proto::frontend::exec_message::Input;
-use gateway_proto::frontend::llb_bridge_client::LlbBridgeClient;
 use gateway_proto::frontend::result::Result as Given;
+use gateway_tests::calls::{Driven, busybox, exporter, file, marshal, of, step, theirs};
 use gateway_tests::daemon::{Daemon, said};
-use gateway_tests::program::{run, tool};
-use gateway_tests::registry::Registry;
-use prost::Message;
+use gateway_tests::program::run;
+use gateway_tests::rig::Rig;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
-
-struct Rig {
-    registry: Registry,
-    daemon: Daemon,
-}
-
-impl Rig {
-    fn new() -> Rig {
-        let registry = Registry::with_base_images();
-        let daemon = Daemon::start(&registry.as_docker_hub(), &[]);
-        Rig { registry, daemon }
-    }
-
-    async fn channel(&self) -> Channel {
-        let socket = format!("unix://{}", self.daemon.socket().display());
-        let endpoint = Endpoint::try_from(socket).expect("an address");
-        endpoint.connect().await.expect("the daemon")
-    }
-
-    async fn control(&self) -> ControlClient<Channel> {
-        ControlClient::new(self.channel().await).max_decoding_message_size(16 << 20)
-    }
-
-    /// What the registry says of a name, as it is.
-    fn raw(&self, name: &str) -> serde_json::Value {
-        let certificates = self.registry.certificate_dir().display().to_string();
-        let name = format!("docker://{}/{name}", self.registry.address);
-        let text = tool(
-            "skopeo",
-            &["inspect", "--raw", "--cert-dir", &certificates, &name],
-        );
-        serde_json::from_str(&text).expect("JSON")
-    }
-}
-
-fn marshal(state: &State) -> pb::Definition {
-    let options = MarshalOptions::new(gateway_llb::platform::host());
-    state.marshal(&options).expect("a graph")
-}
-
-fn busybox() -> State {
-    ImageSource::new("docker.io/library/busybox:latest").state(Constraints::new())
-}
-
-fn step(command: &str) -> pb::Definition {
-    let run: Run = busybox().run(["/bin/sh", "-c", command]);
-    marshal(&run.root())
-}
-
-/// A directory with one file.
-fn file(name: &str, content: impl Into<Vec<u8>>) -> pb::Definition {
-    let actions = FileActions::new().mkfile(
-        &format!("/{name}"),
-        Mkfile {
-            data: content.into(),
-            ..Mkfile::default()
-        },
-    );
-    marshal(&State::scratch().file(actions, Constraints::new()))
-}
-
-/// The same message as others generated it.
-fn theirs<T: Message + Default>(ours: &impl Message) -> T {
-    T::decode(ours.encode_to_vec().as_slice()).expect("the same message")
-}
-
-/// A call of the build `name`.
-fn of<T>(name: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    let name = name.parse().expect("a name");
-    request
-        .metadata_mut()
-        .insert("buildkit-controlapi-buildid", name);
-    request
-}
-
-fn exporter(kind: &str, attrs: &[(&str, &str)]) -> api::Exporter {
-    let attrs = attrs
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-    api::Exporter {
-        r#type: kind.to_owned(),
-        attrs: attrs.collect(),
-    }
-}
-
-/// A build that its client drives: begun, and ended by what the client returns.
-struct Driven {
-    name: &'static str,
-    client: LlbBridgeClient<Channel>,
-    built: tokio::task::JoinHandle<Result<api::SolveResponse, Status>>,
-}
-
-impl Driven {
-    async fn begin(rig: &Rig, request: api::SolveRequest, name: &'static str) -> Driven {
-        let mut control = rig.control().await;
-        let request = api::SolveRequest {
-            r#ref: name.to_owned(),
-            ..request
-        };
-        let built = tokio::spawn(async move { Ok(control.solve(request).await?.into_inner()) });
-        let client = LlbBridgeClient::new(rig.channel().await).max_decoding_message_size(16 << 20);
-        Driven {
-            name,
-            client,
-            built,
-        }
-    }
-
-    /// Asks the built-in frontend, with a build file and a context that are graphs themselves.
-    async fn dockerfile(
-        &mut self,
-        text: &str,
-        opts: &[(&str, &str)],
-        inputs: &[(&str, pb::Definition)],
-    ) -> Result<bridge::Result, Status> {
-        let mut inputs: BTreeMap<String, pb::Definition> = inputs
-            .iter()
-            .map(|(name, definition)| ((*name).to_owned(), definition.clone()))
-            .collect();
-        inputs.insert("dockerfile".to_owned(), file("Dockerfile", text));
-        inputs.insert("context".to_owned(), file("in-context", "of the context"));
-        let opts = opts.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        let request = bridge::SolveRequest {
-            frontend: "dockerfile.v0".to_owned(),
-            frontend_opt: opts.collect(),
-            frontend_inputs: inputs
-                .into_iter()
-                .map(|(key, definition)| bridge::DefinitionEntry {
-                    key,
-                    value: Some(definition),
-                })
-                .collect(),
-            allow_result_return: true,
-            allow_result_array_ref: true,
-            ..Default::default()
-        };
-        let answer = self.client.solve(of(self.name, request)).await?;
-        Ok(answer.into_inner().result.expect("a result"))
-    }
-
-    async fn end(mut self, result: bridge::Result) -> Result<api::SolveResponse, Status> {
-        let back = bridge::ReturnRequest {
-            result: Some(result),
-            ..Default::default()
-        };
-        self.client.r#return(of(self.name, back)).await?;
-        self.built.await.expect("the call")
-    }
-
-    async fn read(&mut self, result: &bridge::Result, path: &str) -> Vec<u8> {
-        let Some(Given::Ref(reference)) = &result.result else {
-            panic!("{result:?}");
-        };
-        let read = bridge::ReadFileRequest {
-            r#ref: reference.id.clone(),
-            file_path: path.to_owned(),
-            ..Default::default()
-        };
-        let read = self.client.read_file(of(self.name, read)).await;
-        read.expect("a file").into_inner().data
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p17_p40_p43_clients_ask_about_build_files_and_give_graphs_as_contexts() {
@@ -607,8 +440,7 @@ services:
         .current_dir(dir)
         .stdin(Stdio::null()));
     assert!(output.status.success(), "{}", said(&output));
-    let images = run(&mut rig.daemon.home.command(&["images"]));
-    let images = String::from_utf8_lossy(&images.stdout).into_owned();
+    let images = rig.images();
     for name in ["composed/first:1", "composed/second:1"] {
         assert!(images.contains(name), "{images}");
     }

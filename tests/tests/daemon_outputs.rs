@@ -6,39 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gateway_tests::client::build::{built, logs, map};
 use gateway_tests::client::content::{Stores, digest};
 use gateway_tests::client::files::Received;
 use gateway_tests::client::session::Settings;
-use gateway_tests::client::wire::{
-    CacheEntry, Caches, Exporter, Named, Nothing, Progress, SolveRequest, SolveResponse,
-};
-use gateway_tests::client::{Client, Content, Failure, Offers, Session, Tree, files, new_id};
-use gateway_tests::daemon::Daemon;
-use gateway_tests::registry::Registry;
-
-struct Rig {
-    registry: Registry,
-    daemon: Daemon,
-}
-
-impl Rig {
-    fn new() -> Rig {
-        let registry = Registry::with_base_images();
-        let daemon = Daemon::start(&registry.as_docker_hub(), &[]);
-        Rig { registry, daemon }
-    }
-
-    async fn client(&self) -> Client {
-        Client::unix(&self.daemon.socket()).await
-    }
-}
-
-fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    let pairs = pairs.iter();
-    pairs
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect()
-}
+use gateway_tests::client::wire::{CacheEntry, Caches, Exporter, Nothing, Progress, SolveRequest};
+use gateway_tests::client::{Client, Content, Offers, Session, Tree, files, new_id};
+use gateway_tests::rig::Rig;
 
 fn exporter(kind: &str, attrs: &[(&str, &str)]) -> Exporter {
     Exporter {
@@ -76,29 +50,6 @@ fn request(session: &Session, options: &[(&str, &str)], exporters: Vec<Exporter>
         exporters,
         ..SolveRequest::default()
     }
-}
-
-/// A build, and all that was said of it.
-async fn built(
-    client: &Client,
-    request: &SolveRequest,
-) -> (Result<SolveResponse, Failure>, Progress) {
-    let outcome = client.solve(request).await;
-    let mut status = client.stream("/moby.buildkit.v1.Control/Status", &[]).await;
-    let name = request.name.clone();
-    status.send(&Named { name }).await;
-    status.finish();
-    let mut said = Progress::default();
-    while let Some(more) = status.next::<Progress>().await.expect("the status") {
-        said.vertexes.extend(more.vertexes);
-        said.logs.extend(more.logs);
-    }
-    (outcome, said)
-}
-
-fn logs(said: &Progress) -> String {
-    let text: Vec<u8> = said.logs.iter().flat_map(|log| log.text.clone()).collect();
-    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn is_cached(said: &Progress, step: &str) -> bool {

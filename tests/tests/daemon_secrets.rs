@@ -1,72 +1,49 @@
 //! What a client lends to its builds, secrets, agents and archives, is for its builds alone: whoever asks for
 //! the same under the same name at the same time gets its own or nothing.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use gateway_tests::client::wire::{Named, Progress, SolveRequest, SolveResponse};
+use gateway_tests::client::build::{built, logs, map};
+use gateway_tests::client::wire::{SolveRequest, SolveResponse};
 use gateway_tests::client::{Client, Failure, Offers, Session, Tree, new_id};
-use gateway_tests::daemon::Daemon;
-use gateway_tests::registry::Registry;
+use gateway_tests::rig::Rig;
 use sha2::{Digest, Sha256};
 
 const A: u32 = 40_001;
 const B: u32 = 40_002;
-
-struct Rig {
-    _registry: Registry,
-    daemon: Daemon,
-}
-
-impl Rig {
-    fn new() -> Rig {
-        let registry = Registry::with_base_images();
-        let daemon = Daemon::start(&registry.as_docker_hub(), &[]);
-        daemon.open_to_all();
-        Rig {
-            _registry: registry,
-            daemon,
-        }
-    }
-
-    async fn client(&self, user: u32) -> Client {
-        Client::unix_as(&self.daemon.socket(), user).await
-    }
-}
 
 fn dockerfile(steps: &str) -> Offers {
     let text = format!("FROM busybox\n{steps}\n");
     Offers::context(Tree::new(vec![Tree::dockerfile(&text)]))
 }
 
+/// A daemon whose socket anybody may open.
+fn open_rig() -> Rig {
+    let rig = Rig::new();
+    rig.daemon.open_to_all();
+    rig
+}
+
 /// A build without the cache, and what its steps said.
 async fn build(client: &Client, session: &str) -> (Result<SolveResponse, Failure>, String) {
-    let name = new_id();
     let request = SolveRequest {
-        name: name.clone(),
+        name: new_id(),
         session: session.to_owned(),
         frontend: "dockerfile.v0".to_owned(),
-        options: BTreeMap::from([("no-cache".to_owned(), String::new())]),
+        options: map(&[("no-cache", "")]),
         ..SolveRequest::default()
     };
-    let built = client.solve(&request).await;
-    let mut status = client.stream("/moby.buildkit.v1.Control/Status", &[]).await;
-    status.send(&Named { name }).await;
-    status.finish();
-    let mut said = Vec::new();
-    while let Ok(Some(progress)) = status.next::<Progress>().await {
-        said.extend(progress.logs.into_iter().flat_map(|log| log.text));
-    }
-    (built, String::from_utf8_lossy(&said).into_owned())
+    let (built, said) = built(client, &request).await;
+    (built, logs(&said))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p26_a_secret_of_a_session_is_for_its_builds_alone() {
-    let rig = Rig::new();
-    let (a, b) = (rig.client(A).await, rig.client(B).await);
+    let rig = open_rig();
+    let (a, b) = (rig.client_of(A).await, rig.client_of(B).await);
     let step = "RUN --mount=type=secret,id=s,required sha256sum < /run/secrets/s";
     let lends = |secret: &str| {
         let mut offers = dockerfile(step);
@@ -78,7 +55,7 @@ async fn p26_a_secret_of_a_session_is_for_its_builds_alone() {
     let sum = |secret: &str| hex::encode(Sha256::digest(secret));
     let of_a = Session::open(&a, lends("of a")).await;
     // One that has none, while there is one that has, of another user and of the same.
-    for client in [&b, &rig.client(A).await] {
+    for client in [&b, &rig.client_of(A).await] {
         let poor = Session::open(client, dockerfile(step)).await;
         let (built, said) = build(client, &poor.id).await;
         let error = built.unwrap_err();
@@ -91,7 +68,7 @@ async fn p26_a_secret_of_a_session_is_for_its_builds_alone() {
     assert!(error.message.contains("no active session"), "{error:?}");
     assert_eq!(of_a.offers.calls_of("Secrets/GetSecret"), 0);
     // The same step at the same time, of three clients, two of them one user's: each has its own.
-    let third = rig.client(A).await;
+    let third = rig.client_of(A).await;
     let of_b = Session::open(&b, lends("of b")).await;
     let of_third = Session::open(&third, lends("of a, elsewhere")).await;
     for _ in 0..3 {
@@ -113,14 +90,14 @@ async fn p26_a_secret_of_a_session_is_for_its_builds_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p27_an_agent_of_a_session_is_for_its_builds_alone() {
-    let rig = Rig::new();
-    let (a, b) = (rig.client(A).await, rig.client(B).await);
+    let rig = open_rig();
+    let (a, b) = (rig.client_of(A).await, rig.client_of(B).await);
     // Other steps run while this one has the agent: they look for its socket.
     let step = "RUN --mount=type=ssh,id=mine,required test -S $SSH_AUTH_SOCK && sleep 2";
     let mut lends = dockerfile(step);
     lends.agents.insert("mine".to_owned(), b"agent".to_vec());
     let of_a = Session::open(&a, lends).await;
-    for client in [&b, &rig.client(A).await] {
+    for client in [&b, &rig.client_of(A).await] {
         let poor = Session::open(client, dockerfile(step)).await;
         let (built, _) = build(client, &poor.id).await;
         let error = built.unwrap_err();
@@ -192,7 +169,7 @@ async fn answered(answer: std::thread::JoinHandle<String>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p31_p57_a_context_for_a_build_is_taken_from_its_user_alone() {
-    let rig = Rig::new();
+    let rig = open_rig();
     let socket = rig.daemon.socket();
     let text = |who: &str| archive(&format!("FROM busybox\nRUN echo built by $((6*7)) {who}\n"));
     let build = "/build?version=2&remote=upload-request&buildid=wanted1&nocache=1&outputs=%5B%7B%22Type%22%3A%22cacheonly%22%7D%5D";
@@ -219,7 +196,7 @@ async fn p31_p57_a_context_for_a_build_is_taken_from_its_user_alone() {
 /// Clients that lie over HTTP: each is answered or left, and the next one is served.
 #[tokio::test(flavor = "multi_thread")]
 async fn p57_nonsense_over_http_is_refused_with_the_reason() {
-    let rig = Rig::new();
+    let rig = open_rig();
     let socket = rig.daemon.socket();
     let before = rig.daemon.holds();
     let gzip = |bytes: &[u8]| {

@@ -158,7 +158,7 @@ fn comparable(stream: &str) -> Told {
 }
 
 #[test]
-fn the_stream_of_a_build_says_what_that_of_the_reference_says() {
+fn p61_the_stream_of_a_build_says_what_that_of_the_reference_says() {
     let registry = Registry::with_base_images();
     let home = Home::new(&registry.as_docker_hub());
     for (name, file, reference) in [

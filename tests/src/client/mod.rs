@@ -2,6 +2,7 @@
 //! inside of it that offers what the test says, in pieces of the size that the test says. It shares no
 //! code with what it tests.
 
+pub mod build;
 pub mod call;
 pub mod content;
 pub mod files;

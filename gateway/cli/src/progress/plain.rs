@@ -443,17 +443,17 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_build_reads_like_the_reference() {
+    fn p61_a_recorded_build_reads_like_the_reference() {
         insta::assert_snapshot!(replay(include_str!("testdata/ok.rawjson")));
     }
 
     #[test]
-    fn a_recorded_cached_build_reads_like_the_reference() {
+    fn p61_a_recorded_cached_build_reads_like_the_reference() {
         insta::assert_snapshot!(replay(include_str!("testdata/ok.again.rawjson")));
     }
 
     #[test]
-    fn a_recorded_failure_ends_with_the_log_of_the_failed_step() {
+    fn p61_a_recorded_failure_ends_with_the_log_of_the_failed_step() {
         let text = replay(include_str!("testdata/fail.rawjson"));
         assert!(
             text.contains("ERROR: process \"/bin/sh -c echo about to fail"),

@@ -74,19 +74,19 @@ fn play_recording(recorded: &str, size: Size, stop: Option<usize>) -> Terminal {
 }
 
 #[test]
-fn a_recorded_build_ends_with_all_its_steps() {
+fn p61_a_recorded_build_ends_with_all_its_steps() {
     let terminal = play_recording(include_str!("../testdata/ok.rawjson"), size(80, 40), None);
     insta::assert_snapshot!(terminal.text());
 }
 
 #[test]
-fn a_recorded_cached_build_says_so_of_each_step() {
+fn p61_a_recorded_cached_build_says_so_of_each_step() {
     let recorded = include_str!("../testdata/ok.again.rawjson");
     insta::assert_snapshot!(play_recording(recorded, size(80, 40), None).text());
 }
 
 #[test]
-fn a_recorded_failure_ends_with_the_whole_log_of_the_failed_step() {
+fn p61_a_recorded_failure_ends_with_the_whole_log_of_the_failed_step() {
     let terminal = play_recording(include_str!("../testdata/fail.rawjson"), size(80, 40), None);
     insta::assert_snapshot!(terminal.text());
 }

@@ -1,0 +1,38 @@
+//! Whole builds of a client, and what was said of them.
+
+use std::collections::BTreeMap;
+
+use super::wire::{Named, Progress, SolveRequest, SolveResponse};
+use super::{Client, Failure};
+
+/// Names and values as messages have them.
+pub fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let pairs = pairs.iter();
+    pairs
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
+}
+
+/// A build, and all that was said of it from its beginning to its end.
+pub async fn built(
+    client: &Client,
+    request: &SolveRequest,
+) -> (Result<SolveResponse, Failure>, Progress) {
+    let outcome = client.solve(request).await;
+    let mut status = client.stream("/moby.buildkit.v1.Control/Status", &[]).await;
+    let name = request.name.clone();
+    status.send(&Named { name }).await;
+    status.finish();
+    let mut said = Progress::default();
+    while let Some(more) = status.next::<Progress>().await.expect("the status") {
+        said.vertexes.extend(more.vertexes);
+        said.logs.extend(more.logs);
+    }
+    (outcome, said)
+}
+
+/// What its steps wrote.
+pub fn logs(said: &Progress) -> String {
+    let text: Vec<u8> = said.logs.iter().flat_map(|log| log.text.clone()).collect();
+    String::from_utf8_lossy(&text).into_owned()
+}

@@ -1,0 +1,248 @@
+//! What clients of the daemon get to read and to keep beside their results: where a mistake is, what a result is made
+//! of; and which of their files they are asked for.
+
+use std::fs;
+use std::path::Path;
+
+use base64::Engine;
+use bollard_buildkit_proto::moby::buildkit::v1 as api;
+use gateway_tests::calls::{Driven, exporter};
+use gateway_tests::daemon::said;
+use gateway_tests::program::run;
+use gateway_tests::rig::Rig;
+use gateway_tests::scanner;
+use prost::Message;
+use serde_json::Value;
+
+/// What a status carries in its details.
+#[derive(Clone, PartialEq, Message)]
+struct Detailed {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Detail>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Detail {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// The details of one type.
+fn details(status: &tonic::Status, kind: &str) -> Vec<Value> {
+    let all = Detailed::decode(status.details()).expect("details");
+    assert_eq!(all.code, 2);
+    assert_eq!(all.message, status.message());
+    let kind = format!("github.com/moby/buildkit/errdefs.{kind}+json");
+    let found = all.details.iter().filter(|detail| detail.type_url == kind);
+    found
+        .map(|detail| serde_json::from_slice(&detail.value).expect("JSON"))
+        .collect()
+}
+
+/// The build file that a detail shows, and its lines that are marked: all that an excerpt is made of.
+fn shown(source: &Value) -> (String, String, Vec<(u64, u64)>) {
+    let data = source["info"]["data"].as_str().expect("the file");
+    let data = base64::engine::general_purpose::STANDARD.decode(data);
+    let line = |range: &Value, end: &str| range[end]["line"].as_u64().unwrap_or_default();
+    let ranges = source["ranges"].as_array().expect("ranges");
+    (
+        source["info"]["filename"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
+        String::from_utf8(data.expect("base64")).expect("text"),
+        ranges
+            .iter()
+            .map(|range| (line(range, "start"), line(range, "end")))
+            .collect(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p17_mistakes_and_failed_steps_carry_the_lines_that_clients_show() {
+    let rig = Rig::new();
+    let text = "FROM scratch\nCOPPY a /\n";
+    let mut wrong = Driven::begin(&rig, api::SolveRequest::default(), "wrong").await;
+    let refused = wrong
+        .dockerfile(text, &[], &[])
+        .await
+        .expect_err("no such instruction");
+    assert!(
+        refused.message().contains("unknown instruction: COPPY"),
+        "{refused:?}"
+    );
+    let sources: Vec<_> = details(&refused, "Source").iter().map(shown).collect();
+    let place = ("Dockerfile".to_owned(), text.to_owned(), vec![(2, 2)]);
+    assert_eq!(sources, [place]);
+    wrong.built.abort();
+
+    // A step of several lines fails when its result is needed: the last call says so.
+    let text = "FROM busybox\nRUN echo first\nRUN echo said >&2; \\\n    exit 7\n";
+    let mut failed = Driven::begin(&rig, api::SolveRequest::default(), "failed").await;
+    let result = failed.dockerfile(text, &[], &[]).await.expect("a graph");
+    let failed = failed.end(result).await.expect_err("a step that fails");
+    assert!(failed.message().contains("exit code: 7"), "{failed:?}");
+    let sources: Vec<_> = details(&failed, "Source").iter().map(shown).collect();
+    let place = (
+        "Dockerfile".to_owned(),
+        text.to_owned(),
+        vec![(3, 3), (4, 4)],
+    );
+    assert_eq!(sources, [place]);
+    let vertices = details(&failed, "Vertex");
+    let digest = vertices[0]["digest"].as_str().expect("a digest");
+    assert!(digest.starts_with("sha256:"), "{digest}");
+    assert_eq!(details(&failed, "Solve").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p44_a_bill_of_materials_of_a_scanner_is_pushed_beside_the_image() {
+    let rig = Rig::new();
+    scanner::push(&rig.registry);
+    let name = format!("{}/out/scanned:1", rig.registry.address);
+    let generator = format!("generator={},depth=3", scanner::IMAGE);
+    let attested = [
+        ("attest:sbom", generator.as_str()),
+        ("attest:provenance", "mode=max"),
+    ];
+    let own = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    let request = api::SolveRequest {
+        frontend_attrs: attested.map(own).into(),
+        exporters: vec![exporter("image", &[("name", &name), ("push", "true")])],
+        ..Default::default()
+    };
+    let mut driven = Driven::begin(&rig, request, "scanned").await;
+    let text = "FROM scratch\nCOPY in-context /one\n";
+    let result = driven.dockerfile(text, &attested, &[]).await;
+    driven
+        .end(result.expect("a graph"))
+        .await
+        .expect("the build");
+    let index = rig.raw("out/scanned:1");
+    let attestation = index["manifests"][1]["digest"].as_str().expect("a digest");
+    let manifest = rig.raw(&format!("out/scanned@{attestation}"));
+    let layers = manifest["layers"].as_array().expect("statements");
+    let kinds: Vec<&str> = layers
+        .iter()
+        .filter_map(|layer| layer["annotations"]["in-toto.io/predicate-type"].as_str())
+        .collect();
+    assert!(kinds.contains(&"https://spdx.dev/Document"), "{kinds:?}");
+    assert!(
+        kinds.contains(&"https://slsa.dev/provenance/v1"),
+        "{kinds:?}"
+    );
+}
+
+/// Lines of an ignore file, files that they hide and files that they do not: a row each, in a directory of its own.
+const ROWS: [(&[&str], &[&str], &[&str]); 21] = [
+    (&["/?/foo"], &["foo/x"], &["a/foo", "foobar"]),
+    (&["/?/*/foo"], &["a/foo", "b/foo/x"], &["foo", "c/b/foo"]),
+    (&["/?/**/foo"], &["foo", "a/foo", "b/c/foo"], &["xfoo"]),
+    (&["/?/foo/**"], &["foo/a", "foo/b/c"], &["foobar"]),
+    (&["/?/foo/*"], &["foo/a", "foo/b/c"], &["foobar"]),
+    (&["/?/a/**/z"], &["a/z", "a/b/z", "a/b/c/z"], &["az"]),
+    (&["/?/*"], &["a", "b/c", ".x"], &[]),
+    (&["/?/dir", "!/?/dir/keep"], &["dir/x"], &["dir/keep"]),
+    (&["/?/dir", "!/?/dir/keep"], &["dir/x"], &["dir/keep/y"]),
+    (&["!/?/dir/keep", "/?/dir"], &["dir/keep"], &[]),
+    (
+        &["/?/*", "!/?/*.go", "/?/x.go"],
+        &["x.go", "a.c"],
+        &["a.go"],
+    ),
+    (&["/?/[^a]x"], &["bx"], &["ax"]),
+    (&["/?/a?c"], &["abc"], &["a/c"]),
+    (&["/?/a.b"], &["a.b"], &["axb"]),
+    (&["/?/foo/"], &["foo"], &["bar"]),
+    (&["./?/foo"], &["foo"], &["bar"]),
+    (&["?/./x/../foo"], &["foo"], &["x/foo"]),
+    (&["/?/a{b,c}"], &["a{b,c}"], &["ab"]),
+    (&["/?/a\\*b"], &["a*b"], &["axb"]),
+    (&["  /?/foo  ", "# /?/bar", "   "], &["foo"], &["bar"]),
+    (&["/?/foo", "!  /?/foo"], &[], &["foo"]),
+];
+
+#[test]
+fn p30_every_kind_of_pattern_hides_what_it_says() {
+    let rig = Rig::new();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let context = dir.path().join("context");
+    let write = |path: &Path, text: &str| {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, text).expect("writing");
+    };
+    let mut patterns = "\u{feff}".to_owned();
+    for (number, (lines, hidden, shown)) in ROWS.iter().enumerate() {
+        for line in *lines {
+            patterns += &line.replacen('?', &format!("row{number}"), 1);
+            patterns.push('\n');
+        }
+        for file in hidden.iter().chain(*shown) {
+            let file = context.join(format!("row{number}")).join(file);
+            write(&file, "");
+        }
+    }
+    write(&context.join("Dockerfile"), "FROM scratch\nCOPY . /\n");
+    write(&context.join(".dockerignore"), &patterns);
+    let out = dir.path().join("out");
+    let mut build = rig.daemon.docker(&dir.path().join("docker"));
+    build.args(["build", "--output", &out.display().to_string()]);
+    let output = run(build.arg(&context));
+    assert!(output.status.success(), "{}", said(&output));
+    let mut wrong = Vec::new();
+    for (number, (lines, hidden, shown)) in ROWS.iter().enumerate() {
+        let row = out.join(format!("row{number}"));
+        let hidden = hidden.iter().filter(|file| row.join(file).exists());
+        wrong.extend(hidden.map(|file| format!("{lines:?} does not hide {file}")));
+        let shown = shown.iter().filter(|file| !row.join(file).exists());
+        wrong.extend(shown.map(|file| format!("{lines:?} hides {file}")));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn p56_docker_builds_through_ssh() {
+    let rig = Rig::new();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let context = dir.path().join("context");
+    fs::create_dir(&context).expect("a folder");
+    fs::write(
+        context.join("Dockerfile"),
+        "FROM busybox\nRUN echo built > /made\n",
+    )
+    .expect("writing");
+    // Runs here what would be run there.
+    let ssh = dir.path().join("ssh");
+    let script = format!(
+        "#!/bin/sh\nwhile [ \"$1\" != docker ]; do shift; done\necho \"$@\" >> {}\nexport DOCKER_HOST=unix://{}\nexec \"$@\"\n",
+        dir.path().join("asked").display(),
+        rig.daemon.socket().display()
+    );
+    fs::write(&ssh, script).expect("writing");
+    fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
+    let out = dir.path().join("out");
+    let mut docker = std::process::Command::new("/usr/bin/docker");
+    docker
+        .env("PATH", format!("{}:/usr/bin:/bin", dir.path().display()))
+        .env("DOCKER_BUILDKIT", "1")
+        .env("DOCKER_CONFIG", dir.path().join("docker"))
+        .env_remove("DOCKER_HOST")
+        .args(["--host", "ssh://somebody@elsewhere", "build", "--output"])
+        .arg(&out)
+        .arg(&context)
+        .stdin(std::process::Stdio::null());
+    let output = run(&mut docker);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(
+        fs::read_to_string(out.join("made")).expect("the result"),
+        "built\n"
+    );
+    let asked = fs::read_to_string(dir.path().join("asked")).expect("what was asked");
+    assert!(asked.contains("docker system dial-stdio"), "{asked}");
+}
