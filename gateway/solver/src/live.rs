@@ -23,6 +23,8 @@ pub struct LiveVertex {
     /// Where each input is found in the live graph, and which output it is.
     pub inputs: Vec<(String, i64)>,
     pub states: Mutex<States>,
+    /// Held by the output that the op runs for: the others then find what it made.
+    pub at_work: tokio::sync::Mutex<()>,
     /// What a source turned out to be: the commit, the digest of a file.
     pub pin: OnceLock<String>,
     /// What a step used when it ran in this build, when that is counted.
@@ -221,6 +223,7 @@ impl LiveGraph {
                     name,
                     inputs,
                     states: Mutex::default(),
+                    at_work: tokio::sync::Mutex::default(),
                     pin: OnceLock::new(),
                     usage: OnceLock::new(),
                     used_copy: AtomicBool::new(false),

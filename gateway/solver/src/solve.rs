@@ -13,6 +13,8 @@ use gateway_api::{Code, Error};
 use gateway_images::fail_point::fail_point;
 use gateway_llb::pb;
 
+mod outputs;
+
 use crate::content::{self, Place};
 use crate::job::JobInner;
 use crate::key::{Dep, digest_of, root_key};
@@ -437,9 +439,12 @@ impl JobInner {
             candidates.push(list);
         }
         // One process, and in it one build, does work of this key at a time; the others find it done.
-        let lock_name = digest_of(format!("{}@{output}{candidates:?}", key.digest).as_bytes());
+        let lock_name = digest_of(format!("{}{candidates:?}", key.digest).as_bytes());
         let shareable = candidates.iter().all(|list| !list.is_empty());
-        let mut turn = match shareable && !vertex.metadata.ignore_cache {
+        let _alone = vertex.at_work.lock().await;
+        // For another output: this one was made with it.
+        let has_run = vertex.states().outputs.is_some();
+        let mut turn = match shareable && !vertex.metadata.ignore_cache && !has_run {
             true => Some(self.turn(vertex, &lock_name).await?),
             false => None,
         };
@@ -450,7 +455,7 @@ impl JobInner {
                 true => vec![root_key(&key.digest, output)],
                 false => self.targets(&key.digest, output, &candidates)?,
             };
-            if let Some(snapshot) = self.stored(&keys)? {
+            if !has_run && let Some(snapshot) = self.stored(&keys)? {
                 match waited {
                     // It was shown at work.
                     Some(running) => running.finish(&Ok(())),
@@ -500,6 +505,9 @@ impl JobInner {
                     .map_err(internal)?;
                 fail_point("result-saved");
             }
+            if !has_run && !vertex.metadata.ignore_cache {
+                self.save_others(vertex, output, key, &candidates).await?;
+            }
         }
         Ok(Done { keys, snapshot })
     }
@@ -516,48 +524,6 @@ impl JobInner {
         content::digest(self, snapshot, selectors, Place::Copy)
             .await
             .map_err(|error| vertex.blame(error.context("failed to compute cache key")))
-    }
-
-    /// One output of the op, which runs once for all of them.
-    async fn output(self: &Arc<Self>, vertex: &Arc<LiveVertex>, output: i64) -> Outcome<Snapshot> {
-        let work = {
-            let mut states = vertex.states();
-            match &states.outputs {
-                Some(work) => work.clone(),
-                None => {
-                    let (job, owner) = (self.clone(), vertex.clone());
-                    let work = spawn_shared(async move { job.execute(&owner).await.map(Arc::new) });
-                    states.outputs = Some(work.clone());
-                    work
-                }
-            }
-        };
-        let outputs = work.await?;
-        usize::try_from(output)
-            .ok()
-            .and_then(|index| outputs.get(index).cloned())
-            .ok_or_else(|| {
-                vertex.blame(Error::unknown(format!(
-                    "invalid response from exec need {output} index but {} results received",
-                    outputs.len()
-                )))
-            })
-    }
-
-    async fn execute(self: &Arc<Self>, vertex: &Arc<LiveVertex>) -> Outcome<Vec<Snapshot>> {
-        let mut works = Vec::with_capacity(vertex.inputs.len());
-        for index in 0..vertex.inputs.len() {
-            let (input, output) = self.input(vertex, index)?;
-            works.push(self.done(&input, output));
-        }
-        let inputs: Vec<Snapshot> = try_join_all(works)
-            .await?
-            .iter()
-            .map(|done| done.snapshot.clone())
-            .collect();
-        self.until_cancelled(ops::run(self, vertex, inputs))
-            .await
-            .map_err(|error| vertex.blame(error))
     }
 }
 

@@ -185,7 +185,8 @@ async fn cancelling_reaches_children_that_left_their_parent() {
     let job = bench.job_with(&bench.solver().await, cancel.clone());
     // A session of its own, signals ignored, the parent gone: only the sandbox holds it still.
     let script = "trap '' TERM INT HUP; (busybox setsid sh -c \"trap '' TERM INT HUP; \
-                  while :; do echo x >> /c/alive; sleep 0.05; done\" &) ; echo up; sleep 600";
+                  while :; do echo x >> /c/alive; sleep 0.05; done\" &) ; \
+                  until test -e /c/alive; do sleep 0.05; done; echo up; sleep 600";
     let state = cached(script, CacheSharing::Shared);
     let result = job.load(definition(&state), &SourcePolicies::default());
     let running = tokio::spawn(async move { job.evaluate(&result).await });

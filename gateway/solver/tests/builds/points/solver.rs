@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use gateway_llb::{CacheSharing, Constraints, Mount, State};
+use gateway_llb::{CacheSharing, Constraints, Copy, FileActions, Mount, State};
 use gateway_solver::Job;
 use gateway_solver::policy::SourcePolicies;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +61,70 @@ async fn s68_s69_equal_builds_share_a_run_and_its_output_and_one_may_leave() {
     bench.ran();
     bench.build(&state).await.unwrap();
     assert_eq!(bench.ran(), [""; 0]);
+}
+
+/// A step of two outputs, its root and `/a`, that waits as [`waiting`] does.
+fn of_two_outputs() -> (State, State) {
+    let exec = base()
+        .run([
+            "/bin/sh",
+            "-c",
+            "echo run >> /c/runs; echo up; i=0; while test ! -e /c/go; do i=$((i+1)); \
+             test $i -lt 600 || exit 9; sleep 0.05; done; echo one > /one; echo two > /a/two",
+        ])
+        .mount(cache())
+        .mount(Mount::bind("/a", &State::scratch()))
+        .exec();
+    let other = exec.mount("/a").unwrap().clone();
+    (exec.root().clone(), other)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_runs_once_for_builds_that_ask_for_different_outputs_of_it() {
+    let bench = Bench::new();
+    let (one, two) = of_two_outputs();
+    // Two solvers know of each other as little as two processes do.
+    let solvers = [bench.solver().await, bench.solver().await];
+    let jobs = solvers.map(|solver| bench.job_with(&solver, CancellationToken::new()));
+    let [first, second] = jobs;
+    let first = start(first, &one);
+    until_up(&bench, 1).await;
+    let second = start(second, &two);
+    until_up(&bench, 2).await;
+    bench.build(&with_cache("touch /c/go")).await.unwrap();
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(
+        bench.file(&with_cache("wc -l < /c/runs > /n"), "/n").await,
+        "1\n"
+    );
+    bench.ran();
+    assert_eq!(bench.file(&two, "/two").await, "two\n");
+    assert_eq!(bench.file(&one, "/one").await, "one\n");
+    assert_eq!(bench.ran(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_nobody_asked_for_is_there_for_the_next_build() {
+    let bench = Bench::new();
+    bench.build(&with_cache("touch /c/go")).await.unwrap();
+    let (one, two) = of_two_outputs();
+    bench.build(&one).await.unwrap();
+    bench.ran();
+    assert_eq!(bench.file(&two, "/two").await, "two\n");
+    assert_eq!(bench.ran(), [""; 0]);
+    // Both in one build, from nothing.
+    let bench = Bench::new();
+    bench.build(&with_cache("touch /c/go")).await.unwrap();
+    let both = one.file(
+        FileActions::new().copy(&two, "/two", "/two", Copy::default()),
+        Constraints::new(),
+    );
+    assert_eq!(bench.file(&both, "/two").await, "two\n");
+    assert_eq!(
+        bench.file(&with_cache("wc -l < /c/runs > /n"), "/n").await,
+        "1\n"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
