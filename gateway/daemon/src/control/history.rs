@@ -62,14 +62,19 @@ impl History {
         for entry in std::fs::read_dir(root)? {
             let path = entry?.path();
             let record = std::fs::read(path.join("record"));
+            // After a power cut a record may be of no bytes, which is a message too: of no name.
+            let named = |record: &BuildHistoryRecord| {
+                path.file_name() == Some(std::ffi::OsStr::new(&record.r#ref))
+            };
             match record
                 .ok()
                 .and_then(|bytes| BuildHistoryRecord::decode(&bytes[..]).ok())
+                .filter(named)
             {
                 Some(record) => {
                     known.insert(record.r#ref.clone(), Arc::new(record));
                 }
-                // A build that a dead daemon did not finish.
+                // A build that a dead daemon did not finish, or did not finish forgetting.
                 None => {
                     let _ = std::fs::remove_dir_all(path);
                 }
@@ -120,7 +125,10 @@ impl History {
     /// A build that is not remembered: what it said goes.
     pub fn forget(&self, name: &str) {
         self.locked().remove(name);
-        let _ = std::fs::remove_dir_all(self.dir(name));
+        let dir = self.dir(name);
+        // First: a daemon that ends here leaves a directory that the next one removes, not a record without its log.
+        let _ = std::fs::remove_file(dir.join("record"));
+        let _ = std::fs::remove_dir_all(dir);
     }
 
     /// Keeps what is known of a finished build.
@@ -321,5 +329,35 @@ mod tests {
         assert!(again.blob(&logs.digest).is_some());
         assert!(again.delete("pinned"));
         assert!(!again.delete("pinned"));
+    }
+
+    #[test]
+    fn what_a_daemon_left_that_ended_at_any_moment_goes_and_whole_builds_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = HistoryLimits {
+            age: std::time::Duration::from_secs(60),
+            entries: 10,
+        };
+        let history = History::open(dir.path(), limits).unwrap();
+        for name in ["whole", "begun", "unnamed", "empty", "torn", "forgotten"] {
+            history.log(name).unwrap().end();
+            if name != "begun" {
+                history.finished(record(name, 10), None);
+            }
+        }
+        let file = |name: &str| dir.path().join(name).join("record");
+        std::fs::rename(file("unnamed"), file("unnamed").with_extension("new")).unwrap();
+        std::fs::write(file("empty"), "").unwrap();
+        std::fs::write(file("torn"), [0; 64]).unwrap();
+        std::fs::remove_file(file("forgotten")).unwrap();
+        let again = History::open(dir.path(), limits).unwrap();
+        let names: Vec<String> = again.list().iter().map(|r| r.r#ref.clone()).collect();
+        assert_eq!(names, ["whole"]);
+        let left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["whole"]);
+        assert!(again.replay("whole").is_some());
     }
 }
