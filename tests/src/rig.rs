@@ -27,6 +27,13 @@ impl Rig {
         Rig::with(&[])
     }
 
+    /// With lines of its configuration.
+    pub fn configured(lines: &str) -> Rig {
+        let registry = Registry::with_base_images();
+        let daemon = Daemon::start(&format!("{lines}{}", registry.as_docker_hub()), &[]);
+        Rig { registry, daemon }
+    }
+
     /// With variables of the environment.
     pub fn with(variables: &[(&str, &str)]) -> Rig {
         let registry = Registry::with_base_images();

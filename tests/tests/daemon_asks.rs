@@ -530,7 +530,18 @@ fn init(container: &str, command: &str, tty: bool) -> Input {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p59_processes_of_a_client_have_terminals_and_hear_signals() {
-    let rig = Rig::new();
+    processes_have_terminals_and_hear_signals(Rig::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p59_the_same_under_a_runtime_of_others() {
+    for runtime in ["runc", "crun"] {
+        let rig = Rig::configured(&format!("[worker.oci]\nbinary = \"{runtime}\"\n"));
+        processes_have_terminals_and_hear_signals(rig).await;
+    }
+}
+
+async fn processes_have_terminals_and_hear_signals(rig: Rig) {
     let mut control = rig.control().await;
     let request = api::SolveRequest {
         r#ref: "shell".to_owned(),
