@@ -10,7 +10,7 @@
 //!
 //! `BUILDAH=/usr/bin/buildah` adds a builder that has no daemon: a second line for each workload, with its ratio. (Its own
 //! `BUILDAH_RUNTIME=runc` helps where crun does not like the control groups.)
-//! `RUNS=9` sets the counted runs of each workload, `ONLY=no-op` chooses one.
+//! `RUNS=9` sets the counted runs of each workload, `ONLY=no-op` chooses one, `FILES=10000` the number of many files.
 
 use std::path::Path;
 
@@ -24,7 +24,9 @@ struct Workload {
     prepare: fn(&Path),
     /// Every run builds anew; else the first, uncounted run fills the cache.
     no_cache: bool,
-    /// Changes the context before each run.
+    /// Builds of one run, whose mean counts: CPU is told in steps of 10 ms.
+    times: usize,
+    /// Changes the context before each build.
     touch: Option<fn(&Path, usize)>,
 }
 
@@ -40,6 +42,7 @@ const WORKLOADS: [Workload; 8] = [
             );
         },
         no_cache: false,
+        times: 20,
         touch: None,
     },
     Workload {
@@ -49,6 +52,7 @@ const WORKLOADS: [Workload; 8] = [
             write(dir, "Dockerfile", &format!("FROM busybox\n{steps}"));
         },
         no_cache: true,
+        times: 1,
         touch: None,
     },
     Workload {
@@ -67,21 +71,24 @@ const WORKLOADS: [Workload; 8] = [
             );
         },
         no_cache: true,
+        times: 1,
         touch: None,
     },
     Workload {
-        name: "context: 10,000 files, unchanged",
+        name: "context: many files, unchanged",
         prepare: many_files,
         no_cache: false,
+        times: 4,
         touch: None,
     },
     Workload {
-        name: "context: 10,000 files, first",
+        name: "context: many files, first",
         prepare: many_files,
         no_cache: false,
+        times: 1,
         // Every file is another one each time.
         touch: Some(|dir, run| {
-            for d in 0..100 {
+            for d in 0..directories() {
                 for f in 0..100 {
                     write(
                         dir,
@@ -93,9 +100,10 @@ const WORKLOADS: [Workload; 8] = [
         }),
     },
     Workload {
-        name: "context: 10,000 files, one edited",
+        name: "context: many files, one edited",
         prepare: many_files,
         no_cache: false,
+        times: 4,
         touch: Some(|dir, run| write(dir, "d3/f7", &format!("edit {run}"))),
     },
     Workload {
@@ -122,6 +130,7 @@ const WORKLOADS: [Workload; 8] = [
             );
         },
         no_cache: false,
+        times: 10,
         touch: Some(|dir, run| write(dir, "small", &format!("edit {run}"))),
     },
     Workload {
@@ -137,12 +146,20 @@ const WORKLOADS: [Workload; 8] = [
             );
         },
         no_cache: false,
+        times: 10,
         touch: None,
     },
 ];
 
+/// Of a hundred files each.
+fn directories() -> usize {
+    let files = std::env::var("FILES").ok();
+    let files: usize = files.and_then(|text| text.parse().ok()).unwrap_or(50_000);
+    files / 100
+}
+
 fn many_files(dir: &Path) {
-    for d in 0..100 {
+    for d in 0..directories() {
         for f in 0..100 {
             write(
                 dir,
@@ -190,26 +207,32 @@ fn main() {
         (workload.prepare)(context.path());
         let mut costs: [Vec<Cost>; 3] = [Vec::new(), Vec::new(), Vec::new()];
         for run in 0..=runs {
-            if let Some(touch) = workload.touch {
-                touch(context.path(), run);
-            }
-            let mut record = |which: usize, cost: Cost| {
-                // The first one warms up: pulls the base image, fills the cache.
-                if run > 0 {
-                    costs[which].push(cost);
+            // The first one warms up: pulls the base image, fills the cache.
+            let times = if run == 0 { 1 } else { workload.times };
+            let mut sums = [Cost::default(); 3];
+            for time in 0..times {
+                if let Some(touch) = workload.touch {
+                    touch(context.path(), run * workload.times + time);
                 }
-            };
-            let no_cache: &[&str] = match workload.no_cache {
-                true => &["--no-cache"],
-                false => &[],
-            };
-            record(0, ours.build(context.path(), no_cache));
-            if let Some(peer) = &peer {
-                let more = [&["--output", "type=image,name=bench"], no_cache].concat();
-                record(1, peer.build(context.path(), &more));
+                let mut record = |which: usize, cost: Cost| sums[which].add(cost);
+                let no_cache: &[&str] = match workload.no_cache {
+                    true => &["--no-cache"],
+                    false => &[],
+                };
+                record(0, ours.build(context.path(), no_cache));
+                if let Some(peer) = &peer {
+                    let more = [&["--output", "type=image,name=bench"], no_cache].concat();
+                    record(1, peer.build(context.path(), &more));
+                }
+                if let Some(buildah) = &buildah {
+                    record(2, buildah.build(context.path(), workload.no_cache));
+                }
             }
-            if let Some(buildah) = &buildah {
-                record(2, buildah.build(context.path(), workload.no_cache));
+            let measured = [true, peer.is_some(), buildah.is_some()];
+            for (which, sum) in sums.into_iter().enumerate() {
+                if run > 0 && measured[which] {
+                    costs[which].push(sum.over(times));
+                }
             }
         }
         let [ours, peers, others] = costs.map(|costs| median_cost(&costs));

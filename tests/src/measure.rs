@@ -19,6 +19,24 @@ pub struct Cost {
     pub memory: f64,
 }
 
+impl Cost {
+    pub fn add(&mut self, other: Cost) {
+        self.cpu += other.cpu;
+        self.wall += other.wall;
+        self.memory = self.memory.max(other.memory);
+    }
+
+    /// The mean of a sum of so many.
+    pub fn over(self, times: usize) -> Cost {
+        let times = times.max(1) as f64;
+        Cost {
+            cpu: self.cpu / times,
+            wall: self.wall / times,
+            memory: self.memory,
+        }
+    }
+}
+
 /// How often the memory of a running command is looked at; the kernel keeps the peak, so only the last moment is lost.
 const LOOK: Duration = Duration::from_millis(10);
 

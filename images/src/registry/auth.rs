@@ -35,6 +35,24 @@ struct Who {
     problem: Option<String>,
 }
 
+/// The repository that a request is about: the one that is pushed to, where another is read beside it.
+fn repository_of(scopes: &BTreeSet<String>) -> Option<&str> {
+    let mut found = None;
+    for scope in scopes {
+        let Some((name, actions)) = scope
+            .strip_prefix("repository:")
+            .and_then(|scope| scope.rsplit_once(':'))
+        else {
+            continue;
+        };
+        if actions.contains("push") {
+            return Some(name);
+        }
+        found = found.or(Some(name));
+    }
+    found
+}
+
 /// Tokens of one host after which the outdated ones are thrown away.
 const MAX_TOKENS: usize = 256;
 
@@ -86,7 +104,7 @@ impl Inner {
         {
             return Ok(Some(header));
         }
-        let who = self.who(client).await;
+        let who = self.who(client, scopes).await;
         let login = &who.login;
         if let Some(Login {
             credential: Credential::RegistryToken(token),
@@ -194,8 +212,10 @@ impl Inner {
     }
 
     /// A helper that fails is told when access is refused; public images do not need it.
-    async fn who(&self, client: &HostClient) -> Who {
-        match self.config.credentials.login(&client.host).await {
+    async fn who(&self, client: &HostClient, scopes: &BTreeSet<String>) -> Who {
+        let credentials = &self.config.credentials;
+        let repository = repository_of(scopes);
+        match credentials.login_for(&client.host, repository).await {
             Ok(login) => Who {
                 login,
                 problem: None,
@@ -208,14 +228,22 @@ impl Inner {
     }
 
     /// A login that may be sent as Basic is there.
-    pub(super) async fn has_password(&self, client: &HostClient) -> bool {
-        let login = self.who(client).await.login;
+    pub(super) async fn has_password(
+        &self,
+        client: &HostClient,
+        scopes: &BTreeSet<String>,
+    ) -> bool {
+        let login = self.who(client, scopes).await.login;
         login.is_some_and(|login| matches!(login.credential, Credential::Basic { .. }))
     }
 
     /// Who the caller is, for an error text.
-    pub(super) async fn credentials_shown(&self, client: &HostClient) -> String {
-        shown(&self.who(client).await)
+    pub(super) async fn credentials_shown(
+        &self,
+        client: &HostClient,
+        scopes: &BTreeSet<String>,
+    ) -> String {
+        shown(&self.who(client, scopes).await)
     }
 
     async fn fetch_token(

@@ -405,7 +405,8 @@ impl Run<'_> {
         let start = Instant::now();
         let client = &endpoint.client;
         let scope = format!("repository:{}:pull", endpoint.repository(self.reference));
-        let who = self.inner.credentials_shown(client).await;
+        let scopes = [scope].into();
+        let who = self.inner.credentials_shown(client, &scopes).await;
         let who = match who.as_str() {
             "none" => "no login is known for this host".to_owned(),
             who => who.to_owned(),
@@ -413,7 +414,7 @@ impl Run<'_> {
         let Ok(url) = Url::parse(&client.base()) else {
             return false;
         };
-        let found = match self.inner.authorization(client, &[scope].into()).await {
+        let found = match self.inner.authorization(client, &scopes).await {
             Ok(Some(_)) => Ok((Verdict::Good, format!("a token or login was had ({who})"))),
             Ok(None) => Ok((Verdict::Good, format!("none is asked for ({who})"))),
             Err(error) => Err((error, "Get", url)),

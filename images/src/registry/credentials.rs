@@ -55,6 +55,11 @@ pub type LoginFuture<'a> =
 pub trait Credentials: Send + Sync {
     fn login<'a>(&'a self, host: &'a str) -> LoginFuture<'a>;
 
+    /// The same for one repository of the host, for places that keep logins by repository.
+    fn login_for<'a>(&'a self, host: &'a str, _repository: Option<&'a str>) -> LoginFuture<'a> {
+        self.login(host)
+    }
+
     /// Who fetches tokens for this host and keeps the login to itself. `None`: nobody does; tokens are
     /// fetched here, with [`Credentials::login`].
     fn authority<'a>(&'a self, _host: &'a str) -> AuthorityFuture<'a> {
@@ -194,7 +199,19 @@ impl DockerConfig {
         self
     }
 
-    async fn find(&self, host: &str) -> Result<Option<Login>, CredentialsError> {
+    async fn find(
+        &self,
+        host: &str,
+        repository: Option<&str>,
+    ) -> Result<Option<Login>, CredentialsError> {
+        let own =
+            repository.and_then(|repository| by_repository(&self.config.auths, host, repository));
+        if let Some(credential) = own.and_then(AuthEntry::credential) {
+            return Ok(Some(Login {
+                credential,
+                source: self.path.display().to_string(),
+            }));
+        }
         let key = if is_hub(host) { HUB_KEY } else { host };
         let helper = lookup(&self.config.cred_helpers, host)
             .map(String::as_str)
@@ -248,7 +265,11 @@ impl DockerConfig {
 
 impl Credentials for DockerConfig {
     fn login<'a>(&'a self, host: &'a str) -> LoginFuture<'a> {
-        Box::pin(self.find(host))
+        Box::pin(self.find(host, None))
+    }
+
+    fn login_for<'a>(&'a self, host: &'a str, repository: Option<&'a str>) -> LoginFuture<'a> {
+        Box::pin(self.find(host, repository))
     }
 }
 
@@ -351,10 +372,14 @@ pub struct FirstOf(pub Vec<std::sync::Arc<dyn Credentials>>);
 
 impl Credentials for FirstOf {
     fn login<'a>(&'a self, host: &'a str) -> LoginFuture<'a> {
+        self.login_for(host, None)
+    }
+
+    fn login_for<'a>(&'a self, host: &'a str, repository: Option<&'a str>) -> LoginFuture<'a> {
         Box::pin(async move {
             let mut failed = None;
             for place in &self.0 {
-                match place.login(host).await {
+                match place.login_for(host, repository).await {
                     Ok(Some(login)) => return Ok(Some(login)),
                     Ok(None) => {}
                     Err(error) => failed = failed.or(Some(error)),
@@ -399,6 +424,22 @@ pub(crate) fn is_hub(host: &str) -> bool {
         host,
         "docker.io" | "index.docker.io" | "registry-1.docker.io"
     )
+}
+
+/// podman's keys: a host with the beginning of a repository's name, whole parts of it; the longest counts.
+fn by_repository<'a, T>(
+    map: &'a BTreeMap<String, T>,
+    host: &str,
+    repository: &str,
+) -> Option<&'a T> {
+    let host = if is_hub(host) { "docker.io" } else { host };
+    let mut name = repository;
+    loop {
+        if let Some(found) = map.get(&format!("{host}/{name}")) {
+            return Some(found);
+        }
+        name = name.rsplit_once('/')?.0;
+    }
 }
 
 /// Keys are hosts, or URLs of older clients that are reduced to hosts.
@@ -448,6 +489,35 @@ mod tests {
             .await
             .unwrap()
             .map(|login| login.credential)
+    }
+
+    #[tokio::test]
+    async fn a_login_for_a_repository_is_found_before_that_of_its_host() {
+        // {a,b,c,h,d}:p
+        let config = config(
+            r#"{"auths":{
+                "reg.example":{"auth":"aDpw"},
+                "reg.example/team":{"auth":"YTpw"},
+                "reg.example/team/app":{"auth":"Yjpw"},
+                "reg.example/empty":{},
+                "docker.io/team":{"auth":"Yzpw"},
+                "https://index.docker.io/v1/":{"auth":"ZDpw"}
+            }}"#,
+        );
+        for (host, repository, user) in [
+            ("reg.example", Some("team/app"), "b"),
+            ("reg.example", Some("team/app/deep"), "b"),
+            ("reg.example", Some("team/apple"), "a"),
+            ("reg.example", Some("teams/app"), "h"),
+            ("reg.example", Some("empty/app"), "h"),
+            ("reg.example", None, "h"),
+            ("registry-1.docker.io", Some("team/app"), "c"),
+            ("registry-1.docker.io", Some("library/app"), "d"),
+        ] {
+            let login = config.login_for(host, repository).await.unwrap();
+            let found = login.map(|login| login.credential);
+            assert_eq!(found, basic(user, "p"), "{host} {repository:?}");
+        }
     }
 
     #[tokio::test]

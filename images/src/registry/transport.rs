@@ -187,7 +187,7 @@ impl Inner {
                     }
                     continue;
                 }
-                return Err(self.denied(client, failure).await);
+                return Err(self.denied(client, &scopes, failure).await);
             }
             if matches!(status, 400 | 403 | 404)
                 && authorization.is_none()
@@ -199,7 +199,7 @@ impl Inner {
                     logins += 1;
                     continue;
                 }
-                if status != 404 && self.log_in_unasked(client).await {
+                if status != 404 && self.log_in_unasked(client, &scopes).await {
                     hidden = Some(Quirk::LoginUnasked(status));
                     logins += 1;
                     continue;
@@ -226,7 +226,7 @@ impl Inner {
                     self.pause(repeats).await;
                     repeats += 1;
                 }
-                403 if !elsewhere => return Err(self.denied(client, failure).await),
+                403 if !elsewhere => return Err(self.denied(client, &scopes, failure).await),
                 _ => return Err(HostError::Status(failure)),
             }
         }
@@ -331,7 +331,7 @@ impl Inner {
         *logins += 1;
         let Some(challenge) = best_challenge(headers, url) else {
             client.pinged.store(true, Ordering::Relaxed);
-            if self.ping(client).await || self.log_in_unasked(client).await {
+            if self.ping(client).await || self.log_in_unasked(client, scopes).await {
                 self.quirk(client, Quirk::LoginAtRootOnly(401));
                 return true;
             }
@@ -359,8 +359,8 @@ impl Inner {
 
     /// Some registries refuse without asking for a login. True when there is one to send; it goes nowhere but to this
     /// host.
-    async fn log_in_unasked(&self, client: &HostClient) -> bool {
-        if !self.has_password(client).await {
+    async fn log_in_unasked(&self, client: &HostClient, scopes: &BTreeSet<String>) -> bool {
+        if !self.has_password(client, scopes).await {
             return false;
         }
         *client.challenge.lock().unwrap_or_else(|e| e.into_inner()) = Some(Challenge {
@@ -402,14 +402,19 @@ impl Inner {
         true
     }
 
-    async fn denied(&self, client: &HostClient, failure: StatusError) -> HostError {
+    async fn denied(
+        &self,
+        client: &HostClient,
+        scopes: &BTreeSet<String>,
+        failure: StatusError,
+    ) -> HostError {
         let message = match (failure.code, failure.message) {
             (Some(code), Some(message)) => Some(format!("{code}: {message}")),
             (one, other) => one.or(other),
         };
         HostError::Auth(AuthError {
             action: "pull",
-            credentials: self.credentials_shown(client).await,
+            credentials: self.credentials_shown(client, scopes).await,
             status: Some(failure.status),
             by: client.host.clone(),
             message,

@@ -207,6 +207,29 @@ async fn a_token_is_not_used_for_another_login() {
 }
 
 #[tokio::test]
+async fn logins_for_repositories_of_one_host_go_to_their_repositories() {
+    let server = Server::plain(|seen| match seen.header("authorization") {
+        Some(_) => good(seen),
+        None => reply(401, "").with("www-authenticate", "Basic realm=\"r\""),
+    })
+    .await;
+    let host = server.host();
+    let json =
+        format!(r#"{{"auths":{{"{host}":{{"auth":"aDpw"}},"{host}/r/team":{{"auth":"YTpw"}}}}}}"#);
+    let logins = DockerConfig::parse(json.as_bytes(), std::path::Path::new("auth.json")).unwrap();
+    let registries = Registries::new(RegistriesConfig {
+        credentials: Arc::new(logins),
+        ..config()
+    });
+    for (name, sent) in [("r", "Basic aDpw"), ("r/team/app", "Basic YTpw")] {
+        let reference = Reference::parse(&format!("{host}/{name}:latest")).unwrap();
+        let _ = registries.resolve(&reference).await;
+        let seen = server.seen();
+        assert_eq!(seen.last().unwrap().header("authorization"), Some(sent));
+    }
+}
+
+#[tokio::test]
 async fn a_busy_token_service_is_asked_again_and_parallel_requests_share_a_token() {
     let times = AtomicUsize::new(0);
     let server = Server::plain(move |seen| {
