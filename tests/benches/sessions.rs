@@ -6,15 +6,20 @@
 //!   GATEWAY=target/release/gateway BUILDKITD=/path/buildkitd BUILDCTL=/path/buildctl \
 //!       cargo bench -p gateway-tests --bench sessions
 //!
-//! Every build copies what it gets (`COPY . /`). `RUNS=3` sets the runs of each, each with a daemon that is new;
-//! `FILES=100000` and `MB=1000` set the sizes.
+//! Every build copies what it gets (`COPY . /`); the last of each exports it to a folder of the client. `RUNS=3` sets the
+//! runs of each, each with a daemon that is new; `FILES=100000` and `MB=1000` set the sizes. Also: how long a build of
+//! nothing takes.
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use gateway_tests::measure::{BuildKit, Cost, count_descendants, median_cost};
+use bollard_buildkit_proto::moby::buildkit::v1 as api;
+use gateway_proto::frontend as bridge;
+use gateway_tests::calls::{Driven, of};
+use gateway_tests::measure::{BuildKit, Cost, count_descendants, median, median_cost};
 use gateway_tests::registry::Registry;
+use tonic::transport::Endpoint;
 
 fn number(name: &str, default: usize) -> usize {
     let value = std::env::var(name).ok();
@@ -50,16 +55,47 @@ fn large_file(dir: &Path, megabytes: usize) {
 }
 
 /// What is measured of each context.
-const MOMENTS: [&str; 3] = ["first", "unchanged", "one edited"];
+const MOMENTS: [&str; 4] = ["first", "unchanged", "one edited", "exported"];
 
-fn builds(daemon: &BuildKit, context: &Path, costs: &mut [Vec<Cost>; 3]) {
+fn builds(daemon: &BuildKit, context: &Path, costs: &mut [Vec<Cost>; 4]) {
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let output = format!("type=local,dest={}", out.path().display());
     for (number, costs) in costs.iter_mut().enumerate() {
         if number == 2 {
             fs::write(context.join("edited"), "as it is now").expect("writing a file");
         }
-        costs.push(daemon.build(context, &[]));
+        let more: &[&str] = match number {
+            3 => &["--output", &output],
+            _ => &[],
+        };
+        costs.push(daemon.build(context, more));
     }
     fs::write(context.join("edited"), "").expect("writing a file");
+}
+
+/// Milliseconds of a build of nothing, as clients make one to learn what a daemon can do: the median of many.
+fn internal(daemon: &BuildKit) -> f64 {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let endpoint = Endpoint::try_from(daemon.address().to_owned()).expect("an address");
+        let channel = endpoint.connect().await.expect("the daemon");
+        let mut times = Vec::new();
+        for number in 0..200 {
+            let began = std::time::Instant::now();
+            let request = api::SolveRequest {
+                internal: true,
+                ..Default::default()
+            };
+            let mut driven = Driven::over(channel.clone(), request, &format!("internal{number}"));
+            let ping = bridge::PingRequest::default();
+            let pong = driven.client.ping(of(&driven.name, ping)).await;
+            pong.expect("an answer");
+            let nothing = bridge::Result::default();
+            driven.end(nothing).await.expect("the build");
+            times.push(began.elapsed().as_secs_f64() * 1000.0);
+        }
+        median(times)
+    })
 }
 
 fn main() {
@@ -67,6 +103,14 @@ fn main() {
     let registry = Registry::start();
     let probe = (BuildKit::ours(&registry), BuildKit::start(&registry));
     let (ours, theirs) = (probe.0.is_some(), probe.1.is_some());
+    for (name, daemon) in [("gateway", &probe.0), ("buildkitd", &probe.1)] {
+        if let Some(daemon) = daemon {
+            println!(
+                "an internal build of nothing: {name} {:.2} ms",
+                internal(daemon)
+            );
+        }
+    }
     drop(probe);
     if !ours {
         println!("GATEWAY and BUILDCTL are not set: see the head of this file");
@@ -88,7 +132,7 @@ fn main() {
     large_file(&room.path().join("large"), megabytes);
     for (title, name) in &contexts {
         let context = room.path().join(name);
-        let (mut own, mut peer) = (<[Vec<Cost>; 3]>::default(), <[Vec<Cost>; 3]>::default());
+        let (mut own, mut peer) = (<[Vec<Cost>; 4]>::default(), <[Vec<Cost>; 4]>::default());
         for _ in 0..number("RUNS", 3) {
             if let Some(daemon) = BuildKit::ours(&registry) {
                 builds(&daemon, &context, &mut own);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
+use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 use gateway_llb::{Constraints, FileActions, ImageSource, MarshalOptions, Mkfile, Run, State, pb};
 use gateway_proto::frontend as bridge;
 use gateway_proto::frontend::llb_bridge_client::LlbBridgeClient;
@@ -68,22 +69,27 @@ pub fn exporter(kind: &str, attrs: &[(&str, &str)]) -> api::Exporter {
 
 /// A build that its client drives: begun, and ended by what the client returns.
 pub struct Driven {
-    pub name: &'static str,
+    pub name: String,
     pub client: LlbBridgeClient<Channel>,
     pub built: tokio::task::JoinHandle<Result<api::SolveResponse, Status>>,
 }
 
 impl Driven {
-    pub async fn begin(rig: &Rig, request: api::SolveRequest, name: &'static str) -> Driven {
-        let mut control = rig.control().await;
+    pub async fn begin(rig: &Rig, request: api::SolveRequest, name: &str) -> Driven {
+        Driven::over(rig.channel().await, request, name)
+    }
+
+    /// Over a connection that there is.
+    pub fn over(channel: Channel, request: api::SolveRequest, name: &str) -> Driven {
+        let mut control = ControlClient::new(channel.clone());
         let request = api::SolveRequest {
             r#ref: name.to_owned(),
             ..request
         };
         let built = tokio::spawn(async move { Ok(control.solve(request).await?.into_inner()) });
-        let client = LlbBridgeClient::new(rig.channel().await).max_decoding_message_size(16 << 20);
+        let client = LlbBridgeClient::new(channel).max_decoding_message_size(16 << 20);
         Driven {
-            name,
+            name: name.to_owned(),
             client,
             built,
         }
@@ -96,7 +102,7 @@ impl Driven {
             allow_result_array_ref: true,
             ..request
         };
-        let answer = self.client.solve(of(self.name, request)).await?;
+        let answer = self.client.solve(of(&self.name, request)).await?;
         Ok(answer.into_inner().result.expect("a result"))
     }
 
@@ -134,7 +140,7 @@ impl Driven {
             result: Some(result),
             ..Default::default()
         };
-        self.client.r#return(of(self.name, back)).await?;
+        self.client.r#return(of(&self.name, back)).await?;
         self.built.await.expect("the call")
     }
 
@@ -147,7 +153,7 @@ impl Driven {
             file_path: path.to_owned(),
             ..Default::default()
         };
-        let read = self.client.read_file(of(self.name, read)).await;
+        let read = self.client.read_file(of(&self.name, read)).await;
         read.expect("a file").into_inner().data
     }
 }

@@ -263,6 +263,11 @@ impl BuildKit {
         panic!("the daemon does not answer");
     }
 
+    /// Where it listens, as clients write it.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     fn ctl(&self) -> Command {
         let mut command = Command::new(&self.buildctl);
         command.args(["--addr", &self.address]);
