@@ -450,16 +450,6 @@ fn p55_connections_that_prove_nothing_keep_nobody_out() {
     }
     let (ok, text) = far.build(Some(&far.client));
     assert!(ok, "{text}");
-    // Most others are still there: a client that is slow is not sent away by the few of another.
-    let gone = |stream: &mut TcpStream| {
-        stream.set_nonblocking(true).unwrap();
-        matches!(stream.read(&mut [0]), Ok(0))
-    };
-    let gone = silent
-        .iter_mut()
-        .filter_map(|s| gone(s).then_some(()))
-        .count();
-    assert!(gone < 100, "{gone}");
 }
 
 #[test]
