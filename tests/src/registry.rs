@@ -111,6 +111,16 @@ impl Registry {
         registry
     }
 
+    /// The same as one value: what it holds stays as long as this.
+    pub fn without_tls_for_good(self) -> PlainRegistry {
+        let plain = self.without_tls();
+        PlainRegistry {
+            address: plain.address,
+            _plain: plain,
+            _held: self,
+        }
+    }
+
     /// A registry that holds all base images.
     pub fn with_base_images() -> Registry {
         let registry = Registry::start();
@@ -202,6 +212,13 @@ impl Registry {
             ca = self.ca().display(),
         )
     }
+}
+
+/// A registry that speaks without TLS, with the one whose data it serves.
+pub struct PlainRegistry {
+    pub address: SocketAddr,
+    _plain: Registry,
+    _held: Registry,
 }
 
 impl Drop for Registry {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use gateway_tests::program::{Home, run, stderr, tool};
 use gateway_tests::registry::Registry;
 use gateway_tests::remains::nothing_left_behind;
+use gateway_tests::stalling::{Dead, Stalling};
 
 /// For machines under load; a build that does not end at all is what is looked for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -149,4 +150,245 @@ fn while_an_image_is_pushed() {
     let held = silent.somebody();
     interrupted(child, &home);
     drop(held);
+}
+
+/// Names of what is in a folder.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).expect("a folder").flatten();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn begun(command: &mut Command) -> Child {
+    let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().expect("gateway")
+}
+
+/// What the base image's layer does not fit into: the configuration does.
+const PART: usize = 16 << 10;
+
+#[test]
+fn while_a_layer_is_pulled() {
+    let registry = Registry::with_base_images().without_tls_for_good();
+    let line = Stalling::before(registry.address, Dead::Fetching(PART));
+    let home = Home::new(&line.table());
+    let name = format!("{}/library/busybox:latest", line.address);
+    let child = begun(&mut home.command(&["pull", &name]));
+    line.wait();
+    interrupted(child, &home);
+    assert!(
+        !String::from_utf8_lossy(&run(&mut home.command(&["images"])).stdout).contains("busybox")
+    );
+}
+
+#[test]
+fn while_a_layer_is_pushed_and_while_one_is_copied() {
+    let registry = Registry::with_base_images().without_tls_for_good();
+    let line = Stalling::before(registry.address, Dead::Uploading);
+    let table = format!("[registry.\"{}\"]\nhttp = true\n", registry.address);
+    let home = Home::new(&format!("{table}{}", line.table()));
+    let name = format!("{}/library/busybox:latest", registry.address);
+    let pulled = run(&mut home.command(&["pull", &name]));
+    assert!(pulled.status.success(), "{}", stderr(&pulled));
+    let target = format!("{}/me/pushed:1", line.address);
+    let child = begun(&mut home.command(&["push", &name, &target]));
+    line.wait();
+    interrupted(child, &home);
+
+    let line = Stalling::before(registry.address, Dead::Uploading);
+    let home = Home::new(&format!("{table}{}", line.table()));
+    let target = format!("{}/me/copied:1", line.address);
+    let child = begun(&mut home.command(&["copy", &format!("store:{name}"), &target]));
+    // This store has no such image.
+    let output = child.wait_with_output().expect("its end");
+    assert_eq!(output.status.code(), Some(1));
+    let child = begun(&mut home.command(&["copy", &name, &target]));
+    line.wait();
+    interrupted(child, &home);
+}
+
+#[test]
+fn while_an_image_is_copied_into_an_archive_or_exported_to_one() {
+    let registry = Registry::with_base_images().without_tls_for_good();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("big.tar");
+
+    let line = Stalling::before(registry.address, Dead::Fetching(PART));
+    let home = Home::new(&line.table());
+    let name = format!("{}/library/busybox:latest", line.address);
+    let target = format!("oci-archive:{}", file.display());
+    let child = begun(&mut home.command(&["copy", &name, &target]));
+    line.wait();
+    interrupted(child, &home);
+    assert!(
+        names(folder.path()).is_empty(),
+        "{:?}",
+        names(folder.path())
+    );
+
+    let line = Stalling::before(registry.address, Dead::Fetching(PART));
+    let home = Home::new(&line.table());
+    // Nothing but an export needs the layer.
+    let dir = context(&format!("FROM {}/library/busybox:latest\n", line.address));
+    let mut build = home.build();
+    build.arg(format!("--output=type=oci,dest={}", file.display()));
+    let child = started(&mut build, dir.path());
+    line.wait();
+    interrupted(child, &home);
+    assert!(
+        names(folder.path()).is_empty(),
+        "{:?}",
+        names(folder.path())
+    );
+}
+
+#[test]
+fn while_files_are_exported() {
+    const FILES: usize = 6000;
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    let dir = context(&format!(
+        "FROM busybox AS made\nRUN mkdir /f && cd /f && for i in $(seq {FILES}); do echo content > $i; done\n\
+         FROM scratch\nCOPY --from=made /f /\n"
+    ));
+    let built = run(home.build().arg("--output=type=cacheonly").arg(dir.path()));
+    assert!(built.status.success(), "{}", stderr(&built));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // A machine may be quicker than the look at the folder.
+    for attempt in 0.. {
+        assert!(attempt < 20, "the export was over each time");
+        let dest = folder.path().join(attempt.to_string());
+        let mut build = home.build();
+        build.arg(format!("--output=type=local,dest={}", dest.display()));
+        let mut child = started(&mut build, dir.path());
+        let id = child.id().to_string();
+        until("nothing is exported", || {
+            dest.is_dir() && !names(&dest).is_empty()
+                || child.try_wait().is_ok_and(|end| end.is_some())
+        });
+        if child.try_wait().expect("its state").is_some() {
+            continue;
+        }
+        tool("kill", &["-STOP", &id]);
+        let so_far = names(&dest).len();
+        tool("kill", &["-INT", &id]);
+        tool("kill", &["-CONT", &id]);
+        if so_far > FILES / 2 {
+            let _ = child.wait();
+            continue;
+        }
+        interrupted(child, &home);
+        let left = names(&dest);
+        assert!(left.len() < FILES, "all of it was exported");
+        for name in left {
+            assert!(name.parse::<usize>().is_ok(), "an unfinished file: {name}");
+            let text = std::fs::read_to_string(dest.join(&name)).expect("a file");
+            assert_eq!(text, "content\n", "{name}");
+        }
+        return;
+    }
+}
+
+#[test]
+fn while_a_registry_is_examined_and_logged_in_to() {
+    use std::io::Write as _;
+    for words in [
+        vec!["registry", "check", "HOST/x:1"],
+        vec!["inspect", "HOST/x:1"],
+        vec!["login", "--username=me", "--password-stdin", "HOST"],
+    ] {
+        let silent = Silent::start();
+        let home = Home::new(&format!("[registry.{:?}]\nhttp = true\n", silent.address()));
+        let words: Vec<String> = words
+            .iter()
+            .map(|word| word.replace("HOST", &silent.address()))
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut command = home.command(&words);
+        let mut child = begun(command.stdin(Stdio::piped()));
+        let mut stdin = child.stdin.take().expect("its stdin");
+        // Whoever asks for no password does not read.
+        let _ = stdin.write_all(b"hunter2\n");
+        drop(stdin);
+        let held = silent.somebody();
+        interrupted(child, &home);
+        drop(held);
+        assert!(!home.dir.path().join("docker/config.json").exists());
+    }
+}
+
+#[test]
+fn while_a_blob_is_verified() {
+    let home = Home::new("");
+    let dir = context("FROM scratch\nCOPY Dockerfile /\n");
+    let built = run(home.build().args(["-t", "me/app"]).arg(dir.path()));
+    assert!(built.status.success(), "{}", stderr(&built));
+    // Nothing on disk, and much to read.
+    let blobs = home.store().join("blobs/sha256");
+    assert!(blobs.is_dir());
+    let large = std::fs::File::create(blobs.join("0".repeat(64))).expect("a blob");
+    large.set_len(64 << 30).expect("its length");
+    let mut command = home.command(&["store", "verify"]);
+    let child = begun(command.arg("--root").arg(home.store()));
+    let io = format!("/proc/{}/io", child.id());
+    until("nothing is read", || {
+        let text = std::fs::read_to_string(&io).unwrap_or_default();
+        let read = text.lines().find_map(|line| line.strip_prefix("rchar: "));
+        read.is_some_and(|count| count.parse::<u64>().is_ok_and(|count| count > 64 << 20))
+    });
+    interrupted(child, &home);
+    assert!(blobs.join("0".repeat(64)).exists());
+}
+
+/// Runs a command on a terminal, presses Ctrl-C at this text; gives what was shown. The shell tells how the command
+/// ended, and how the terminal is then.
+fn ctrl_c_on_a_terminal(command: &str, at: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let command = format!("trap : INT; {command}; echo rc=$?; stty -a");
+    let mut child = Command::new("script")
+        .args(["-q", "-e", "-c", &command, "/dev/null"])
+        .env("SHELL", "/bin/sh")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script");
+    let mut stdin = child.stdin.take().expect("its stdin");
+    let mut stdout = child.stdout.take().expect("its stdout");
+    let (mut text, mut pressed) = (Vec::new(), false);
+    let mut piece = [0; 4096];
+    while let Ok(count @ 1..) = stdout.read(&mut piece) {
+        text.extend_from_slice(&piece[..count]);
+        if !pressed && String::from_utf8_lossy(&text).contains(at) {
+            stdin.write_all(b"\x03").expect("a key");
+            pressed = true;
+        }
+    }
+    drop(stdin);
+    let _ = child.wait();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(pressed, "{text}");
+    text
+}
+
+#[test]
+fn while_a_question_waits_for_its_answer() {
+    let home = Home::new("");
+    let config = home.dir.path().join("config.toml").display().to_string();
+    let program = gateway_tests::program::binary().display().to_string();
+    let login = format!("'{program}' login --config '{config}' --username me registry.example");
+    let prune = format!(
+        "'{program}' prune --config '{config}' --root '{}'",
+        home.store().display()
+    );
+    for (command, question) in [(login, "Password: "), (prune, "Go on? [y/N] ")] {
+        let text = ctrl_c_on_a_terminal(&command, question);
+        assert!(text.contains("error: interrupted"), "{text}");
+        assert!(text.contains("rc=130"), "{text}");
+        let shows = text.split_whitespace().any(|word| word == "echo");
+        assert!(shows, "what is typed is not shown any more: {text}");
+    }
+    assert!(!home.store().exists());
 }

@@ -380,6 +380,69 @@ fn a_full_disk_is_named_and_with_more_room_the_build_goes_on() {
 }
 
 #[test]
+fn a_full_disk_of_an_output_is_not_taken_for_that_of_the_store() {
+    let registry = Registry::with_base_images();
+    let home = Home::new(&registry.as_docker_hub());
+    let out = home.dir.path().join("out");
+    std::fs::create_dir(&out).expect("the outputs' folder");
+    let context = context("FROM busybox\nRUN head -c 12000000 /dev/urandom > /big\n");
+    let out = out.display().to_string();
+    let outputs = [
+        (
+            format!("-o type=oci,dest={out}/app.tar"),
+            format!("{out}/app.tar"),
+        ),
+        (
+            format!("-o type=docker,dest={out}/app.tar"),
+            format!("{out}/app.tar"),
+        ),
+        (
+            format!("-o type=oci,tar=false,dest={out}/layout"),
+            format!("{out}/layout"),
+        ),
+        (
+            format!("-o type=tar,dest={out}/files.tar"),
+            format!("{out}/files.tar"),
+        ),
+        (
+            format!("-o type=local,dest={out}/files"),
+            format!("{out}/files"),
+        ),
+        (
+            format!("-o type=cacheonly --cache-to type=local,dest={out}/cache"),
+            format!("{out}/cache"),
+        ),
+        (
+            format!("-o - > {out}/stdout"),
+            "where stdout goes".to_owned(),
+        ),
+    ];
+    for (flags, place) in outputs {
+        let script = format!(
+            "mount -t tmpfs -o size=1m tmpfs {out}; $BUILD {flags}; echo rc=$? >&2; ls -A {out} >&2"
+        );
+        let output = with_own_mounts(&home, context.path(), &script);
+        let text = stderr(&output);
+        let (told, left) = text
+            .split_once("rc=1\n")
+            .unwrap_or_else(|| panic!("{flags}: {text}"));
+        let wanted = format!("The result did not fit there: make room at {place},");
+        assert!(told.contains(&wanted), "{flags}: {text}");
+        assert!(
+            told.to_lowercase().contains("no space left on device"),
+            "{flags}: {text}"
+        );
+        assert!(!told.contains("gateway prune"), "{flags}: {text}");
+        // What others may look at is whole or not there.
+        assert!(
+            !left.contains("app.tar") && !left.contains("files.tar"),
+            "{flags}: {text}"
+        );
+        assert!(!left.contains("layout"), "{flags}: {text}");
+    }
+}
+
+#[test]
 fn a_store_path_that_cannot_be_one_is_named() {
     let home = Home::new("");
     std::fs::write(home.store(), "a file").expect("writing a file");

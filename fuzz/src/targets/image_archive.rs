@@ -102,7 +102,10 @@ pub fn run(files: &[File]) {
     };
     let _ = layout.find(Some("a:b"));
     for top in layout.index().into_iter().flat_map(|index| index.manifests) {
-        if layout.copy_all(&copies, &top).is_ok() {
+        if layout
+            .copy_all(&copies, &top, gateway_images::archive::NEVER)
+            .is_ok()
+        {
             let below = blobs_below(&copies, &top).expect("all that was copied");
             for blob in below {
                 assert!(copies.contains(&blob.digest) || blob.embedded().is_some());

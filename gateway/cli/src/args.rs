@@ -46,7 +46,11 @@ pub enum Command {
 impl Cli {
     /// What a line says; ends the process with a usage error or help if it does not come to that.
     pub fn of_line(words: Vec<OsString>) -> Cli {
-        Cli::build_alone(&words).unwrap_or_else(|| Cli::parse_from(words))
+        match Cli::build_alone(&words) {
+            Some(line) => line,
+            None => Cli::try_parse_from(&words)
+                .unwrap_or_else(|error| crate::mistakes::end(&error, &words)),
+        }
     }
 
     /// A line that builds, read without describing all other commands first: that can be seen in the

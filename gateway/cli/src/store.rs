@@ -64,7 +64,7 @@ pub fn run(args: &StoreCommand) -> Result<(), CliError> {
                     total = total.saturating_add(record.size);
                     print(&format!("{}\n", record.id));
                 })?;
-                Ok(total)
+                Ok::<_, gateway_solver::SolverError>(total)
             })
             .await?;
             print(&format!("Total: {}\n", size_text(total)));
@@ -74,9 +74,12 @@ pub fn run(args: &StoreCommand) -> Result<(), CliError> {
 }
 
 /// Work on files, where a signal is noticed meanwhile.
-pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, gateway_solver::SolverError> + Send + 'static,
-) -> Result<T, CliError> {
+pub async fn blocking<T: Send + 'static, E: Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, CliError>
+where
+    CliError: From<E>,
+{
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome.map_err(CliError::from),
         Err(error) => Err(CliError::Runtime(std::io::Error::other(error))),
@@ -103,21 +106,24 @@ pub fn with_store<T>(
         .build()
         .map_err(CliError::Runtime)?;
     let outcome = runtime.block_on(async {
-        let solver = Solver::open(SolverOptions {
-            root,
-            registries: settings.registries,
-            launcher: gateway_sandbox::LauncherOptions::default(),
-            max_parallelism: 0,
-            steps: StepOptions::default(),
-            default_platform: gateway_llb::platform::host(),
-        })
-        .await?;
         let cancel = CancellationToken::new();
         tokio::spawn(cancel_on_signal(cancel.clone()));
+        let all = async {
+            let solver = Solver::open(SolverOptions {
+                root,
+                registries: settings.registries,
+                launcher: gateway_sandbox::LauncherOptions::default(),
+                max_parallelism: 0,
+                steps: StepOptions::default(),
+                default_platform: gateway_llb::platform::host(),
+            })
+            .await?;
+            work(solver, cancel.clone()).await
+        };
         tokio::select! {
             biased;
             () = cancel.cancelled() => Err(CliError::Interrupted),
-            outcome = work(solver, cancel.clone()) => outcome,
+            outcome = all => outcome,
         }
     });
     // A write that is under way notices the signal and takes its file with it.

@@ -1,7 +1,5 @@
 //! `gateway du` and `gateway prune`: what the store holds as usage records, and removing some of it.
 
-use std::io::{BufRead, IsTerminal, Write};
-
 use clap::{Args, ValueEnum};
 use gateway_solver::{DiskSpace, PruneOptions, UsageRecord, time_text};
 
@@ -145,7 +143,7 @@ pub fn prune(args: &Prune) -> Result<(), CliError> {
                 });
                 first = false;
             })?;
-            Ok(total)
+            Ok::<_, gateway_solver::SolverError>(total)
         })
         .await?;
         if form == Form::Table {
@@ -160,7 +158,7 @@ fn confirm(args: &Prune) -> Result<(), CliError> {
     if args.force {
         return Ok(());
     }
-    if !std::io::stdin().is_terminal() {
+    if !crate::prompt::is_possible() {
         let problem = "there is no terminal to ask on: say --force".to_owned();
         return Err(UsageError::new("prune", "", problem).into());
     }
@@ -169,10 +167,7 @@ fn confirm(args: &Prune) -> Result<(), CliError> {
         (false, true) => "all cached results and cache mounts that are not in use",
         (_, false) => "what matches the filters and is not in use",
     };
-    eprint!("This removes {what}. Go on? [y/N] ");
-    let _ = std::io::stderr().flush();
-    let mut answer = String::new();
-    let _ = std::io::stdin().lock().read_line(&mut answer);
+    let answer = crate::prompt::ask(&format!("This removes {what}. Go on? [y/N] "), true)?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(()),
         _ => Err(CliError::Refused),

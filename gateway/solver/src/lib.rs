@@ -37,7 +37,7 @@ pub use error::SolverError;
 pub use export::{
     AttestationContent, CacheDestination, CacheExport, Client, ClientSink, ClientStream,
     ClientTree, ExportResponse, Exporter, OutputTarget, Predicate, SolvedAttestation, SolvedRefs,
-    SolvedResult, StepLayers, StoredImage,
+    SolvedResult, StepLayers, StoredImage, write_to,
 };
 pub use import::CacheImport;
 pub use job::{Job, JobOptions};

@@ -88,11 +88,12 @@ pub fn write_layout(
     top: &Descriptor,
     names: &[Reference],
     dir: &Path,
+    stop: Stop<'_>,
 ) -> Result<(), ArchiveError> {
     if names.is_empty() {
-        return write_layout_as(store, top, DEFAULT_TAG, dir);
+        return write_layout_as(store, top, DEFAULT_TAG, dir, stop);
     }
-    write_entries(store, top, named(top, names), dir)
+    write_entries(store, top, named(top, names), dir, stop)
 }
 
 /// The same under a tag alone: for what is no image and has no name elsewhere.
@@ -101,11 +102,12 @@ pub fn write_layout_as(
     top: &Descriptor,
     tag: &str,
     dir: &Path,
+    stop: Stop<'_>,
 ) -> Result<(), ArchiveError> {
     let mut entry = top.clone();
     let annotations = &mut entry.annotations;
     annotations.insert(ANNOTATION_REF_NAME.into(), tag.into());
-    write_entries(store, top, vec![entry], dir)
+    write_entries(store, top, vec![entry], dir, stop)
 }
 
 fn write_entries(
@@ -113,6 +115,7 @@ fn write_entries(
     top: &Descriptor,
     entries: Vec<Descriptor>,
     dir: &Path,
+    stop: Stop<'_>,
 ) -> Result<(), ArchiveError> {
     let blobs = dir.join("blobs").join("sha256");
     fs::create_dir_all(&blobs).map_err(io_error("create", &blobs))?;
@@ -122,8 +125,8 @@ fn write_entries(
             continue;
         }
         match blob.embedded() {
-            Some(bytes) => replace(&path, &mut &bytes[..])?,
-            None => replace(&path, &mut store.reader(&blob.digest)?)?,
+            Some(bytes) => replace(&path, &mut &bytes[..], stop)?,
+            None => replace(&path, &mut store.reader(&blob.digest)?, stop)?,
         }
     }
     let mut index = match Layout::open(dir) {
@@ -174,19 +177,40 @@ fn put_index(dir: &Path, index: &Index) -> Result<(), ArchiveError> {
         file: INDEX_FILE,
         source,
     })?;
-    replace(&dir.join(LAYOUT_FILE), &mut &LAYOUT[..])?;
-    replace(&dir.join(INDEX_FILE), &mut &bytes[..])
+    replace(&dir.join(LAYOUT_FILE), &mut &LAYOUT[..], NEVER)?;
+    replace(&dir.join(INDEX_FILE), &mut &bytes[..], NEVER)
+}
+
+/// Asked now and then during long work: whether it is to end.
+pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
+
+/// Of short work.
+pub const NEVER: Stop<'static> = &|| false;
+
+/// What is copied before that is asked again: a fraction of a second's work.
+const PIECE: u64 = 16 << 20;
+
+/// As `io::copy`, until it is stopped.
+fn copy_until(source: &mut impl Read, into: &mut impl Write, stop: Stop<'_>) -> io::Result<()> {
+    loop {
+        if stop() {
+            return Err(io::Error::other("cancelled"));
+        }
+        if io::copy(&mut source.by_ref().take(PIECE), into)? < PIECE {
+            return Ok(());
+        }
+    }
 }
 
 /// Writes a file beside its place and renames it there.
-fn replace(path: &Path, source: &mut impl Read) -> Result<(), ArchiveError> {
+fn replace(path: &Path, source: &mut impl Read, stop: Stop<'_>) -> Result<(), ArchiveError> {
     use std::os::unix::fs::PermissionsExt;
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o644))
         .tempfile_in(dir)
         .map_err(io_error("create a file in", dir))?;
-    io::copy(source, file.as_file_mut()).map_err(io_error("write", path))?;
+    copy_until(source, file.as_file_mut(), stop).map_err(io_error("write", path))?;
     file.as_file_mut()
         .flush()
         .map_err(io_error("write", path))?;
@@ -255,6 +279,15 @@ impl Layout {
 
     /// Copies one blob into a store, checked.
     pub fn copy(&self, store: &BlobStore, blob: &Descriptor) -> Result<(), ArchiveError> {
+        self.copy_one(store, blob, NEVER)
+    }
+
+    fn copy_one(
+        &self,
+        store: &BlobStore,
+        blob: &Descriptor,
+        stop: Stop<'_>,
+    ) -> Result<(), ArchiveError> {
         if store.size(&blob.digest)? == Some(blob.size) {
             return Ok(());
         }
@@ -276,8 +309,12 @@ impl Layout {
             }
             let file = File::open(&path).map_err(opened)?;
             // A blob that is longer than it should be is not read on.
-            io::copy(&mut file.take(blob.size.saturating_add(1)), &mut writer)
-                .map_err(io_error("read", &path))?;
+            copy_until(
+                &mut file.take(blob.size.saturating_add(1)),
+                &mut writer,
+                stop,
+            )
+            .map_err(io_error("read", &path))?;
         }
         writer.commit_as(&blob.digest, blob.size)?;
         Ok(())
@@ -316,16 +353,21 @@ impl Layout {
     }
 
     /// Copies `top` and all it leads to into a store. Layers that may not be distributed may be missing.
-    pub fn copy_all(&self, store: &BlobStore, top: &Descriptor) -> Result<(), ArchiveError> {
+    pub fn copy_all(
+        &self,
+        store: &BlobStore,
+        top: &Descriptor,
+        stop: Stop<'_>,
+    ) -> Result<(), ArchiveError> {
         let blobs = walk(top, |descriptor| {
             if descriptor.size > MAX_MANIFEST_BYTES {
                 return Err(ArchiveError::NoManifest(descriptor.digest.clone()));
             }
-            self.copy(store, descriptor)?;
+            self.copy_one(store, descriptor, stop)?;
             Ok(store.read(&descriptor.digest, MAX_MANIFEST_BYTES)?)
         })?;
         for blob in blobs.values() {
-            match self.copy(store, blob) {
+            match self.copy_one(store, blob, stop) {
                 Err(ArchiveError::Missing(_)) if is_nondistributable(&blob.media_type) => {}
                 other => other?,
             }

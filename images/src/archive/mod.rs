@@ -23,7 +23,7 @@ pub use attestation::{
     attestation_manifest, statement_descriptor,
 };
 pub use image::{Family, Image, convert_layer_type, make_index, random_image};
-pub use layout::{Layout, blobs_below, write_index, write_layout, write_layout_as};
+pub use layout::{Layout, NEVER, Stop, blobs_below, write_index, write_layout, write_layout_as};
 pub use read::{ArchiveLimits, Loaded, read_archive};
 pub use write::{Variant, write_archive};
 

@@ -21,6 +21,8 @@ pub struct Place {
     pub context: Option<PathBuf>,
     /// Of `--file`.
     pub file: Option<PathBuf>,
+    /// Where results are to go: files and folders.
+    pub outputs: Vec<PathBuf>,
 }
 
 impl Place {
@@ -44,7 +46,39 @@ impl Place {
             .or_else(|| self.of_missing_file(message, line))
             .or_else(|| of_argument(message, line))
             .or_else(|| of_process(message))
+            .or_else(|| self.of_full_disk(message))
             .or_else(|| of_words(message))
+    }
+
+    /// A disk is full: the store's, unless the error names the place of an output.
+    fn of_full_disk(&self, message: &str) -> Option<String> {
+        let is_full = [
+            "No space left on device",
+            "no space left on device",
+            "Disk quota exceeded",
+        ];
+        if !is_full.iter().any(|words| message.contains(words)) {
+            return None;
+        }
+        let named = self.outputs.iter().find(|output| {
+            let whole = std::path::absolute(output).ok();
+            let mut names = [Some((*output).clone()), whole].into_iter().flatten();
+            names.any(|name| names_path(message, &name.display().to_string()))
+        });
+        let place = match named {
+            Some(output) => output.display().to_string(),
+            None if message.contains("cannot write stdout: ") => "where stdout goes".to_owned(),
+            None => {
+                return Some(
+                    "gateway du shows what the store holds, gateway prune makes room; --root DIR puts it elsewhere."
+                        .to_owned(),
+                );
+            }
+        };
+        Some(format!(
+            "The result did not fit there: make room at {place}, or name another place with --output ...,dest=. \
+             What was built is in the store, and is not built again."
+        ))
     }
 
     /// There is no build file, or nothing in it.
@@ -251,20 +285,24 @@ fn of_words(message: &str) -> Option<String> {
             "Make it in a step before (addgroup, groupadd), or write its number.",
         ),
         (
-            "No space left on device",
-            "gateway du shows what the store holds, gateway prune makes room; --root DIR puts it elsewhere.",
-        ),
-        (
-            "no space left on device",
-            "gateway du shows what the store holds, gateway prune makes room; --root DIR puts it elsewhere.",
-        ),
-        (
             "tag is needed when pushing",
             "Name the image: --tag REGISTRY/NAME.",
         ),
     ];
     let said = known.iter().find(|(part, _)| message.contains(part));
     said.map(|(_, advice)| (*advice).to_owned())
+}
+
+/// Whether a message names this path, or one below it; not one that only begins like it.
+fn names_path(message: &str, path: &str) -> bool {
+    let mut rest = message;
+    while let Some(at) = rest.find(path) {
+        rest = &rest[at + path.len()..];
+        if path.ends_with('/') || rest.starts_with(['/', ':', ' ', '"', '\'', ',']) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The first line of the build file that an error is about.
@@ -371,6 +409,7 @@ mod tests {
         let place = Place {
             context: Some(dir.path().to_owned()),
             file: None,
+            outputs: Vec::new(),
         };
         (dir, place)
     }
@@ -425,6 +464,7 @@ mod tests {
         let place = Place {
             context: Some(empty.path().to_owned()),
             file: None,
+            outputs: Vec::new(),
         };
         assert!(advice(&place, message, "", 1).contains("Name the build file with --file"));
     }
@@ -470,6 +510,32 @@ mod tests {
             ),
         ] {
             let text = advice(&place, message, "FROM x\nRUN y\n", 2);
+            assert!(text.contains(part), "{message}: {text}");
+        }
+        // A disk of an output is not that of the store.
+        let place = Place {
+            outputs: vec!["out/app.tar".into(), "/srv/files".into()],
+            ..place
+        };
+        for (message, part) in [
+            (
+                "cannot write out/app.tar: No space left on device (os error 28)",
+                "make room at out/app.tar",
+            ),
+            (
+                "write /srv/files/a/b: No space left on device (os error 28)",
+                "make room at /srv/files,",
+            ),
+            (
+                "cannot write stdout: No space left on device (os error 28)",
+                "make room at where stdout goes",
+            ),
+            (
+                "write /srv/files-of-others/a: No space left on device",
+                "gateway prune",
+            ),
+        ] {
+            let text = advice(&place, message, "FROM x\n", 1);
             assert!(text.contains(part), "{message}: {text}");
         }
         let ordinary = "process \"x\" did not complete successfully: exit code: 1";

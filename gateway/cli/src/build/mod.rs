@@ -196,6 +196,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         engine = engine.observed_by(records);
     }
 
+    let outputs = output::places(&exporters, &cache_exports);
     let display = Display::start(display);
     let cancel = CancellationToken::new();
     tokio::spawn(cancel_on_signal(cancel.clone()));
@@ -255,6 +256,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
             let place = advice::Place {
                 context: args.context.is_dir().then(|| args.context.clone()),
                 file: args.file.clone(),
+                outputs,
             };
             let error = CliError::Build(Box::new(place.advise(error)));
             Err(match args.debug {

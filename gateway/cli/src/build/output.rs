@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use gateway_images::reference::Reference;
-use gateway_solver::{Exporter, OutputTarget};
+use gateway_solver::{CacheDestination, CacheExport, Exporter, OutputTarget};
 
 use crate::build::args::Build;
 use crate::environment::Environment;
@@ -277,6 +277,26 @@ fn is_below_current_dir(dir: &Path) -> bool {
         .any(|part| matches!(part, std::path::Component::ParentDir));
     let whole = existing.join(rest);
     !leads_up && whole.starts_with(&current) && whole != current
+}
+
+/// Files and folders that results go to.
+pub fn places(exporters: &[Exporter], caches: &[CacheExport]) -> Vec<PathBuf> {
+    let of_target = |dest: &OutputTarget| match dest {
+        OutputTarget::File(path) | OutputTarget::Dir(path) => Some(path.clone()),
+        OutputTarget::Stdout | OutputTarget::Program(_) | OutputTarget::Client(_) => None,
+    };
+    let exported = exporters.iter().filter_map(|exporter| match exporter {
+        Exporter::Oci { dest, .. } | Exporter::Docker { dest, .. } | Exporter::Tar { dest, .. } => {
+            of_target(dest)
+        }
+        Exporter::Local { dest, .. } => Some(dest.clone()),
+        Exporter::ImageStore { .. } | Exporter::Files { .. } => None,
+    });
+    let cached = caches.iter().filter_map(|cache| match &cache.to {
+        CacheDestination::Local { dest, .. } => Some(dest.clone()),
+        _ => None,
+    });
+    exported.chain(cached).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::Args;
-use gateway_images::archive::{Family, Image, make_index, write_layout_as};
+use gateway_images::archive::{Family, Image, NEVER, make_index, write_layout_as};
 use gateway_images::layer::{
     CompressOptions, Compression, END, Header, Kind, padding, write_layer,
 };
@@ -393,7 +393,7 @@ fn assemble(
         path: output.to_owned(),
         source,
     })?;
-    write_layout_as(&blobs, &index.descriptor, LATEST, output).map_err(|e| failed(&e))?;
+    write_layout_as(&blobs, &index.descriptor, LATEST, output, NEVER).map_err(|e| failed(&e))?;
     // Of builds before this one; blobs that others put there are theirs to lose.
     let layout = gateway_images::archive::Layout::open(output).map_err(|e| failed(&e))?;
     layout.remove_unnamed().map_err(|e| failed(&e))?;

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use gateway_images::archive::Layout;
+use gateway_images::archive::{Layout, NEVER};
 use gateway_images::config::ImageConfig;
 use gateway_images::layer::{Decoder, Kind, TarReader};
 use gateway_images::media::{
@@ -170,7 +170,7 @@ impl Subject {
                 let layout = Layout::open(dir).map_err(|e| wrong(&e))?;
                 let found = layout.find(name.as_deref()).map_err(|e| wrong(&e))?;
                 let top = found.ok_or_else(|| wrong(&MANY))?;
-                layout.copy_all(blobs, &top).map_err(|e| wrong(&e))?;
+                layout.copy_all(blobs, &top, NEVER).map_err(|e| wrong(&e))?;
                 top
             }
         };
@@ -189,7 +189,9 @@ impl Subject {
         let layout = Layout::open(dir).map_err(|e| wrong(&e))?;
         let found = layout.find(name.as_deref()).map_err(|e| wrong(&e))?;
         let top = found.ok_or_else(|| wrong(&MANY))?;
-        layout.copy_all(&blobs, &top).map_err(|e| wrong(&e))?;
+        layout
+            .copy_all(&blobs, &top, NEVER)
+            .map_err(|e| wrong(&e))?;
         Subject::in_store(&shown, &blobs, &top)
     }
 

@@ -1,7 +1,6 @@
 //! `gateway copy`: an image from any place to any other: registries, the image store, OCI layouts, archives.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -13,11 +12,12 @@ use gateway_images::platform::Platform;
 use gateway_images::reference::Reference;
 use gateway_images::registry::{PushOptions, Registries, RegistrySource};
 use gateway_images::store::BlobStore;
-use gateway_solver::Solver;
+use gateway_solver::{OutputTarget, Solver, write_to};
+use tokio_util::sync::CancellationToken;
 
 use super::{failed, platform, reference};
 use crate::error::{CliError, UsageError};
-use crate::store::{StoreArgs, with_store};
+use crate::store::{StoreArgs, blocking, with_store};
 use crate::text::print;
 
 /// Copy an image from one place to another.
@@ -102,8 +102,8 @@ pub fn run(args: &Copy) -> Result<(), CliError> {
     let options = PushOptions {
         docker_if_oci_refused: !args.preserve_digest,
     };
-    with_store(&args.store, async |solver, _| {
-        let line = copy(&solver, from, to, only.as_ref(), options).await?;
+    with_store(&args.store, async |solver, cancel| {
+        let line = copy(&solver, from, to, only.as_ref(), options, &cancel).await?;
         for notice in solver.registries().take_notices() {
             eprintln!("{notice}");
         }
@@ -118,6 +118,7 @@ async fn copy(
     to: Place,
     only: Option<&Platform>,
     options: PushOptions,
+    cancel: &CancellationToken,
 ) -> Result<String, CliError> {
     let registries = solver.registries();
     // From registry to registry nothing is written here.
@@ -164,7 +165,7 @@ async fn copy(
             blobs = held;
             (choose(&blobs, top, only)?, Some(name))
         }
-        from => bring(registries, &blobs, from, only).await?,
+        from => bring(registries, &blobs, from, only, cancel).await?,
     };
     match to {
         Place::Registry(to) => {
@@ -188,23 +189,22 @@ async fn copy(
                 path: dir.clone(),
                 source,
             })?;
-            write_layout(&blobs, &top, &names, &dir).map_err(|e| problem(&e))?;
-            Ok(format!("oci:{}@{}", dir.display(), top.digest))
+            let cancel = cancel.clone();
+            blocking(move || {
+                let written = write_layout(&blobs, &top, &names, &dir, &|| cancel.is_cancelled());
+                written.map_err(|e| problem(&e))?;
+                Ok::<_, CliError>(format!("oci:{}@{}", dir.display(), top.digest))
+            })
+            .await
         }
-        Place::OciArchive(file, tag) => archive(
-            &blobs,
-            &top,
-            &names(tag.as_deref(), name.as_ref())?,
-            Variant::Oci,
-            &file,
-        ),
-        Place::DockerArchive(file, tag) => archive(
-            &blobs,
-            &top,
-            &names(tag.as_deref(), name.as_ref())?,
-            Variant::Docker,
-            &file,
-        ),
+        Place::OciArchive(file, tag) => {
+            let names = names(tag.as_deref(), name.as_ref())?;
+            archive(blobs, top, names, Variant::Oci, file, cancel).await
+        }
+        Place::DockerArchive(file, tag) => {
+            let names = names(tag.as_deref(), name.as_ref())?;
+            archive(blobs, top, names, Variant::Docker, file, cancel).await
+        }
     }
 }
 
@@ -214,7 +214,9 @@ async fn bring(
     blobs: &BlobStore,
     from: Place,
     only: Option<&Platform>,
+    cancel: &CancellationToken,
 ) -> Result<(Descriptor, Option<Reference>), CliError> {
+    let (held, stopped) = (blobs.clone(), cancel.clone());
     let top = match from {
         Place::Registry(from) => {
             let resolved = registries.resolve(&from).await.map_err(|e| failed(&e))?;
@@ -229,40 +231,65 @@ async fn bring(
         }
         Place::Store(name) => return Err(no_such(Path::new(&name), None)),
         Place::Layout(dir, tag) => {
-            let layout = Layout::open(&dir).map_err(|e| problem_of(&dir, &e))?;
-            let top = layout.find(tag.as_deref());
-            let top = top.map_err(|e| problem_of(&dir, &e))?;
-            let top = top.ok_or_else(|| no_such(&dir, tag.as_deref()))?;
-            let copied = layout.copy_all(blobs, &top);
-            copied.map_err(|e| problem_of(&dir, &e))?;
-            top
+            let brought = move || {
+                let layout = Layout::open(&dir).map_err(|e| problem_of(&dir, &e))?;
+                let top = layout.find(tag.as_deref());
+                let top = top.map_err(|e| problem_of(&dir, &e))?;
+                let top = top.ok_or_else(|| no_such(&dir, tag.as_deref()))?;
+                let copied = layout.copy_all(&held, &top, &|| stopped.is_cancelled());
+                copied.map_err(|e| problem_of(&dir, &e))?;
+                Ok::<_, CliError>(top)
+            };
+            blocking(brought).await?
         }
         Place::OciArchive(file, tag) | Place::DockerArchive(file, tag) => {
-            let opened = File::open(&file).map_err(|source| CliError::ConfigFile {
-                path: file.clone(),
-                source,
-            })?;
-            let reader = std::io::BufReader::new(opened);
-            let loaded = read_archive(blobs, reader, &ArchiveLimits::default());
-            let mut loaded = loaded.map_err(|e| problem_of(&file, &e))?;
-            if let Some(tag) = &tag {
-                let full = Reference::parse(tag)
-                    .map(|r| r.to_string())
-                    .unwrap_or_default();
-                loaded.retain(|image| {
-                    image
-                        .names
-                        .iter()
-                        .any(|n| n == tag || *n == full || has_tag(n, tag))
-                });
-            }
-            match (loaded.pop(), loaded.is_empty()) {
-                (Some(image), true) => image.descriptor,
-                _ => return Err(no_such(&file, tag.as_deref())),
-            }
+            let brought = move || of_archive(&held, &file, tag.as_deref(), &stopped);
+            blocking(brought).await?
         }
     };
     Ok((choose(blobs, top, only)?, None))
+}
+
+fn of_archive(
+    blobs: &BlobStore,
+    file: &Path,
+    tag: Option<&str>,
+    cancel: &CancellationToken,
+) -> Result<Descriptor, CliError> {
+    let opened = File::open(file).map_err(|source| CliError::ConfigFile {
+        path: file.to_owned(),
+        source,
+    })?;
+    let reader = std::io::BufReader::new(Until(opened, cancel));
+    let loaded = read_archive(blobs, reader, &ArchiveLimits::default());
+    let mut loaded = loaded.map_err(|e| problem_of(file, &e))?;
+    if let Some(tag) = tag {
+        let full = Reference::parse(tag)
+            .map(|r| r.to_string())
+            .unwrap_or_default();
+        loaded.retain(|image| {
+            image
+                .names
+                .iter()
+                .any(|n| n == tag || *n == full || has_tag(n, tag))
+        });
+    }
+    match (loaded.pop(), loaded.is_empty()) {
+        (Some(image), true) => Ok(image.descriptor),
+        _ => Err(no_such(file, tag)),
+    }
+}
+
+/// A file that ends with an error once nobody wants it any more.
+struct Until<'a>(File, &'a CancellationToken);
+
+impl std::io::Read for Until<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        match self.1.is_cancelled() {
+            true => Err(std::io::Error::other("cancelled")),
+            false => self.0.read(into),
+        }
+    }
 }
 
 /// An archive's entry may be named in full where its tag alone is asked for.
@@ -316,33 +343,26 @@ fn names(tag: Option<&str>, known: Option<&Reference>) -> Result<Vec<Reference>,
 }
 
 /// Appears when it is complete.
-fn archive(
-    blobs: &BlobStore,
-    top: &Descriptor,
-    names: &[Reference],
+async fn archive(
+    blobs: BlobStore,
+    top: Descriptor,
+    names: Vec<Reference>,
     variant: Variant,
-    file: &Path,
+    file: PathBuf,
+    cancel: &CancellationToken,
 ) -> Result<String, CliError> {
-    let wrong = |source| CliError::Write {
-        path: file.to_owned(),
-        source,
-    };
-    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let mut temporary =
-        tempfile::NamedTempFile::new_in(dir.unwrap_or(Path::new("."))).map_err(wrong)?;
-    {
-        let mut out = std::io::BufWriter::new(temporary.as_file_mut());
-        write_archive(blobs, top, names, variant, &mut out).map_err(|e| problem(&e))?;
-        out.flush().map_err(wrong)?;
-    }
-    use std::os::unix::fs::PermissionsExt;
-    let readable = std::fs::Permissions::from_mode(0o644);
-    temporary
-        .as_file()
-        .set_permissions(readable)
-        .map_err(wrong)?;
-    temporary.persist(file).map_err(|e| wrong(e.error))?;
-    Ok(format!("{}@{}", file.display(), top.digest))
+    let cancel = cancel.clone();
+    blocking(move || {
+        let shown = format!("{}@{}", file.display(), top.digest);
+        let dest = OutputTarget::File(file);
+        let written = write_to(&dest, &cancel, |out| {
+            let written = write_archive(&blobs, &top, &names, variant, out);
+            written.map_err(|error| gateway_api::Error::unknown(error.to_string()))
+        });
+        written.map_err(|e| CliError::Image(Box::new(e)))?;
+        Ok::<_, CliError>(shown)
+    })
+    .await
 }
 
 fn no_such(path: &Path, name: Option<&str>) -> CliError {

@@ -1,7 +1,7 @@
 //! `gateway login`, `gateway logout`.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use gateway_images::registry::{
 use super::settings::{RegistryArgs, login_file};
 use super::{environment, failed, with_registries};
 use crate::error::{CliError, UsageError};
+use crate::prompt;
 
 /// Log in to a registry: the login is tried, and then kept where docker and podman find it too.
 #[derive(Debug, Args)]
@@ -46,9 +47,6 @@ pub struct Logout {
     host: String,
 }
 
-/// Longest password that is read; tokens are some kilobytes.
-const MAX_PASSWORD: u64 = 64 << 10;
-
 pub fn login(args: &Login) -> Result<(), CliError> {
     let username = match &args.username {
         Some(name) => name.clone(),
@@ -58,7 +56,7 @@ pub fn login(args: &Login) -> Result<(), CliError> {
         true => {
             let mut text = String::new();
             let read = std::io::stdin()
-                .take(MAX_PASSWORD)
+                .take(prompt::MAX_ANSWER)
                 .read_to_string(&mut text);
             read.map_err(|source| CliError::Write {
                 path: "stdin".into(),
@@ -141,28 +139,9 @@ fn host_of(text: &str) -> Result<String, CliError> {
 }
 
 fn ask(prompt: &str, shown: bool) -> Result<String, CliError> {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
+    if !prompt::is_possible() {
         let problem = "not on a terminal: give --username and --password-stdin".to_owned();
         return Err(UsageError::new("login", prompt.trim_end(), problem).into());
     }
-    eprint!("{prompt}");
-    let _ = std::io::stderr().flush();
-    let before = rustix::termios::tcgetattr(&stdin).ok();
-    if let (Some(before), false) = (&before, shown) {
-        let mut silent = before.clone();
-        silent.local_modes.remove(rustix::termios::LocalModes::ECHO);
-        let _ = rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Now, &silent);
-    }
-    let mut line = String::new();
-    let read = stdin.lock().take(MAX_PASSWORD).read_line(&mut line);
-    if let (Some(before), false) = (&before, shown) {
-        let _ = rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Now, before);
-        eprintln!();
-    }
-    read.map_err(|source| CliError::Write {
-        path: "the terminal".into(),
-        source,
-    })?;
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    prompt::ask(prompt, shown)
 }

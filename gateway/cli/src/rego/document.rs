@@ -48,6 +48,8 @@ pub struct Document {
     /// Raw commit and tag, for signatures.
     pub commit: Vec<u8>,
     pub tag: Vec<u8>,
+    /// A digest of a file of the web with a signature's part behind it, and that part.
+    pub signed: Option<(String, Vec<u8>)>,
 }
 
 impl Document {
@@ -58,6 +60,7 @@ impl Document {
             kind: None,
             commit: Vec::new(),
             tag: Vec::new(),
+            signed: None,
         }
     }
 
@@ -71,7 +74,11 @@ impl Document {
             .ok_or_else(|| Error::unknown(format!("invalid source identifier: {identifier}")))?;
         let kind = match scheme {
             "docker-image" => ("image", image(meta, rest, wanted)?),
-            "http" | "https" => ("http", http(meta, scheme, identifier)),
+            "http" | "https" => {
+                let found = meta.http.as_ref();
+                document.signed = found.and_then(|found| found.checksum_response.clone());
+                ("http", http(meta, scheme, identifier))
+            }
             "git" => {
                 if let Some(found) = &meta.git {
                     document.commit.clone_from(&found.commit_object);

@@ -1,8 +1,11 @@
 //! Functions that policies have here beside those of Rego: files, pins, signatures of git, and the time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gateway_solver::signature::{GitObject, ObjectKind, Policy, verify_git_object};
+use gateway_api::HttpChecksumRequest;
+use gateway_solver::signature::{
+    GitObject, ObjectKind, Policy, digest_question, verify_digest, verify_git_object,
+};
 use regorus::{Engine, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -12,19 +15,37 @@ use super::files::Files;
 
 type Answer = anyhow::Result<Value>;
 
-/// Digests that a policy pinned its image to.
-#[derive(Debug, Default, Clone)]
-pub struct Pins(Arc<Mutex<Vec<String>>>);
+const VERIFY_HTTP: &str = "verify_http_pgp_signature";
 
-impl Pins {
-    pub fn taken(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+/// What the functions of a policy found while it was asked.
+#[derive(Debug, Default, Clone)]
+pub struct Found(Arc<Mutex<Findings>>);
+
+#[derive(Debug, Default)]
+struct Findings {
+    /// Digests that the image was pinned to.
+    pins: Vec<String>,
+    /// What must be known of a file before its signature can be verified.
+    question: Option<HttpChecksumRequest>,
+}
+
+impl Found {
+    fn lock(&self) -> MutexGuard<'_, Findings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, digest: String) {
-        let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !pins.contains(&digest) {
-            pins.push(digest);
+    pub fn pins(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().pins)
+    }
+
+    pub fn question(&self) -> Option<HttpChecksumRequest> {
+        self.lock().question.take()
+    }
+
+    fn pin(&self, digest: String) {
+        let mut found = self.lock();
+        if !found.pins.contains(&digest) {
+            found.pins.push(digest);
         }
     }
 }
@@ -38,13 +59,13 @@ pub fn add(
     document: &Document,
     input: &Value,
     files: &Files,
-) -> anyhow::Result<Pins> {
+) -> anyhow::Result<Found> {
     let own = files.clone();
     let load = move |args: Vec<Value>| load_json(&own, &args);
     engine.add_extension("load_json".into(), 1, Box::new(load))?;
 
-    let pins = Pins::default();
-    let (kept, image) = (pins.clone(), member(input, "image"));
+    let found = Found::default();
+    let (kept, image) = (found.clone(), member(input, "image"));
     let pin = move |args: Vec<Value>| pin_image(&image, &kept, &args);
     engine.add_extension("pin_image".into(), 2, Box::new(pin))?;
 
@@ -56,8 +77,17 @@ pub fn add(
     };
     let verify = move |args: Vec<Value>| signed.verify(&args);
     engine.add_extension("verify_git_signature".into(), 2, Box::new(verify))?;
+
+    let downloaded = Downloaded {
+        files: files.clone(),
+        http: member(input, "http"),
+        known: document.signed.clone(),
+        found: found.clone(),
+    };
+    let verify = move |args: Vec<Value>| downloaded.verify(&args);
+    engine.add_extension(VERIFY_HTTP.into(), 3, Box::new(verify))?;
     add_times(engine)?;
-    Ok(pins)
+    Ok(found)
 }
 
 fn member(object: &Value, name: &str) -> Value {
@@ -83,7 +113,7 @@ fn load_json(files: &Files, args: &[Value]) -> Answer {
 }
 
 /// True for the image that is asked about, which is then used by that digest.
-fn pin_image(image: &Value, pins: &Pins, args: &[Value]) -> Answer {
+fn pin_image(image: &Value, found: &Found, args: &[Value]) -> Answer {
     if *image == Value::Undefined {
         return Ok(Value::from(false));
     }
@@ -97,7 +127,7 @@ fn pin_image(image: &Value, pins: &Pins, args: &[Value]) -> Answer {
         return Err(anyhow::anyhow!("pin_image: {digest:?} is no digest"));
     }
     if image["checksum"] != Value::from(digest) {
-        pins.add(digest.to_owned());
+        found.pin(digest.to_owned());
     }
     Ok(Value::from(true))
 }
@@ -142,6 +172,61 @@ impl Signed {
             Ok(()) => Value::from(true),
             Err(_) => Value::Undefined,
         })
+    }
+}
+
+/// A file of the web, and what is known of it.
+#[derive(Clone)]
+struct Downloaded {
+    files: Files,
+    http: Value,
+    known: Option<(String, Vec<u8>)>,
+    found: Found,
+}
+
+impl Downloaded {
+    /// Whether the file was signed by a key of another file. What that takes may have to be asked first: then it is
+    /// false for now, and the policy is asked again.
+    fn verify(&self, args: &[Value]) -> Answer {
+        if self.http == Value::Undefined {
+            return Ok(Value::from(false));
+        }
+        if args.first() != Some(&self.http) {
+            return Err(anyhow::anyhow!(
+                "{VERIFY_HTTP}: its first argument is not input.http"
+            ));
+        }
+        let read = |index: usize| {
+            let name = text(args, index, VERIFY_HTTP)?;
+            let bytes = self.files.read(name);
+            let bytes =
+                bytes.map_err(|problem| anyhow::anyhow!("{VERIFY_HTTP}: {name}: {problem}"))?;
+            anyhow::Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let (signature, keys) = (read(1)?, read(2)?);
+        let Ok(question) = digest_question(&signature, &keys) else {
+            // It does not count, whatever the file is.
+            return Ok(Value::from(false));
+        };
+        let known = self.known.as_ref().and_then(|(digest, suffix)| {
+            let (algorithm, digits) = digest.split_once(':')?;
+            let fits = algorithm == question.algorithm && *suffix == question.suffix;
+            hex::decode(digits).ok().filter(|_| fits)
+        });
+        let Some(digest) = known else {
+            self.found.lock().question = Some(HttpChecksumRequest {
+                algorithm: match question.algorithm {
+                    "sha256" => 0,
+                    "sha384" => 1,
+                    _ => 2,
+                },
+                suffix: question.suffix,
+            });
+            return Ok(Value::from(false));
+        };
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let verified = verify_digest(&digest, &signature, &keys, Policy::default(), now);
+        Ok(Value::from(verified.is_ok()))
     }
 }
 

@@ -27,6 +27,7 @@ use time::OffsetDateTime;
 
 use self::document::Document;
 use self::files::{Files, Module};
+use self::functions::Found;
 pub use self::options::read;
 use self::words::Words;
 use crate::environment::Environment;
@@ -134,7 +135,7 @@ impl Policy {
         &self,
         document: &Document,
         prints: &mut Vec<String>,
-    ) -> Result<(Decision, Vec<String>), Error> {
+    ) -> Result<(Decision, Found), Error> {
         let cannot = |problem: String| {
             Error::unknown(format!(
                 "the policy {} cannot be evaluated: {problem}",
@@ -145,7 +146,7 @@ impl Policy {
         let mut engine = engine.clone();
         let input = document.input();
         let input = Value::from_json_str(&input.to_string()).map_err(|e| cannot(plain(&e)))?;
-        let pins = functions::add(&mut engine, document, &input, &self.files)
+        let found = functions::add(&mut engine, document, &input, &self.files)
             .map_err(|error| cannot(plain(&error)))?;
         engine.set_input(input);
         let value = engine.eval_rule(DECISION.to_owned());
@@ -162,7 +163,7 @@ impl Policy {
         }
         let json = value.to_json_str().map_err(|error| cannot(plain(&error)))?;
         let decision = decision(&json).map_err(cannot)?;
-        Ok((decision, pins.taken()))
+        Ok((decision, found))
     }
 
     fn verdict(&self, source: &SourceMeta, platform: &pb::Platform) -> Shown {
@@ -196,7 +197,18 @@ impl Policy {
         let mut prints = Vec::new();
         let evaluated = self.evaluate(&document, &mut prints);
         lines.extend(prints.into_iter().map(|line| (Level::Info, line)));
-        let (decision, pins) = evaluated?;
+        let (decision, found) = evaluated?;
+        if let Some(question) = found.question() {
+            lines.push((
+                Level::Info,
+                format!("policy decision for source {name}: resolve what its signature is of"),
+            ));
+            return Ok(Verdict::Ask(Box::new(ResolveSourceMetaRequest {
+                source: source.source.clone(),
+                http_checksum: Some(question),
+                ..ResolveSourceMetaRequest::default()
+            })));
+        }
         let mut said = |word: &str| {
             lines.push((
                 Level::Info,
@@ -207,7 +219,7 @@ impl Policy {
             said("DENY");
             return Ok(Verdict::Deny(decision.reasons));
         }
-        match pins.as_slice() {
+        match found.pins().as_slice() {
             [] => {
                 said("ALLOW");
                 Ok(Verdict::Allow)

@@ -1,6 +1,7 @@
 //! Commits and tags as policies see them.
 
 use gateway_api::GitMeta;
+use gateway_solver::signature::{Signer, signer};
 use serde_json::{Map, Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
@@ -59,12 +60,19 @@ pub fn of(meta: &GitMeta) -> Objects {
     }
 }
 
-/// That there is a signature, and of which kind; whose it is a policy asks with a key.
+/// Who says to have signed; whether it is so a policy asks with a key.
 fn sign(object: &mut Value, signature: &str) {
-    if signature.starts_with("-----BEGIN PGP") {
-        object["pgpSignature"] = json!({});
-    } else if signature.starts_with("-----BEGIN SSH") {
-        object["sshSignature"] = json!({});
+    match signer(signature) {
+        Some(Signer::Pgp { version, key }) => {
+            object["pgpSignature"] = match key {
+                Some(key) => json!({"version": version, "keyID": key}),
+                None => json!({"version": version}),
+            };
+        }
+        Some(Signer::Ssh { version, key }) => {
+            object["sshSignature"] = json!({"version": version, "pubKey": key});
+        }
+        None => {}
     }
 }
 
@@ -155,7 +163,6 @@ mod tests {
                 "author": {"name": "A B", "email": "a@b", "when": "2023-11-14T23:43:20+01:30"},
                 "committer": {"name": "C", "email": "c@d", "when": "2023-11-14T14:13:21-08:00"},
                 "message": "subject\n\nbody\n",
-                "sshSignature": {},
             })
         );
         assert_eq!(objects.tag, Value::Null);

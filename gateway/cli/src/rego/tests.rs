@@ -319,3 +319,61 @@ fn ages_can_be_judged() {
     let old = made("2001-02-03T04:05:06.7Z".into());
     assert_eq!(asked(&policy, &old), Verdict::Deny(vec![]));
 }
+
+#[test]
+fn a_file_of_the_web_is_held_to_its_signature() {
+    use sha2::Digest as _;
+    let dir = tempfile::tempdir().unwrap();
+    let signature = include_str!("../../../solver/src/signature/testdata/ed.sig");
+    let keys = include_str!("../../../solver/src/signature/testdata/ed.pub");
+    let content = include_str!("../../../solver/src/signature/testdata/content");
+    let others = include_str!("../../../solver/src/signature/testdata/rsa.pub");
+    for (name, text) in [
+        ("app.asc", signature),
+        ("ours.pub", keys),
+        ("theirs.pub", others),
+    ] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let asking = |keys: &str| {
+        let text = format!(
+            "package docker\ndefault allow := false\ndecision := {{\"allow\": allow}}\n\
+             allow if verify_http_pgp_signature(input.http, \"app.asc\", \"{keys}\")\n"
+        );
+        let files = Files {
+            context: Some(dir.path().to_owned()),
+        };
+        policy_in(&text, files).unwrap()
+    };
+    let ours = asking("ours.pub");
+    let mut file = source("https://h.example/app");
+    let Verdict::Ask(request) = asked(&ours, &file) else {
+        panic!("it has not been told of the file");
+    };
+    assert_eq!(request.source, file.source);
+    let question = request.http_checksum.unwrap();
+    let mut answer = |content: &str| {
+        let bytes = [content.as_bytes(), &question.suffix].concat();
+        let (name, digest) = match question.algorithm {
+            0 => ("sha256", sha2::Sha256::digest(bytes).to_vec()),
+            1 => ("sha384", sha2::Sha384::digest(bytes).to_vec()),
+            _ => ("sha512", sha2::Sha512::digest(bytes).to_vec()),
+        };
+        file.http = Some(HttpMeta {
+            checksum: DIGEST.into(),
+            checksum_response: Some((
+                format!("{name}:{}", hex::encode(digest)),
+                question.suffix.clone(),
+            )),
+            ..HttpMeta::default()
+        });
+        file.clone()
+    };
+    assert_eq!(asked(&ours, &answer(content)), Verdict::Allow);
+    assert_eq!(asked(&ours, &answer("other\n")), Verdict::Deny(vec![]));
+    // Not signed by this key: nothing has to be asked for that.
+    let theirs = asked(&asking("theirs.pub"), &source("https://h.example/app"));
+    assert_eq!(theirs, Verdict::Deny(vec![]));
+    let local = asked(&ours, &source("local://context"));
+    assert_eq!(local, Verdict::Deny(vec![]));
+}

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 /// What policies of `docker buildx` can use and what is not known here, with the reason.
-const UNKNOWN: [(&str, &str); 13] = [
+const UNKNOWN: [(&str, &str); 10] = [
     ("signatures", SIGSTORE),
     ("docker_github_builder", SIGSTORE),
     ("docker_github_builder_tag", SIGSTORE),
@@ -15,18 +15,10 @@ const UNKNOWN: [(&str, &str); 13] = [
     ("artifact_attestation", SIGSTORE),
     ("github_attestation", SIGSTORE),
     ("github_release_attestation", SIGSTORE),
-    (
-        "verify_http_pgp_signature",
-        "ADD --checksum pins a file to its content",
-    ),
     ("materials", "materials of a provenance are not looked into"),
-    ("keyID", SIGNER),
-    ("pubKey", SIGNER),
     ("http.send", "policies ask nobody"),
 ];
 const SIGSTORE: &str = "signatures of sigstore are not verified";
-const SIGNER: &str =
-    "verify_git_signature(input.git.commit, FILE) says whether a key of FILE signed it";
 
 /// Functions and forms through which a policy can see fields that it does not name.
 const SEES_ALL: [&str; 6] = [

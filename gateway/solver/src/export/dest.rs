@@ -18,6 +18,8 @@ use crate::shared::Outcome;
 
 /// Fewer and larger writes; layers are copied in pieces of this.
 const BUFFER: usize = 1 << 20;
+/// The standard output in errors.
+const STDOUT: &str = "stdout";
 /// What is shown of a program that failed.
 const MAX_SAID: u64 = 4 << 10;
 
@@ -48,19 +50,19 @@ pub fn write_described(
     match dest {
         OutputTarget::Client(client) => {
             let stream = client.0.stream(described)?;
-            let mut out = BufWriter::with_capacity(BUFFER, Guarded(cancel, stream));
+            let mut out = BufWriter::with_capacity(BUFFER, Guarded::new(cancel, stream));
             write(&mut out)?;
-            let Guarded(_, stream) = out
+            let guarded = out
                 .into_inner()
                 .map_err(|error| Error::unknown(format!("cannot write: {error}")))?;
-            stream.finish()?;
+            guarded.inner.finish()?;
             Ok(Written::default())
         }
         OutputTarget::Stdout => {
-            let mut out = Guarded(cancel, io::stdout().lock());
-            write(&mut out)?;
-            out.flush()
-                .map_err(|error| Error::unknown(format!("cannot write: {error}")))?;
+            let mut out = Guarded::new(cancel, io::stdout().lock());
+            let written = write(&mut out);
+            out.told(written, STDOUT)?;
+            out.flush().map_err(|error| cannot_write(STDOUT, &error))?;
             Ok(Written::default())
         }
         OutputTarget::Dir(dir) => Err(Error::invalid(format!(
@@ -76,18 +78,54 @@ pub fn write_described(
 }
 
 /// Stops a long stream soon after its build was cancelled.
-struct Guarded<'a, W>(&'a CancellationToken, W);
+struct Guarded<'a, W> {
+    cancel: &'a CancellationToken,
+    inner: W,
+    /// Why the place took no more: whoever writes tells of their own work.
+    failed: Option<io::Error>,
+}
 
-impl<W: Write> Write for Guarded<'_, W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.0.is_cancelled() {
-            true => Err(io::Error::other("cancelled")),
-            false => self.1.write(bytes),
+impl<'a, W> Guarded<'a, W> {
+    fn new(cancel: &'a CancellationToken, inner: W) -> Self {
+        Guarded {
+            cancel,
+            inner,
+            failed: None,
         }
     }
 
+    /// The place's own error in place of what was made of it.
+    fn told(&mut self, written: Outcome<()>, place: &str) -> Outcome<()> {
+        match (written, self.failed.take()) {
+            (Err(_), Some(error)) => Err(cannot_write(place, &error)),
+            (written, _) => written,
+        }
+    }
+}
+
+fn cannot_write(place: &str, error: &io::Error) -> Error {
+    Error::unknown(format!("cannot write {place}: {error}"))
+}
+
+impl<W: Write> Write for Guarded<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        let written = self.inner.write(bytes);
+        if let Err(error) = &written
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.failed = Some(match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(error.kind(), error.to_string()),
+            });
+        }
+        written
+    }
+
     fn flush(&mut self) -> io::Result<()> {
-        self.1.flush()
+        self.inner.flush()
     }
 }
 
@@ -96,8 +134,8 @@ fn write_file(
     cancel: &CancellationToken,
     write: impl FnOnce(&mut dyn Write) -> Outcome<()>,
 ) -> Outcome<()> {
-    let failed =
-        |error: io::Error| Error::unknown(format!("cannot write {}: {error}", path.display()));
+    let shown = path.display().to_string();
+    let failed = |error: io::Error| cannot_write(&shown, &error);
     if let Ok(metadata) = std::fs::metadata(path)
         && !metadata.is_file()
     {
@@ -109,7 +147,9 @@ fn write_file(
         }
         // A pipe or device is written to as it is.
         let file = File::options().write(true).open(path).map_err(failed)?;
-        return write(&mut Guarded(cancel, file));
+        let mut out = Guarded::new(cancel, file);
+        let written = write(&mut out);
+        return out.told(written, &shown);
     }
     // A link keeps being one: what it names is replaced.
     let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -118,9 +158,13 @@ fn write_file(
         _ => Path::new("."),
     };
     let unfinished = Unfinished::create(parent).map_err(failed)?;
-    let mut out = BufWriter::with_capacity(BUFFER, Guarded(cancel, unfinished.file()));
-    write(&mut out)?;
-    out.flush().map_err(failed)?;
+    let mut out = BufWriter::with_capacity(BUFFER, Guarded::new(cancel, unfinished.file()));
+    let written = write(&mut out);
+    if let Err(error) = written.and_then(|()| out.flush().map_err(failed)) {
+        // What is in the buffer is not written again.
+        let (mut guarded, _) = out.into_parts();
+        return guarded.told(Err(error), &shown);
+    }
     drop(out);
     if cancel.is_cancelled() {
         return Err(Error::canceled());
@@ -200,7 +244,7 @@ fn feed(
     let written = match child.stdin.take() {
         None => Ok(()),
         Some(stdin) => {
-            let mut out = BufWriter::with_capacity(BUFFER, Guarded(cancel, stdin));
+            let mut out = BufWriter::with_capacity(BUFFER, Guarded::new(cancel, stdin));
             let written = write(&mut out);
             written.and_then(|()| {
                 out.flush()

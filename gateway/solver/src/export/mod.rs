@@ -36,6 +36,7 @@ use attestation::Attested;
 pub use attestation::{AttestationContent, SolvedAttestation};
 use cache::Collected;
 pub use cache::{CacheDestination, CacheExport};
+pub use dest::write_to;
 pub(crate) use form::{ANY_FORM, pulled};
 pub(crate) use layers::ready as ready_layers;
 pub(crate) use options::ImageOptions;

@@ -9,10 +9,13 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use gateway_api::Error;
-use gateway_images::archive::{ANNOTATION_CREATED, Variant, write_archive, write_layout};
+use gateway_images::archive::{
+    ANNOTATION_CREATED, ArchiveError, Variant, write_archive, write_layout,
+};
 use gateway_images::media::Descriptor;
 use gateway_images::reference::Reference;
 use gateway_images::store::BlobStore;
+use tokio_util::sync::CancellationToken;
 
 use super::dest::{Written, write_described};
 use super::image::{Made, make};
@@ -122,7 +125,7 @@ pub async fn archive(
     let response = response(&made, &given)?;
     let described = response.clone();
     let written = blocking(move || match form {
-        Form::Layout => layout(store.blobs(), &top, &names, &dest),
+        Form::Layout => layout(store.blobs(), &top, &names, &dest, &cancel),
         Form::Tar(variant) => write_described(&dest, &described, &cancel, |out| {
             write_archive(store.blobs(), &top, &names, variant, out).map_err(internal)
         }),
@@ -141,6 +144,7 @@ fn layout(
     top: &Descriptor,
     names: &[Reference],
     dest: &OutputTarget,
+    cancel: &CancellationToken,
 ) -> Outcome<Written> {
     let (OutputTarget::Dir(dir) | OutputTarget::File(dir)) = dest else {
         return Err(Error::invalid(
@@ -149,8 +153,9 @@ fn layout(
     };
     let failed =
         |error: io::Error| Error::unknown(format!("cannot write {}: {error}", dir.display()));
+    let stop = || cancel.is_cancelled();
     if dir.exists() {
-        write_layout(blobs, top, names, dir).map_err(internal)?;
+        write_layout(blobs, top, names, dir, &stop).map_err(internal)?;
         return Ok(Written::default());
     }
     let parent = match dir.parent() {
@@ -163,7 +168,14 @@ fn layout(
         .permissions(PermissionsExt::from_mode(0o777))
         .tempdir_in(parent)
         .map_err(failed)?;
-    write_layout(blobs, top, names, unfinished.path()).map_err(internal)?;
+    let made = write_layout(blobs, top, names, unfinished.path(), &stop);
+    // Errors speak of the name that was given, and not of the one that nobody sees.
+    made.map_err(|error| match &error {
+        ArchiveError::Io { source, .. } => {
+            failed(io::Error::new(source.kind(), source.to_string()))
+        }
+        _ => internal(error),
+    })?;
     std::fs::rename(unfinished.path(), dir).map_err(failed)?;
     // It has another name now and nothing is to be removed.
     let _ = unfinished.keep();

@@ -70,11 +70,14 @@ fn hash_key(hasher: &mut Hasher, key: &PublicKey) {
 
 /// Ends what is signed with the signature's own part.
 pub fn finish(mut hasher: Hasher, signature: &Signature) -> Vec<u8> {
-    let length = u32::try_from(signature.head.len()).unwrap_or_default();
-    hasher.update(&signature.head);
-    hasher.update(&[4, 0xff]);
-    hasher.update(&length.to_be_bytes());
+    hasher.update(&suffix(signature));
     hasher.finish()
+}
+
+/// The signature's own part of what is signed, which stands at its end.
+pub fn suffix(signature: &Signature) -> Vec<u8> {
+    let length = u32::try_from(signature.head.len()).unwrap_or_default();
+    [&signature.head[..], &[4, 0xff], &length.to_be_bytes()].concat()
 }
 
 /// The certificates of a block. Keys of other versions are left out; `skipped` counts them.

@@ -15,7 +15,7 @@ mod packet;
 mod ssh;
 
 pub use git_object::{GitObject, ObjectKind};
-pub use openpgp::{Policy, verify_detached};
+pub use openpgp::{DigestQuestion, Policy, digest_question, verify_detached, verify_digest};
 
 /// Largest signature or set of keys, in bytes of text: a release team's whole key ring.
 pub const MAX_TEXT: usize = 4 << 20;
@@ -86,6 +86,25 @@ pub fn verify_git_object(
     ))
 }
 
+/// Who says to have signed, as far as a signature tells it: nothing of it is verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signer {
+    /// The number of the key, if it is told.
+    Pgp { version: u8, key: Option<String> },
+    /// The fingerprint of the key, as `ssh-keygen` writes it.
+    Ssh { version: u32, key: String },
+}
+
+/// None for what cannot be read.
+pub fn signer(signature: &str) -> Option<Signer> {
+    if signature.starts_with(ssh::BEGIN) {
+        let (version, key) = ssh::signer(signature)?;
+        return Some(Signer::Ssh { version, key });
+    }
+    let (version, key) = openpgp::signer(signature)?;
+    Some(Signer::Pgp { version, key })
+}
+
 /// For fuzzing: reads keys and a signature, and tries them on some content.
 pub fn try_verify(content: &[u8], signature: &str, keys: &str) {
     let mut reader = std::io::Cursor::new(content);
@@ -96,6 +115,10 @@ pub fn try_verify(content: &[u8], signature: &str, keys: &str) {
         }
     }
     let _ = ssh::verify(content, signature, keys);
+    let _ = signer(signature);
+    if digest_question(signature, keys).is_ok() {
+        let _ = verify_digest(content, signature, keys, Policy::default(), i64::MAX);
+    }
 }
 
 #[cfg(test)]

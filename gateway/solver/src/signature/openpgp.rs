@@ -37,8 +37,90 @@ pub fn verify_detached(
 ) -> Result<(), SignatureError> {
     let signatures = signatures(signature)?;
     let certificates = certificates(keys)?;
+    let deciding = deciding(signatures, &certificates)?;
+    let digest = |signature: &Signature| digest(content, signature);
+    check(
+        &deciding.signature,
+        &deciding.candidates,
+        digest,
+        policy,
+        now,
+    )
+}
+
+/// What must be asked about content that is elsewhere before a signature of it can be checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DigestQuestion {
+    /// Of `sha256`, `sha384`, `sha512`.
+    pub algorithm: &'static str,
+    /// What is hashed behind the content.
+    pub suffix: Vec<u8>,
+}
+
+/// What [`verify_digest`] needs to know for this signature and these keys.
+///
+/// # Errors
+/// It would not count whatever the content is.
+pub fn digest_question(signature: &str, keys: &str) -> Result<DigestQuestion, SignatureError> {
+    let signatures = signatures(signature)?;
+    let certificates = certificates(keys)?;
+    let signature = deciding(signatures, &certificates)?.signature;
+    let algorithm = match signature.hash {
+        SHA256 => "sha256",
+        SHA384 => "sha384",
+        SHA512 => "sha512",
+        other => return Err(SignatureError::WeakHash(crypto::hash_name(other))),
+    };
+    Ok(DigestQuestion {
+        algorithm,
+        suffix: certificate::suffix(&signature),
+    })
+}
+
+/// As [`verify_detached`], of content that is elsewhere: `digest` answers [`digest_question`].
+///
+/// # Errors
+/// Why it does not count.
+pub fn verify_digest(
+    digest: &[u8],
+    signature: &str,
+    keys: &str,
+    policy: Policy,
+    now: i64,
+) -> Result<(), SignatureError> {
+    let signatures = signatures(signature)?;
+    let certificates = certificates(keys)?;
+    let deciding = deciding(signatures, &certificates)?;
+    let given = |_: &Signature| Ok(digest.to_vec());
+    check(
+        &deciding.signature,
+        &deciding.candidates,
+        given,
+        policy,
+        now,
+    )
+}
+
+/// Version and issuer of the first signature of a block.
+pub(super) fn signer(signature: &str) -> Option<(u8, Option<String>)> {
+    let first = signatures(signature).ok()?.into_iter().next()?;
+    // Those of other versions cannot be read.
+    Some((4, first.issuer.map(hex::encode)))
+}
+
+/// A signature, and the keys that it may be by.
+struct Deciding<'a> {
+    signature: Signature,
+    candidates: Vec<(&'a Certificate, Which)>,
+}
+
+/// As with BuildKit, the first by a known key decides.
+fn deciding(
+    signatures: Vec<Signature>,
+    certificates: &[Certificate],
+) -> Result<Deciding<'_>, SignatureError> {
     let mut unknown = None;
-    for signature in &signatures {
+    for signature in signatures {
         let Some(issuer) = signature.issuer else {
             return Err(SignatureError::malformed(
                 "signature",
@@ -51,8 +133,12 @@ pub fn verify_detached(
             .collect();
         match candidates.is_empty() {
             true => unknown = unknown.or(Some(signature.issuer_name())),
-            // As with BuildKit, the first by a known key decides.
-            false => return check(content, signature, &candidates, policy, now),
+            false => {
+                return Ok(Deciding {
+                    signature,
+                    candidates,
+                });
+            }
         }
     }
     Err(match unknown {
@@ -113,9 +199,9 @@ fn certificates(text: &str) -> Result<Vec<Certificate>, SignatureError> {
 }
 
 fn check(
-    content: &mut (impl Read + Seek),
     signature: &Signature,
     candidates: &[(&Certificate, Which)],
+    digest: impl FnOnce(&Signature) -> Result<Vec<u8>, SignatureError>,
     policy: Policy,
     now: i64,
 ) -> Result<(), SignatureError> {
@@ -139,7 +225,7 @@ fn check(
     if signature.unknown {
         return Err(refused("it has a critical part that is not understood"));
     }
-    let digest = digest(content, signature)?;
+    let digest = digest(signature)?;
     let by = candidates
         .iter()
         .find(|(certificate, which)| crypto::verifies(certificate.key(*which), signature, &digest));

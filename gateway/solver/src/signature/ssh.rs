@@ -43,6 +43,16 @@ pub fn verify(content: &[u8], signature: &str, keys: &str) -> Result<(), Signatu
         .map_err(|_| SignatureError::Ssh("it is not a signature of this content".into()))
 }
 
+/// Version, and fingerprint of the key that a signature names.
+pub fn signer(signature: &str) -> Option<(u32, String)> {
+    if signature.len() > MAX_TEXT {
+        return None;
+    }
+    let signature = SshSig::from_pem(signature.trim_end()).ok()?;
+    let key = signature.public_key().fingerprint(HashAlg::Sha256);
+    Some((signature.version(), key.to_string()))
+}
+
 fn first_key(keys: &str) -> Option<PublicKey> {
     // Line by line: what is not understood is passed over.
     keys.lines().find_map(|line| {

@@ -43,6 +43,50 @@ fn signatures_of_every_kind_of_key_that_gnupg_makes_are_verified() {
 }
 
 #[test]
+fn content_that_is_elsewhere_is_verified_by_its_digest() {
+    use sha2::Digest as _;
+    for name in ["ed", "rsa", "p256", "p384", "p521", "sub"] {
+        let (signature, keys) = (data(&format!("{name}.sig")), data(&format!("{name}.pub")));
+        let question = digest_question(&signature, &keys).unwrap();
+        let hashed = |content: &str| {
+            let bytes = [content.as_bytes(), &question.suffix].concat();
+            match question.algorithm {
+                "sha256" => sha2::Sha256::digest(bytes).to_vec(),
+                "sha384" => sha2::Sha384::digest(bytes).to_vec(),
+                _ => sha2::Sha512::digest(bytes).to_vec(),
+            }
+        };
+        let verify =
+            |digest: &[u8]| verify_digest(digest, &signature, &keys, Policy::default(), SOON);
+        assert_eq!(verify(&hashed(&data("content"))), Ok(()), "{name}");
+        assert!(matches!(
+            verify(&hashed("other")),
+            Err(SignatureError::Mismatch { .. })
+        ));
+        assert!(verify(b"").is_err());
+    }
+    let other = digest_question(&data("ed.sig"), &data("rsa.pub"));
+    assert!(matches!(other, Err(SignatureError::UnknownIssuer { .. })));
+    assert!(digest_question(&data("ed-sha1.sig"), &data("ed.pub")).is_err());
+}
+
+#[test]
+fn signers_are_told_by_their_keys() {
+    let Some(Signer::Pgp { version, key }) = signer(&data("ed.sig")) else {
+        panic!("a signature of OpenPGP");
+    };
+    let key = key.unwrap();
+    assert_eq!((version, key.len()), (4, 16));
+    let refused = refusal("ed", "rsa");
+    assert!(refused.to_lowercase().contains(&key), "{refused}: {key}");
+    assert_eq!(
+        signer("-----BEGIN PGP SIGNATURE-----\n\nAAAA\n-----END PGP SIGNATURE-----\n"),
+        None
+    );
+    assert_eq!(signer("no signature"), None);
+}
+
+#[test]
 fn text_is_the_same_with_other_line_ends_and_bytes_are_not() {
     let other = data("content").replace('\n', "\r\n");
     let key = data("ed.pub");

@@ -186,7 +186,14 @@ fn a_layout_directory_keeps_other_names_and_replaces_its_own() {
     let one = random_image(&room.store, 1, 1, &amd64()).unwrap();
     let two = random_image(&room.store, 2, 1, &amd64()).unwrap();
     let write = |image: &Image, tag: &str| {
-        write_layout(&room.store, image.descriptor(), &names(&[tag]), dir.path()).unwrap();
+        write_layout(
+            &room.store,
+            image.descriptor(),
+            &names(&[tag]),
+            dir.path(),
+            NEVER,
+        )
+        .unwrap();
     };
     write(&one, "app:a");
     write(&one, "app:b");
@@ -200,7 +207,7 @@ fn a_layout_directory_keeps_other_names_and_replaces_its_own() {
     assert!(layout.find(None).unwrap().is_none());
 
     let to = self::room();
-    layout.copy_all(&to.store, &found).unwrap();
+    layout.copy_all(&to.store, &found, NEVER).unwrap();
     Image::load(&to.store, &found).unwrap();
 }
 
@@ -209,7 +216,7 @@ fn a_layout_with_a_changed_blob_is_refused() {
     let room = room();
     let dir = tempfile::tempdir().unwrap();
     let image = random_image(&room.store, 1, 1, &amd64()).unwrap();
-    write_layout(&room.store, image.descriptor(), &[], dir.path()).unwrap();
+    write_layout(&room.store, image.descriptor(), &[], dir.path(), NEVER).unwrap();
     let layer = &image.layers()[0];
     let path = dir.path().join("blobs/sha256").join(layer.digest.hex());
     let mut bytes = std::fs::read(&path).unwrap();
@@ -218,7 +225,7 @@ fn a_layout_with_a_changed_blob_is_refused() {
     let to = self::room();
     let layout = Layout::open(dir.path()).unwrap();
     let top = layout.find(Some("latest")).unwrap().unwrap();
-    let result = layout.copy_all(&to.store, &top);
+    let result = layout.copy_all(&to.store, &top, NEVER);
     assert!(matches!(result, Err(ArchiveError::Store(_))));
     assert!(!to.store.contains(&layer.digest));
 }
@@ -350,7 +357,7 @@ fn a_pipe_in_the_place_of_a_blob_is_not_waited_for() {
     let room = room();
     let dir = tempfile::tempdir().unwrap();
     let image = random_image(&room.store, 1, 1, &amd64()).unwrap();
-    write_layout(&room.store, image.descriptor(), &[], dir.path()).unwrap();
+    write_layout(&room.store, image.descriptor(), &[], dir.path(), NEVER).unwrap();
     let path = dir.path().join("blobs/sha256");
     let path = path.join(image.layers()[0].digest.hex());
     std::fs::remove_file(&path).unwrap();
@@ -359,6 +366,8 @@ fn a_pipe_in_the_place_of_a_blob_is_not_waited_for() {
     rustix::fs::mknodat(at, &path, kind, mode, 0).unwrap();
     let to = self::room();
     let layout = Layout::open(dir.path()).unwrap();
-    let error = layout.copy_all(&to.store, image.descriptor()).unwrap_err();
+    let error = layout
+        .copy_all(&to.store, image.descriptor(), NEVER)
+        .unwrap_err();
     assert!(error.to_string().contains("not a file"), "{error}");
 }

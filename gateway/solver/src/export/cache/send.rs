@@ -118,12 +118,14 @@ impl Cache {
             }
             CacheDestination::Local { dest, tag, reset } => {
                 let (store, top) = (job.store().clone(), self.manifest.clone());
+                let cancel = job.cancel().clone();
                 let (dest, tag, reset) = (dest.clone(), tag.clone(), *reset);
                 blocking(move || {
                     let failed = |error: &dyn std::fmt::Display| {
                         Error::unknown(format!("cache in {}: {error}", dest.display()))
                     };
-                    write_layout_as(store.blobs(), &top, &tag, &dest).map_err(|e| failed(&e))?;
+                    write_layout_as(store.blobs(), &top, &tag, &dest, &|| cancel.is_cancelled())
+                        .map_err(|e| failed(&e))?;
                     match reset {
                         true => clean(&dest).map_err(|e| failed(&e)),
                         false => Ok(0),
