@@ -495,3 +495,117 @@ fn an_answer_that_is_lost_fails_and_a_notice_that_is_lost_does_not() {
         );
     }
 }
+
+#[test]
+fn values_that_no_flag_takes_are_told_before_anything_is_done() {
+    let home = Home::new("");
+    let dir = context("FROM scratch\nCOPY Dockerfile /\n");
+    for (flag, told) in [
+        (
+            "--check=maybe",
+            "--check \"maybe\": is a switch: --check for yes, --check=false for no",
+        ),
+        ("--pull=maybe", "--pull \"maybe\": not one of true, false"),
+        (
+            "--progress=fancy",
+            "--progress \"fancy\": not one of auto, tty, plain, plain=2018, rawjson, quiet",
+        ),
+        (
+            "--cach-from=x",
+            "--cach-from: there is no such flag, --cache-from is like it",
+        ),
+        (
+            "--output=",
+            "--output: a value is missing: a folder, - for stdout, or type=...,dest=...",
+        ),
+        (
+            "--output=type=oci,dest=",
+            "--output \"type=oci,dest=\": dest= names no place: dest=FILE, or dest=DIR",
+        ),
+        (
+            "--output=type=oci,dset=x",
+            "--output \"type=oci,dset=x\": unknown key \"dset\": dest is like it",
+        ),
+        (
+            "--output=type=local",
+            "--output \"type=local\": needs a directory: dest=DIR",
+        ),
+        (
+            "--secret=",
+            "--secret: a value is missing: `gateway build --help` shows its forms",
+        ),
+        (
+            "--attest=",
+            "--attest: a value is missing: `gateway build --help` shows its forms",
+        ),
+        (
+            "--provenance=mode=most",
+            "--provenance \"mode=most\": invalid mode \"most\"",
+        ),
+        (
+            "--provenance=foo=bar",
+            "--provenance \"foo=bar\": unknown parameter \"foo\" of the provenance attestation",
+        ),
+        (
+            "--attest=type=provenance,mode=most",
+            "--attest: invalid mode \"most\"",
+        ),
+        ("--platform=foo", "--platform \"foo\": "),
+        (
+            "--platform=linux/amd64,,",
+            "--platform \"linux/amd64,,\": there is nothing between two commas",
+        ),
+        (
+            "--ulimit=nofile",
+            "--ulimit \"nofile\": write NAME=SOFT or NAME=SOFT:HARD, with numbers",
+        ),
+        (
+            "--ulimit=nofile=x",
+            "--ulimit \"nofile=x\": write NAME=SOFT or NAME=SOFT:HARD, with numbers",
+        ),
+        (
+            "--ulimit=nofile=2:1",
+            "--ulimit \"nofile=2:1\": the first number, 2, is above the second, 1",
+        ),
+        (
+            "--ulimit=files=1",
+            "--ulimit \"files=1\": unknown limit \"files\": as, core, ",
+        ),
+        (
+            "--resource=memory=x",
+            "--resource \"memory=x\": write a size like 2g",
+        ),
+        (
+            "--resource=disk=1",
+            "--resource \"disk=1\": unknown resource \"disk\": memory, ",
+        ),
+        (
+            "--cpu-shares=x",
+            "--cpu-shares \"x\": write a number, 0 or more",
+        ),
+    ] {
+        let output = run(home.build().arg(flag).arg(dir.path()));
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{flag}: {text}");
+        assert!(
+            text.starts_with(&format!("error: {told}")),
+            "{flag}: {text}"
+        );
+        assert!(output.stdout.is_empty(), "{flag}");
+    }
+    assert!(!home.store().exists());
+    // What docker takes is taken.
+    for flag in [
+        "--platform=",
+        "--platform=local",
+        "--ulimit=nofile=1024",
+        "--ulimit=core=-1",
+    ] {
+        let output = run(home
+            .build()
+            .arg(flag)
+            .arg("--output=type=cacheonly")
+            .arg(dir.path()));
+        assert!(output.status.success(), "{flag}: {}", stderr(&output));
+    }
+}

@@ -12,7 +12,8 @@ pub mod transport;
 
 pub use engine::{
     BuildRequest, BuildResponse, Collect, Engine, EngineOptions, FrontendPolicy, LateExporters,
-    Observed, Observer, Provenance, SourceJudge, Verdict, capabilities, read_source_policies,
+    Observed, Observer, Provenance, SourceJudge, Verdict, WantedProvenance, capabilities,
+    read_source_policies,
 };
 pub use host::FrontendLimits;
 pub use host::conduct::{Conduct, Forms, Manners, ReturnForm};

@@ -36,9 +36,17 @@ fn given(value: &str) -> String {
 
 impl UsageError {
     pub fn new(flag: impl Into<String>, value: impl Into<String>, problem: String) -> Self {
+        let (flag, value) = (flag.into(), value.into());
+        let problem = match (value.is_empty(), problem.as_str()) {
+            // The words of whoever reads pairs for a text without any.
+            (true, "EOF") => {
+                "a value is missing: `gateway build --help` shows its forms".to_owned()
+            }
+            _ => problem,
+        };
         UsageError {
-            flag: flag.into(),
-            value: value.into(),
+            flag,
+            value,
             problem,
         }
     }

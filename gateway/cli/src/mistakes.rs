@@ -3,14 +3,14 @@
 
 use std::ffi::OsString;
 
-use clap::builder::StyledStr;
+use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::error::USAGE;
 
 /// Prints what was asked for, or what is wrong, and ends the process.
 pub fn end(error: &clap::Error, words: &[OsString]) -> ! {
-    if told(error).is_none() {
+    if told(error, words).is_none() {
         // Help, in colours where there is a terminal, and the version.
         error.exit();
     }
@@ -20,14 +20,14 @@ pub fn end(error: &clap::Error, words: &[OsString]) -> ! {
 
 /// What is wrong with a line.
 pub fn page(error: &clap::Error, words: &[OsString]) -> String {
-    let Some(told) = told(error) else {
+    let Some(told) = told(error, words) else {
         return error.render().to_string();
     };
-    let command = command(error, words);
+    let command = command(words);
     format!("error: {told}\n`{command} --help` tells what there is, with examples.\n")
 }
 
-fn told(error: &clap::Error) -> Option<String> {
+fn told(error: &clap::Error, words: &[OsString]) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(list)) => list.first().cloned(),
@@ -60,8 +60,17 @@ fn told(error: &clap::Error) -> Option<String> {
         },
         ErrorKind::ValueValidation => {
             let why = std::error::Error::source(error).map(ToString::to_string);
-            let why = why.unwrap_or_else(|| "cannot be used".to_owned());
-            format!("{given}: {why}")
+            match (why.as_deref(), value.is_empty()) {
+                // The parser's word for what has two values.
+                (Some("value was not a boolean"), true) => {
+                    format!("{flag}: a value is missing: one of true, false")
+                }
+                (Some("value was not a boolean"), false) => {
+                    format!("{given}: not one of true, false")
+                }
+                (Some(why), _) => format!("{given}: {why}"),
+                (None, _) => format!("{given}: cannot be used"),
+            }
         }
         ErrorKind::TooManyValues => {
             format!("{given}: is a switch: {flag} for yes, {flag}=false for no")
@@ -75,6 +84,20 @@ fn told(error: &clap::Error) -> Option<String> {
         ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
             format!("{flag}: a value is missing: write {}", form(&whole))
         }
+        ErrorKind::UnknownArgument if flag == "-" || flag.starts_with("-=") => {
+            // `-q=x`, read as one short flag after the other.
+            let word = words
+                .iter()
+                .filter_map(|word| word.to_str())
+                .find_map(|word| {
+                    let (short, _) = word.split_once('=').filter(|(short, _)| short.len() == 2)?;
+                    short.starts_with('-').then_some((word, short))
+                });
+            let (word, short) = word.unwrap_or((flag, flag));
+            format!(
+                "{word}: cannot be used: a short flag has its value behind it, {short}VALUE, or none"
+            )
+        }
         ErrorKind::UnknownArgument => {
             let near = text(ContextKind::SuggestedArg);
             let near = near.map(|near| format!(", {} is like it", name(&near)));
@@ -86,6 +109,12 @@ fn told(error: &clap::Error) -> Option<String> {
         ErrorKind::InvalidSubcommand => {
             let command = text(ContextKind::InvalidSubcommand).unwrap_or_default();
             let near = list(ContextKind::SuggestedSubcommand);
+            // Names of one letter are like anything.
+            let near: Vec<&str> = near
+                .iter()
+                .map(String::as_str)
+                .filter(|name| name.len() > 1)
+                .collect();
             let near = match near.as_slice() {
                 [] => String::new(),
                 near => format!(", {} is like it", near.join(" or ")),
@@ -98,7 +127,12 @@ fn told(error: &clap::Error) -> Option<String> {
                 .iter()
                 .map(|word| word.trim_matches(['<', '>', '.']))
                 .collect();
-            format!("{} is missing", names.join(" and "))
+            match names.as_slice() {
+                ["CONTEXT"] => {
+                    "CONTEXT is missing: the directory to build, . for this one".to_owned()
+                }
+                names => format!("{} is missing", names.join(" and ")),
+            }
         }
         ErrorKind::ArgumentConflict => {
             let others = list(ContextKind::PriorArg);
@@ -117,7 +151,9 @@ fn told(error: &clap::Error) -> Option<String> {
 fn name(whole: &str) -> &str {
     match whole.find([' ', '=']) {
         Some(at) if whole.starts_with('-') => whole[..at].trim_end_matches('['),
-        _ => whole.trim_matches(['<', '>', '[', ']', '.']),
+        _ => whole
+            .trim_end_matches("...")
+            .trim_matches(['<', '>', '[', ']']),
     }
 }
 
@@ -130,24 +166,18 @@ fn form(whole: &str) -> String {
 }
 
 /// The command that the line was to be, as far as it is one.
-fn command(error: &clap::Error, words: &[OsString]) -> String {
-    let usage = match error.get(ContextKind::Usage) {
-        Some(ContextValue::StyledStr(usage)) => StyledStr::to_string(usage),
-        _ => String::new(),
-    };
-    let usage = usage.trim_start_matches("Usage:").trim_start();
-    let known: Vec<&str> = usage
-        .split_whitespace()
-        .take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase()))
-        .collect();
-    match (
-        known.as_slice(),
-        words.get(1).and_then(|word| word.to_str()),
-    ) {
-        ([], Some("build" | "b")) => "gateway build".to_owned(),
-        ([], _) => "gateway".to_owned(),
-        (known, _) => known.join(" "),
+fn command(words: &[OsString]) -> String {
+    let mut command = crate::args::Cli::command();
+    let mut name = "gateway".to_owned();
+    for word in words.iter().skip(1).map_while(|word| word.to_str()) {
+        let Some(sub) = command.find_subcommand(word) else {
+            break;
+        };
+        let sub = sub.clone();
+        name = format!("{name} {}", sub.get_name());
+        command = sub;
     }
+    name
 }
 
 #[cfg(test)]

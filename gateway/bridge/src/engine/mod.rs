@@ -45,6 +45,7 @@ use local::LocalGateway;
 use observer::Watch;
 pub use observer::{Observed, Observer};
 pub use policy::FrontendPolicy;
+pub use provenance::Wanted as WantedProvenance;
 use solved::Solved;
 pub use source_policy::read as read_source_policies;
 

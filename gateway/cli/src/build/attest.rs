@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::build::args::Build;
 use crate::error::UsageError;
+use gateway_bridge::WantedProvenance;
 use gateway_frontend::csv;
 
 /// Kinds of attestations that can be asked for.
@@ -41,6 +42,15 @@ pub fn options(args: &Build) -> Result<BTreeMap<String, String>, UsageError> {
                 set(&mut options, kind, Some(format!("type={kind},{text}")));
             }
         }
+    }
+    if let Err(error) = WantedProvenance::of(&options) {
+        let given = args.provenance.clone().unwrap_or_default();
+        let flag = if given.is_empty() {
+            "--attest"
+        } else {
+            "--provenance"
+        };
+        return Err(UsageError::new(flag, given, error.message));
     }
     Ok(options)
 }

@@ -182,6 +182,10 @@ fn loader(env: &Environment) -> Result<Vec<String>, UsageError> {
 fn exporter(text: &str, tags: &[String]) -> Result<Option<Exporter>, UsageError> {
     let wrong = |problem: String| UsageError::new("--output", text, problem);
     let mut attrs: BTreeMap<String, String> = BTreeMap::new();
+    if text.is_empty() {
+        let problem = "a value is missing: a folder, - for stdout, or type=...,dest=...";
+        return Err(wrong(problem.into()));
+    }
     if text == "-" {
         attrs.insert("type".into(), "tar".into());
         attrs.insert("dest".into(), "-".into());
@@ -202,6 +206,16 @@ fn exporter(text: &str, tags: &[String]) -> Result<Option<Exporter>, UsageError>
         None => tags.to_vec(),
     };
     let dest = attrs.remove("dest").or_else(|| attrs.remove("output"));
+    if dest.as_deref() == Some("") {
+        return Err(wrong("dest= names no place: dest=FILE, or dest=DIR".into()));
+    }
+    // Exporters pass over what they do not know; the place of a result is not to be lost like that.
+    let meant = attrs
+        .keys()
+        .find(|key| dest.is_none() && strsim::damerau_levenshtein(key, "dest") == 1);
+    if let Some(key) = meant {
+        return Err(wrong(format!("unknown key {key:?}: dest is like it")));
+    }
     let target = || match dest.as_deref() {
         Some("-") | None if std::io::stdout().is_terminal() => Err(wrong(
             "refusing to write an archive to the terminal: add dest=FILE or redirect stdout".into(),

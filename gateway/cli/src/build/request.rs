@@ -298,9 +298,14 @@ fn simple_opts(
         .get("DOCKER_DEFAULT_PLATFORM")
         .filter(|text| !text.is_empty());
     if !args.platforms.is_empty() {
-        opts.insert("platform".into(), args.platforms.join(","));
+        let platforms = platforms("--platform", &args.platforms)?;
+        if !platforms.is_empty() {
+            opts.insert("platform".into(), platforms);
+        }
     } else if let Some(platform) = default {
-        opts.insert("platform".into(), platform.clone());
+        let given = std::slice::from_ref(platform);
+        let platforms = platforms("DOCKER_DEFAULT_PLATFORM", given)?;
+        opts.insert("platform".into(), platforms);
     }
     if args.no_cache {
         opts.insert("no-cache".into(), String::new());
@@ -363,6 +368,28 @@ fn entitlements(args: &Build) -> Result<BTreeSet<String>, UsageError> {
             )),
         })
         .collect()
+}
+
+/// Platforms as frontends take them, with commas. `local` is this machine's, an empty text nothing.
+fn platforms(flag: &str, texts: &[String]) -> Result<String, UsageError> {
+    let mut all = Vec::new();
+    for text in texts.iter().filter(|text| !text.is_empty()) {
+        let wrong = |problem: String| UsageError::new(flag, text, problem);
+        for one in text.split(',').map(str::trim) {
+            match one {
+                "" => return Err(wrong("there is nothing between two commas".to_owned())),
+                "local" => all.push(gateway_llb::platform::format(&gateway_llb::platform::host())),
+                one => {
+                    let parsed = one.parse::<gateway_images::platform::Platform>();
+                    parsed.map_err(|error| {
+                        wrong(format!("{error}: write OS/ARCHITECTURE, as linux/amd64"))
+                    })?;
+                    all.push(one.to_owned());
+                }
+            }
+        }
+    }
+    Ok(all.join(","))
 }
 
 #[cfg(test)]

@@ -26,6 +26,9 @@ pub fn options(args: &Build, opts: &mut BTreeMap<String, String>) -> Result<(), 
             .ok_or_else(|| UsageError::new("--shm-size", text, "write a size like 64m".into()))?;
         opts.insert("shm-size".into(), bytes.to_string());
     }
+    for text in &args.ulimits {
+        check_ulimit(text).map_err(|problem| UsageError::new("--ulimit", text, problem))?;
+    }
     if !args.ulimits.is_empty() {
         opts.insert("ulimit".into(), args.ulimits.join(","));
     }
@@ -43,37 +46,82 @@ pub fn options(args: &Build, opts: &mut BTreeMap<String, String>) -> Result<(), 
     ];
     for (flag, key, value) in shorts {
         if let Some(value) = value {
-            set(flag, key, value, opts)?;
+            set(key, value, opts).map_err(|problem| UsageError::new(flag, value, problem))?;
         }
     }
     for text in &args.resources {
+        let wrong = |problem| UsageError::new("--resource", text, problem);
         let (key, value) = text
             .split_once('=')
-            .ok_or_else(|| UsageError::new("--resource", text, "write KEY=VALUE".into()))?;
-        set("--resource", key.trim(), value, opts)?;
+            .ok_or_else(|| wrong("write KEY=VALUE".to_owned()))?;
+        set(key.trim(), value, opts).map_err(wrong)?;
     }
     Ok(())
 }
 
-fn set(
-    flag: &str,
-    key: &str,
-    value: &str,
-    opts: &mut BTreeMap<String, String>,
-) -> Result<(), UsageError> {
+fn set(key: &str, value: &str, opts: &mut BTreeMap<String, String>) -> Result<(), String> {
     let known = RESOURCES.iter().find(|(known, _)| *known == key);
     let Some((_, option)) = known else {
         let known: Vec<&str> = RESOURCES.iter().map(|(key, _)| *key).collect();
-        let problem = format!("unknown resource {key:?}: {} are known", known.join(", "));
-        return Err(UsageError::new(flag, value, problem));
+        return Err(format!(
+            "unknown resource {key:?}: {} are known",
+            known.join(", ")
+        ));
     };
     let value = match key {
         "memory" | "memory-swap" if value != "-1" => bytes(value)
-            .ok_or_else(|| UsageError::new(flag, value, "write a size like 2g".into()))?
+            .ok_or_else(|| "write a size like 2g".to_owned())?
             .to_string(),
+        "cpu-shares" | "cpu-period" if value.parse::<u64>().is_err() => {
+            return Err("write a number, 0 or more".to_owned());
+        }
+        "cpu-quota" if value.parse::<i64>().is_err() => {
+            return Err("write a number of microseconds".to_owned());
+        }
         _ => value.to_owned(),
     };
     opts.insert((*option).to_owned(), value);
+    Ok(())
+}
+
+/// Limits that the kernel has for a process.
+const ULIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// `NAME=SOFT[:HARD]`; several with commas between them, as one flag of docker's can hold too.
+fn check_ulimit(text: &str) -> Result<(), String> {
+    for one in text.split(',').filter(|one| !one.is_empty()) {
+        let form = || "write NAME=SOFT or NAME=SOFT:HARD, with numbers".to_owned();
+        let (name, limits) = one.split_once('=').ok_or_else(form)?;
+        if !ULIMITS.contains(&name) {
+            let known = ULIMITS.join(", ");
+            return Err(format!("unknown limit {name:?}: {known} are known"));
+        }
+        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+        let number = |text: &str| text.parse::<i64>().map_err(|_| form());
+        let (soft, hard) = (number(soft)?, number(hard)?);
+        if hard != -1 && (soft == -1 || soft > hard) {
+            return Err(format!(
+                "the first number, {soft}, is above the second, {hard}"
+            ));
+        }
+    }
     Ok(())
 }
 
