@@ -1,5 +1,7 @@
 use super::*;
-use crate::archive::{Layout, Variant, make_index, random_image, write_archive, write_layout};
+use crate::archive::{
+    Layout, NEVER, Variant, make_index, random_image, write_archive, write_layout,
+};
 use crate::digest::Digest;
 use crate::layer::{END, Header, padding};
 use crate::platform::Platform;
