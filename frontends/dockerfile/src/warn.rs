@@ -12,20 +12,22 @@ const MAX_SOURCE_BYTES: usize = 32 << 20;
 
 pub(crate) async fn warn(client: &BuildClient, file: &BuildFile, linter: &Linter) {
     let mut left = MAX_SOURCE_BYTES;
+    let mut lines = convert::MAX_LINES;
     for warning in linter.warnings() {
-        let ranges = convert::ranges(warning.location);
+        let ranges = convert::some_ranges(warning.location, &mut lines);
         let rule = warning.rule;
-        let mut told = file.warning(warning.short(), rule.description, rule.url, ranges);
-        if let Some(info) = &mut told.info {
-            match left.checked_sub(info.data.len()) {
-                Some(rest) => left = rest,
-                None => {
-                    info.data = Vec::new();
-                    info.definition = None;
-                }
-            }
-        }
+        let rest = left.checked_sub(file.map.data.len());
+        left = rest.unwrap_or(left);
+        let told = match rest {
+            Some(_) => file.warning(warning.short(), rule.description, rule.url, ranges),
+            None => file.short_warning(warning.short(), rule.description, rule.url, ranges),
+        };
         // A caller that takes no warnings must not fail for them.
+        let _ = client.gateway().warn(told).await;
+    }
+    if linter.more() > 0 {
+        let text = format!("{} more warnings are not shown", linter.more());
+        let told = file.short_warning(text, "", "", Vec::new());
         let _ = client.gateway().warn(told).await;
     }
 }

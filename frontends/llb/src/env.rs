@@ -1,21 +1,24 @@
 //! The environment of a state.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
 /// An ordered list of variables. Setting one again moves it to the end, as BuildKit's client
 /// does: the order enters the digest of every exec op.
 ///
-/// Each call takes about the same time however many variables there are: build files have
-/// thousands, and set and read them one by one.
+/// Each call takes about the same time however many variables there are, copying it as well: build files have
+/// thousands, set and read them one by one, and every step keeps those that it had.
 #[derive(Clone, Debug, Default)]
 pub struct Env {
     /// By place: names and values, oldest first.
-    places: BTreeMap<u64, (Arc<str>, String)>,
+    places: RedBlackTreeMapSync<u64, (Arc<str>, Arc<str>)>,
     /// The place of each name.
-    names: HashMap<Arc<str>, u64>,
+    names: HashTrieMapSync<Arc<str>, u64>,
     /// The place of the next variable.
     next: u64,
+    /// Bytes of all names and values.
+    bytes: usize,
 }
 
 impl Env {
@@ -26,17 +29,12 @@ impl Env {
     }
 
     /// Sets `key`, as the newest variable.
-    pub fn set(&mut self, key: impl Into<String>, value: impl Into<String>) {
-        let key = key.into();
-        let name = match self.names.remove_entry(key.as_str()) {
-            Some((name, place)) => {
-                self.places.remove(&place);
-                name
-            }
-            None => key.into(),
-        };
-        self.names.insert(Arc::clone(&name), self.next);
-        self.places.insert(self.next, (name, value.into()));
+    pub fn set(&mut self, key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) {
+        let (key, value) = (key.into(), value.into());
+        self.remove(&key);
+        self.bytes += key.len() + value.len();
+        self.names.insert_mut(Arc::clone(&key), self.next);
+        self.places.insert_mut(self.next, (key, value));
         self.next += 1;
     }
 
@@ -49,14 +47,24 @@ impl Env {
 
     /// Removes `key`.
     pub fn remove(&mut self, key: &str) {
-        if let Some(place) = self.names.remove(key) {
-            self.places.remove(&place);
+        let Some(place) = self.names.get(key).copied() else {
+            return;
+        };
+        if let Some((key, value)) = self.places.get(&place) {
+            self.bytes -= key.len() + value.len();
         }
+        self.names.remove_mut(key);
+        self.places.remove_mut(&place);
     }
 
     /// How many variables there are.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.places.size()
+    }
+
+    /// How many bytes all names and values have.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// True when there are none.
@@ -71,7 +79,7 @@ impl Env {
 
     /// Names and values, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.places.values().map(|(k, v)| (&**k, v.as_str()))
+        self.places.values().map(|(k, v)| (&**k, &**v))
     }
 
     /// `KEY=VALUE` strings, oldest first.
@@ -123,6 +131,8 @@ mod tests {
                 let want: Vec<(&str, &str)> = list.iter().map(|(k, v)| (&**k, &**v)).collect();
                 prop_assert_eq!(have, want);
                 prop_assert_eq!(env.len(), list.len());
+                let bytes: usize = list.iter().map(|(k, v)| k.len() + v.len()).sum();
+                prop_assert_eq!(env.bytes(), bytes);
                 for name in ["A", "B", "C", "D", "E"] {
                     let value = list.iter().find(|(known, _)| known == name);
                     prop_assert_eq!(env.get(name), value.map(|(_, value)| value.as_str()));

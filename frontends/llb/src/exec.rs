@@ -403,8 +403,8 @@ impl ExecSpec {
             meta: Some(pb::Meta {
                 args: self.args.clone(),
                 env: env.to_strings(),
-                cwd: meta.dir.clone(),
-                user: meta.user.clone(),
+                cwd: (*meta.dir).to_owned(),
+                user: (*meta.user).to_owned(),
                 proxy_env: self.proxy.clone(),
                 extra_hosts: meta.extra_hosts.clone(),
                 hostname: meta.hostname.clone(),

@@ -1,5 +1,7 @@
 //! File changes: the actions of a file op.
 
+use std::sync::Arc;
+
 use crate::state::Output;
 use crate::{State, path, pb};
 
@@ -220,7 +222,7 @@ impl FileActions {
     pub(crate) fn bind(self, base: &State) -> BoundActions {
         BoundActions {
             base: base.output.clone(),
-            dir: base.get_dir().to_owned(),
+            dir: Arc::clone(&base.meta.dir),
             actions: self.0,
         }
     }
@@ -229,7 +231,7 @@ impl FileActions {
 #[derive(Debug)]
 pub(crate) struct BoundActions {
     pub base: Option<Output>,
-    dir: String,
+    dir: Arc<str>,
     actions: Vec<Action>,
 }
 

@@ -71,6 +71,7 @@ pub mod quote;
 mod source;
 mod source_map;
 mod state;
+mod wire;
 
 pub use constraints::Constraints;
 pub use digest::{digest_of, encode_op};

@@ -197,7 +197,7 @@ impl Writer<'_> {
                     numbers.push(inputs.add(self.input(source)?).unwrap_or(-1));
                 }
                 let file_op = actions
-                    .to_op(base, &numbers, inputs.0.len() as i64)
+                    .to_op(base, &numbers, inputs.list.len() as i64)
                     .map_err(MarshalError::Incomplete)?;
                 op.op = Some(pb::op::Op::File(file_op));
             }
@@ -221,7 +221,7 @@ impl Writer<'_> {
             }
             VertexOp::Foreign(_) => {}
         }
-        op.inputs = inputs.0;
+        op.inputs = inputs.list;
         Ok(self.push(&op, metadata, &vertex.constraints))
     }
 
@@ -333,15 +333,21 @@ impl Writer<'_> {
 
 /// The inputs of an op under construction.
 #[derive(Default)]
-struct Inputs(Vec<pb::Input>);
+struct Inputs {
+    list: Vec<pb::Input>,
+    /// The numbers of those that may be shared: a command may have thousands of mounts.
+    numbers: HashMap<(String, i64), usize>,
+}
 
 impl Inputs {
     /// The number of an input, shared with an equal one.
     fn add(&mut self, input: Option<pb::Input>) -> Option<i64> {
         let input = input?;
-        let at = self.0.iter().position(|i| *i == input).unwrap_or_else(|| {
-            self.0.push(input);
-            self.0.len() - 1
+        let next = self.list.len();
+        let key = (input.digest.clone(), input.index);
+        let at = *self.numbers.entry(key).or_insert_with(|| {
+            self.list.push(input);
+            next
         });
         Some(at as i64)
     }
@@ -351,8 +357,8 @@ impl Inputs {
         match input {
             None => -1,
             Some(input) => {
-                self.0.push(input);
-                self.0.len() as i64 - 1
+                self.list.push(input);
+                self.list.len() as i64 - 1
             }
         }
     }

@@ -20,8 +20,8 @@ pub struct State {
 pub(crate) struct Meta {
     /// Shared: most steps change other settings, and some images have hundreds of variables.
     pub env: Arc<Env>,
-    pub dir: String,
-    pub user: String,
+    pub dir: Arc<str>,
+    pub user: Arc<str>,
     pub hostname: String,
     pub cgroup_parent: String,
     pub network: pb::NetMode,
@@ -36,8 +36,8 @@ impl Default for Meta {
     fn default() -> Self {
         Self {
             env: Arc::default(),
-            dir: "/".to_owned(),
-            user: String::new(),
+            dir: "/".into(),
+            user: "".into(),
             hostname: String::new(),
             cgroup_parent: String::new(),
             network: pb::NetMode::Unset,
@@ -185,10 +185,10 @@ impl State {
 
     /// Changes the working directory; relative to the current one.
     pub fn dir(&self, dir: &str) -> Self {
-        let dir = if dir.starts_with('/') {
-            dir.to_owned()
+        let dir: Arc<str> = if dir.starts_with('/') {
+            dir.into()
         } else {
-            path::join(&["/", &self.meta.dir, dir])
+            path::join(&["/", &self.meta.dir, dir]).into()
         };
         self.change(|meta| meta.dir = dir)
     }
@@ -200,7 +200,7 @@ impl State {
 
     /// The user of the next command.
     pub fn user(&self, user: &str) -> Self {
-        self.change(|meta| meta.user = user.to_owned())
+        self.change(|meta| meta.user = user.into())
     }
 
     /// The host name inside the next command.

@@ -210,6 +210,19 @@ fn is_zero(value: &i64) -> bool {
     *value == 0
 }
 
+impl History {
+    /// A step of a build file; with its time where one is given (seconds since 1970).
+    pub fn step(created_by: String, layer: bool, epoch: Option<i64>) -> Self {
+        Self {
+            created: epoch.map(rfc3339),
+            created_by,
+            comment: "buildkit.dockerfile.v0".to_owned(),
+            empty_layer: !layer,
+            ..Self::default()
+        }
+    }
+}
+
 impl Image {
     /// Reads a config.
     ///
@@ -304,13 +317,8 @@ impl Image {
 
     /// Adds a step to the history.
     pub fn commit(&mut self, created_by: String, layer: bool, epoch: Option<i64>) {
-        self.history.push(Arc::new(History {
-            created: epoch.map(rfc3339),
-            created_by,
-            comment: "buildkit.dockerfile.v0".to_owned(),
-            empty_layer: !layer,
-            ..History::default()
-        }));
+        self.history
+            .push(Arc::new(History::step(created_by, layer, epoch)));
     }
 }
 

@@ -1,9 +1,12 @@
 //! The ARGs before the first FROM, and the variables that every build has.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use gateway_llb::{Env, pb, platform};
+use rpds::{HashTrieMapSync, VectorSync};
 
+use super::budget::Budget;
 use crate::parse::expand::{ExpandError, Expander, Vars};
 use crate::parse::{Instruction, Kind, LineRange};
 
@@ -57,24 +60,37 @@ pub struct ArgInfo {
 }
 
 /// The ARGs of a stage with their last values, in the order in which each name was met first: as the history of commands
-/// lists them.
+/// lists them. Stages begin with those of the stage below: a copy shares them.
 #[derive(Clone, Debug, Default)]
 pub struct Declared {
-    list: Vec<(String, Option<String>)>,
-    places: HashMap<String, usize>,
+    list: VectorSync<(Arc<str>, Option<Arc<str>>)>,
+    places: HashTrieMapSync<Arc<str>, usize>,
 }
 
 impl Declared {
     /// Declares an ARG, or gives one that was declared another value.
-    pub fn set(&mut self, key: &str, value: Option<String>) {
-        let known = self.places.get(key).and_then(|&i| self.list.get_mut(i));
-        match known {
-            Some((_, old)) => *old = value,
+    pub fn set(&mut self, key: &str, value: Option<Arc<str>>) {
+        let known = self.places.get_key_value(key);
+        match known.map(|(name, place)| (Arc::clone(name), *place)) {
+            Some((name, place)) => {
+                self.list.set_mut(place, (name, value));
+            }
             None => {
-                self.places.insert(key.to_owned(), self.list.len());
-                self.list.push((key.to_owned(), value));
+                let name: Arc<str> = key.into();
+                self.places.insert_mut(Arc::clone(&name), self.list.len());
+                self.list.push_back_mut((name, value));
             }
         }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// True before the first.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
     }
 
     /// The value of an ARG, if it has one; `None` for what was not declared.
@@ -84,10 +100,10 @@ impl Declared {
     }
 
     /// Names and values.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, Option<&str>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.list
             .iter()
-            .map(|(key, value)| (key.as_str(), value.as_deref()))
+            .map(|(key, value)| (&**key, value.as_deref()))
     }
 }
 
@@ -95,25 +111,27 @@ impl Declared {
 ///
 /// # Errors
 /// A default that cannot be expanded, with its lines.
-pub fn global(
+pub(super) async fn global(
     mut env: Env,
     instructions: &[Instruction],
     rules: Expander,
     build_args: Option<&BTreeMap<String, String>>,
+    budget: &Budget,
 ) -> Result<(Env, BTreeMap<String, ArgInfo>), (ExpandError, LineRange)> {
     let mut all: BTreeMap<String, ArgInfo> = BTreeMap::new();
     for instruction in instructions {
         let Kind::Arg(pairs) = &instruction.kind else {
             continue;
         };
+        budget.turn().await;
         for pair in pairs {
             let given = build_args.and_then(|args| args.get(&pair.key));
             let mut needs = BTreeSet::new();
             let value = match (given, &pair.value) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => {
-                    let expanded = rules
-                        .expand(default, &env)
+                    let expanded = budget
+                        .expand(rules, default, &env)
                         .map_err(|e| (e, instruction.location))?;
                     needs = expanded.matched;
                     // A default that adds to itself needs what the one before needed.

@@ -17,15 +17,21 @@ use crate::parse::suggest::nearest;
 use crate::parse::{Instruction, Kind, LineRange};
 use gateway_frontend::conventions::reference::ImageRef;
 
+/// How many instructions of a ring are shown: each brings the whole file along. Of a longer ring those that close it.
+const MAX_RING_SHOWN: usize = 16;
+
 impl Converter<'_> {
     /// The rule InvalidDefaultArgInFrom: bases that are no reference without build args.
-    pub(super) fn check_default_bases(&self, automatic: &gateway_llb::Env) {
+    pub(super) async fn check_default_bases(&self, automatic: &gateway_llb::Env) {
         let instructions = &self.dockerfile.meta_args;
-        let Ok((env, _)) = args::global(automatic.clone(), instructions, self.rules, None) else {
+        let env = automatic.clone();
+        let global = args::global(env, instructions, self.rules, None, &self.budget);
+        let Ok((env, _)) = global.await else {
             return;
         };
         for stage in &self.dockerfile.stages {
-            let Ok(base) = self.rules.expand(&stage.base, &env) else {
+            self.budget.turn().await;
+            let Ok(base) = self.budget.expand(self.rules, &stage.base, &env) else {
                 return;
             };
             if ImageRef::parse(&base.value).is_err() {
@@ -37,29 +43,34 @@ impl Converter<'_> {
     }
 
     fn check_from_args(&self, unmatched: &BTreeSet<String>, stage: &crate::parse::Stage) {
-        let known: BTreeSet<&str> = self
-            .global
-            .keys()
-            .chain(self.global_args.keys().map(String::as_str))
-            .collect();
         for name in unmatched {
-            if known.contains(name.as_str()) {
+            if self.global.get(name).is_some() || self.global_args.contains_key(name) {
                 continue;
             }
-            let near = nearest(name, known.iter().copied());
+            let known = || {
+                let declared = self.global_args.keys().map(String::as_str);
+                self.global.keys().chain(declared).collect::<BTreeSet<_>>()
+            };
+            let bytes = 2 * self.global.bytes() + name.len();
+            let near = (self.budget.may_compare(bytes))
+                .then(|| nearest(name, known()))
+                .flatten();
             let finding = rules::undefined_arg_in_from(name, near);
             self.checks.found(stage.location, &stage.comments, finding);
         }
     }
 
     /// The stages of the file, with their bases and platforms expanded.
-    pub(super) fn collect_stages(&mut self) -> Result<(), Error> {
+    pub(super) async fn collect_stages(&mut self) -> Result<(), Error> {
         for (index, parsed) in self.dockerfile.stages.iter().enumerate() {
+            self.budget.turn().await;
             let lines = parsed.location;
-            let base = self.rules.expand(&parsed.base, &self.global).map_err(|e| {
+            let base = self.budget.expand(self.rules, &parsed.base, &self.global);
+            let base = base.map_err(|e| {
                 self.check_from_args(&e.unmatched, parsed);
                 self.at(Error::unknown(e.to_string()), lines)
             })?;
+            (self.budget.text(base.value.len())).map_err(|e| self.at(e, lines))?;
             self.check_from_args(&base.unmatched, parsed);
             if base.value.is_empty() {
                 let text = format!("base name ({}) should not be blank", parsed.base);
@@ -70,8 +81,8 @@ impl Converter<'_> {
                 name: parsed.name.clone(),
                 description: parsed.doc_comment.clone(),
                 parameters: Parameters {
-                    args: self.global_args.clone(),
-                    used: base.matched.clone(),
+                    global: Arc::clone(&self.global_args),
+                    in_from: base.matched,
                     ..Parameters::default()
                 },
                 code: parsed.code.clone(),
@@ -85,7 +96,7 @@ impl Converter<'_> {
                 show_platform: self.client.config().multi_platform,
                 ..Stage::new(base.value)
             };
-            stage.parameters.used.extend(of_platform);
+            stage.parameters.in_from.extend(of_platform);
             if let Some(name) = &parsed.name {
                 let platform = stage.platform.as_ref().unwrap_or(&self.target_platform);
                 stage.named = self.client.named_context(name, platform)?;
@@ -119,7 +130,8 @@ impl Converter<'_> {
             return Ok((None, BTreeSet::new()));
         };
         let lines = parsed.location;
-        let expanded = self.rules.expand(written, &self.global).map_err(|e| {
+        let expanded = self.budget.expand(self.rules, written, &self.global);
+        let expanded = expanded.map_err(|e| {
             self.check_from_args(&e.unmatched, parsed);
             let text = format!("failed to process arguments for platform : {e}");
             self.at(Error::unknown(text), lines)
@@ -185,11 +197,12 @@ impl Converter<'_> {
     }
 
     /// Finds the stages and images that instructions read.
-    pub(super) fn link_stages(&mut self) -> Result<(), Error> {
+    pub(super) async fn link_stages(&mut self) -> Result<(), Error> {
         for (index, parsed) in self.dockerfile.stages.iter().enumerate() {
             let mut commands = Vec::with_capacity(parsed.instructions.len());
             for instruction in &parsed.instructions {
-                commands.push(self.link(index, Arc::new(instruction.clone()), false)?);
+                self.budget.turn().await;
+                commands.push(self.link(index, Arc::clone(instruction), false)?);
             }
             if let Some(stage) = self.stages.get_mut(index) {
                 stage.commands = commands;
@@ -202,7 +215,7 @@ impl Converter<'_> {
                 name.unwrap_or_default()
             ));
             // The instruction that closes the ring is shown first: it is the innermost.
-            for line in lines.into_iter().rev() {
+            for line in lines.into_iter().rev().take(MAX_RING_SHOWN) {
                 error = self.at(error, line);
             }
             return Err(error);
@@ -254,7 +267,7 @@ impl Converter<'_> {
     }
 
     fn copy_source(&mut self, from: &str, lines: LineRange) -> Result<usize, Error> {
-        let plain = self.rules.expand(from, &NoVars);
+        let plain = self.budget.expand(self.rules, from, &NoVars);
         let plain = plain.map_err(|e| self.at(Error::unknown(e.to_string()), lines))?;
         if plain.value != from {
             return Err(self.at(Error::unknown("variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround"), lines));

@@ -1,5 +1,7 @@
 //! Instructions that only change the image's config: ENV, LABEL, ARG, CMD and their like.
 
+use std::sync::Arc;
+
 use gateway_api::Error;
 
 use super::args::ArgInfo;
@@ -23,10 +25,11 @@ impl Converter<'_> {
         let mut text = "ENV".to_owned();
         for (key, value) in pairs {
             text.push_str(&format!(" {key}={value}"));
+            stage.env_in_order &= !key.contains('=') && stage.state.get_env().get(&key).is_none();
             stage.state.set_env(&key, &value);
             stage.image.set_env(&key, &value);
         }
-        stage.image.commit(text, false, self.epoch);
+        self.commit(stage, text, false)?;
         Ok(())
     }
 
@@ -40,9 +43,9 @@ impl Converter<'_> {
         let mut text = "LABEL".to_owned();
         for (key, value) in pairs {
             text.push_str(&format!(" {key}={value}"));
-            stage.image.config.labels.insert(key, value);
+            stage.image.labels.insert_mut(key, value);
         }
-        stage.image.commit(text, false, self.epoch);
+        self.commit(stage, text, false)?;
         Ok(())
     }
 
@@ -84,6 +87,7 @@ impl Converter<'_> {
                 .filter(|_| !args::NOT_IN_ENV.contains(&key.as_str()))
             {
                 stage.state.set_env(key, value);
+                stage.env_in_order = false;
             }
             if !inherited {
                 let info = ArgInfo {
@@ -99,20 +103,18 @@ impl Converter<'_> {
                 Some(value) => format!("{key}={value}"),
                 None => key.clone(),
             });
-            stage.args.set(key, value);
+            stage.args.set(key, value.map(Arc::from));
         }
         let text = format!("ARG {}", texts.join(" "));
-        stage.image.commit(text, false, self.epoch);
+        self.commit(stage, text, false)?;
         Ok(())
     }
 
     pub(super) fn cmd(&mut self, stage: &mut Stage, line: &CommandLine) -> Result<(), Error> {
         let args = command(stage, line);
-        stage
-            .image
-            .commit(format!("CMD {}", quoted(&args)), false, self.epoch);
-        stage.image.config.cmd = args;
-        stage.image.config.args_escaped = true;
+        self.commit(stage, format!("CMD {}", quoted(&args)), false)?;
+        stage.image.cmd = args.into();
+        stage.image.args_escaped = true;
         stage.has_cmd = true;
         Ok(())
     }
@@ -124,11 +126,11 @@ impl Converter<'_> {
     ) -> Result<(), Error> {
         let args = command(stage, line);
         let text = format!("ENTRYPOINT {}", quoted(&args));
-        stage.image.commit(text, false, self.epoch);
-        stage.image.config.entrypoint = args;
+        self.commit(stage, text, false)?;
+        stage.image.entrypoint = args.into();
         // The base's arguments were meant for the base's entry point.
         if !stage.has_cmd {
-            stage.image.config.cmd.clear();
+            stage.image.cmd = Arc::default();
         }
         Ok(())
     }
@@ -147,29 +149,29 @@ impl Converter<'_> {
             duration(check.start_interval),
             check.retries
         );
-        stage.image.config.healthcheck = Some(Healthcheck {
+        stage.image.healthcheck = Some(Arc::new(Healthcheck {
             test: check.test.clone(),
             interval: check.interval,
             timeout: check.timeout,
             start_period: check.start_period,
             start_interval: check.start_interval,
             retries: check.retries.into(),
-        });
-        stage.image.commit(text, false, self.epoch);
+        }));
+        self.commit(stage, text, false)?;
         Ok(())
     }
 
     pub(super) fn shell(&mut self, stage: &mut Stage, shell: &[String]) -> Result<(), Error> {
         let text = format!("SHELL [{}]", shell.join(" "));
-        stage.image.commit(text, false, self.epoch);
-        stage.image.config.shell = shell.to_vec();
+        self.commit(stage, text, false)?;
+        stage.image.shell = shell.into();
         Ok(())
     }
 
     pub(super) fn maintainer(&mut self, stage: &mut Stage, name: &str) -> Result<(), Error> {
-        name.clone_into(&mut stage.image.author);
+        stage.image.author = name.into();
         let text = format!("MAINTAINER {name}");
-        stage.image.commit(text, false, self.epoch);
+        self.commit(stage, text, false)?;
         Ok(())
     }
 
@@ -186,11 +188,10 @@ impl Converter<'_> {
             ));
         }
         let text = format!("VOLUME [{}]", volumes.join(" "));
-        let entries = volumes
-            .into_iter()
-            .map(|volume| (volume, super::image::Empty {}));
-        stage.image.config.volumes.extend(entries);
-        stage.image.commit(text, false, self.epoch);
+        for volume in volumes {
+            stage.image.volumes.insert_mut(volume);
+        }
+        self.commit(stage, text, false)?;
         Ok(())
     }
 
@@ -205,8 +206,8 @@ impl Converter<'_> {
             return Err(Error::unknown(format!("invalid signal: {name}")));
         }
         let text = format!("STOPSIGNAL {name}");
-        stage.image.commit(text, false, self.epoch);
-        stage.image.config.stop_signal = name;
+        self.commit(stage, text, false)?;
+        stage.image.stop_signal = name.into();
         Ok(())
     }
 }
@@ -222,10 +223,10 @@ fn command(stage: &Stage, line: &CommandLine) -> Vec<String> {
 
 /// A command in shell form, with the shell of the image in front.
 pub(super) fn with_shell(stage: &Stage, args: &[String]) -> Vec<String> {
-    let shell = &stage.image.config.shell;
+    let shell = &stage.image.shell;
     let mut out = if !shell.is_empty() {
-        shell.clone()
-    } else if stage.image.os == "windows" {
+        shell.to_vec()
+    } else if stage.image.os() == "windows" {
         ["cmd", "/S", "/C"].map(str::to_owned).to_vec()
     } else {
         ["/bin/sh", "-c"].map(str::to_owned).to_vec()

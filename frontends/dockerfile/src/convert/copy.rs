@@ -197,12 +197,19 @@ impl Converter<'_> {
         let platform = stage.platform.clone().unwrap_or_default();
         let name = stage.step_name(&text, Some(&platform), Some(&env));
 
+        self.budget.steps(1 + request.inline.len())?;
+        // Each source is an action with all that the instruction says.
+        let excludes: usize = request.exclude.iter().map(String::len).sum();
+        let each = 64 + dest.len() + excludes;
         let mut actions = FileActions::new();
         for source in &request.sources {
+            let names = if is_http(source) { name.len() } else { 0 };
+            self.budget.text(each + names)?;
             actions =
                 self.copy_one(actions, instruction, request, source, &dest, &common, &name)?;
         }
         for (file, content) in &request.inline {
+            self.budget.text(each)?;
             let data = Mkfile {
                 mode: 0o644,
                 data: content.clone().into_bytes(),
@@ -240,7 +247,7 @@ impl Converter<'_> {
             stage.state.file(actions, constraints)
         };
         let text = history(request);
-        stage.image.commit(text, true, self.epoch);
+        self.commit(stage, text, true)?;
         Ok(())
     }
 
@@ -333,7 +340,11 @@ impl Converter<'_> {
     /// while what is in it is not.
     fn check_ignored(&self, instruction: &Instruction, request: &Request, source: &str) {
         let matcher = &self.ignore;
-        if !request.from_context || matcher.is_empty() || matcher.has_exceptions() {
+        if !request.from_context || matcher.is_empty() {
+            return;
+        }
+        let parts = 1 + source.matches('/').count();
+        if !self.budget.may_match(matcher.len(), parts) || matcher.has_exceptions() {
             return;
         }
         let source = path::clean(source);

@@ -1,16 +1,16 @@
 //! The instructions of the needed stages, one after the other.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use gateway_api::Error;
 use gateway_llb::{Env, FileActions, Mkdir, Owner, State};
 
-use super::names::{expanded, uppercase_first};
+use super::names::uppercase_first;
 use super::stage::{Command, Stage};
-use super::{Converter, MAX_COMPARED, args, image, paths};
+use super::{Converter, args, image, paths};
 use crate::lint::rules;
-use crate::parse::expand::Expander;
+use crate::parse::expand::{Expander, Vars};
 use crate::parse::suggest::nearest;
 use crate::parse::{Instruction, Kind};
 use gateway_frontend::conventions::ignore;
@@ -38,7 +38,7 @@ impl Converter<'_> {
             if stage.dispatched {
                 continue;
             }
-            self.dispatch_stage(index)?;
+            self.dispatch_stage(index).await?;
         }
         if let Some(stage) = self.stages.get(target) {
             stage.use_path("/");
@@ -46,7 +46,7 @@ impl Converter<'_> {
         Ok(())
     }
 
-    fn dispatch_stage(&mut self, index: usize) -> Result<(), Error> {
+    async fn dispatch_stage(&mut self, index: usize) -> Result<(), Error> {
         self.stages.inherit(index);
         let Some(place) = self.stages.get_mut(index) else {
             return Ok(());
@@ -54,9 +54,12 @@ impl Converter<'_> {
         // No instruction reads its own stage: that would be a ring. A trigger may: see `state_of`.
         self.current = index;
         let mut stage = std::mem::replace(place, Stage::new(String::new()));
-        self.begin_stage(&mut stage)?;
+        let location = stage.location.unwrap_or_default();
+        self.begin_stage(&mut stage)
+            .map_err(|e| self.at(e, location))?;
         let commands = stage.commands.clone();
         for command in &commands {
+            self.budget.turn().await;
             self.dispatch(&mut stage, command)
                 .map_err(|e| self.at(e, command.instruction.location))?;
         }
@@ -72,25 +75,29 @@ impl Converter<'_> {
             .platform
             .get_or_insert_with(|| self.target_platform.clone())
             .clone();
-        let has_path = stage.image.env().any(|(key, _)| key == "PATH");
-        if !has_path && platform.os != "windows" {
-            let entry = format!("PATH={}", image::DEFAULT_PATH);
-            stage.image.config.env.push(entry);
+        if !stage.image.has_env("PATH") && platform.os != "windows" {
+            stage.image.set_env("PATH", image::DEFAULT_PATH);
+            stage.env_in_order = false;
         }
-        let mut state = stage.state.envs(stage.image.env());
+        let mut state = stage.state.clone();
+        if !stage.env_in_order {
+            self.budget.pass_on(stage.image.env_len())?;
+            state = state.envs(stage.image.env());
+            stage.env_in_order = true;
+        }
         let config = self.client.config();
         if !config.hostname.is_empty() {
             state = state.hostname(&config.hostname);
         }
-        let dir = stage.image.config.working_dir.clone();
+        let dir = Arc::clone(&stage.image.working_dir);
         if !dir.is_empty() {
             // Below itself, which only matters for a relative one (observed).
             let dir = workdir_below(&dir, &dir, stage.os())?;
             state = state.dir(&dir);
-            stage.image.config.working_dir = paths::for_config(&dir, stage.os());
+            stage.image.working_dir = paths::for_config(&dir, stage.os()).into();
         }
-        if !stage.image.config.user.is_empty() {
-            state = state.user(&stage.image.config.user);
+        if !stage.image.user.is_empty() {
+            state = state.user(&stage.image.user);
         }
         stage.state = state.network(config.network);
         Ok(())
@@ -108,7 +115,10 @@ impl Converter<'_> {
     fn dispatch(&mut self, stage: &mut Stage, command: &Command) -> Result<(), Error> {
         stage.in_trigger = command.is_trigger;
         let instruction = &*command.instruction;
-        let has_shell = !stage.image.config.shell.is_empty();
+        // What it becomes names each of its lines.
+        let lines = instruction.location.lines().len();
+        self.budget.text(lines * size_of::<gateway_llb::pb::Range>())?;
+        let has_shell = !stage.image.shell.is_empty();
         let done = self.dispatch_kind(stage, command);
         // What is wrong with its variables comes first, and where they cannot be expanded, alone (observed).
         let expanded = !matches!(&done, Err(error) if error.message.starts_with(UNEXPANDED));
@@ -139,7 +149,7 @@ impl Converter<'_> {
             Kind::Shell(shell) => self.shell(stage, shell),
             Kind::Maintainer(name) => self.maintainer(stage, name),
             Kind::Onbuild(onbuild) => {
-                stage.image.config.on_build.push(onbuild.expression.clone());
+                (stage.image.on_build).push_back_mut(onbuild.expression.clone());
                 Ok(())
             }
         }
@@ -163,7 +173,7 @@ impl Converter<'_> {
         word: &str,
     ) -> Result<String, Error> {
         let env = stage.state.get_env();
-        let done = rules.expand(word, env);
+        let done = self.budget.expand(rules, word, env);
         let unmatched = match &done {
             Ok(done) => &done.unmatched,
             Err(error) => &error.unmatched,
@@ -173,16 +183,39 @@ impl Converter<'_> {
             if declared || args::NOT_IN_ENV.contains(&name.as_str()) {
                 continue;
             }
-            let compared = self.compared.fetch_add(env.len(), Ordering::Relaxed);
-            let near = (compared < MAX_COMPARED).then(|| nearest(name, env.keys()));
+            let may = self.budget.may_compare(env.bytes() + name.len());
+            let near = may.then(|| nearest(name, env.keys()));
             let finding = rules::undefined_var(name, near.flatten());
             self.checks
                 .found(instruction.location, &instruction.comments, finding);
         }
         match done {
-            Ok(done) => Ok(done.value),
+            Ok(done) => {
+                self.budget.text(done.value.len())?;
+                Ok(done.value)
+            }
             Err(error) => Err(Error::unknown(error.to_string())),
         }
+    }
+
+    /// The code of an instruction with its variables, as names of steps show it; as written when that fails.
+    pub(super) fn shown<V: Vars + ?Sized>(&self, rules: Expander, code: &str, vars: &V) -> String {
+        match self.budget.expand(rules, code, vars) {
+            Ok(done) if self.budget.text(done.value.len()).is_ok() => done.value,
+            _ => code.to_owned(),
+        }
+    }
+
+    /// Adds a step to the history of a stage.
+    pub(super) fn commit(
+        &self,
+        stage: &mut Stage,
+        created_by: String,
+        layer: bool,
+    ) -> Result<(), Error> {
+        self.budget.text(created_by.len())?;
+        stage.image.commit(created_by, layer, self.epoch);
+        Ok(())
     }
 
     pub(super) fn expand_all(
@@ -199,7 +232,7 @@ impl Converter<'_> {
 
     /// The name of a step that changes files.
     pub(super) fn file_step_text(&self, instruction: &Instruction, env: &Env) -> String {
-        uppercase_first(&expanded(self.rules, instruction.code(), env))
+        uppercase_first(&self.shown(self.rules, instruction.code(), env))
     }
 
     fn workdir(
@@ -213,14 +246,15 @@ impl Converter<'_> {
         self.checks
             .with(|linter| checks.workdir(instruction, &dir, stage.os(), linter));
         stage.checks = checks;
-        let absolute = workdir_below(&stage.image.config.working_dir, &dir, stage.os())?;
+        let absolute = workdir_below(&stage.image.working_dir, &dir, stage.os())?;
         stage.state = stage.state.dir(&absolute);
-        stage.image.config.working_dir = paths::for_config(&absolute, stage.os());
+        stage.image.working_dir = paths::for_config(&absolute, stage.os()).into();
         let makes = absolute != "/";
         // `WORKDIR /` is counted among the steps, but there is none to show.
         if makes {
+            self.budget.steps(1)?;
             stage.count_step();
-            let user = &stage.image.config.user;
+            let user = &stage.image.user;
             let options = Mkdir {
                 mode: 0o755,
                 parents: true,
@@ -234,9 +268,7 @@ impl Converter<'_> {
             let actions = FileActions::new().mkdir(&absolute, options);
             stage.state = stage.state.file(actions, constraints);
         }
-        stage
-            .image
-            .commit(format!("WORKDIR {absolute}"), makes, self.epoch);
+        self.commit(stage, format!("WORKDIR {absolute}"), makes)?;
         Ok(())
     }
 
@@ -248,10 +280,8 @@ impl Converter<'_> {
     ) -> Result<(), Error> {
         let user = self.expand(stage, instruction, user)?;
         stage.state = stage.state.user(&user);
-        stage
-            .image
-            .commit(format!("USER {user}"), false, self.epoch);
-        stage.image.config.user = user;
+        self.commit(stage, format!("USER {user}"), false)?;
+        stage.image.user = user.into();
         Ok(())
     }
 }

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use gateway_api::Error;
 
 use super::Converter;
-use super::image::Empty;
 use super::stage::Stage;
 use crate::lint::rules;
 use crate::parse::Instruction;
@@ -28,18 +27,18 @@ impl Converter<'_> {
     ) -> Result<(), Error> {
         let mut ports = Vec::new();
         for word in words {
-            let done = self
-                .rules
-                .expand(word, stage.state.get_env())
-                .map_err(|e| Error::unknown(e.to_string()))?;
+            let done = self.budget.expand(self.rules, word, stage.state.get_env());
+            let done = done.map_err(|e| Error::unknown(e.to_string()))?;
+            self.budget.text(done.value.len())?;
             for text in &done.words {
                 ports.extend(self.ports(instruction, text).map_err(Error::unknown)?);
             }
         }
         let text = format!("EXPOSE [{}]", ports.join(" "));
-        let entries = ports.into_iter().map(|port| (port, Empty {}));
-        stage.image.config.exposed_ports.extend(entries);
-        stage.image.commit(text, false, self.epoch);
+        for port in ports {
+            stage.image.exposed_ports.insert_mut(port);
+        }
+        self.commit(stage, text, false)?;
         Ok(())
     }
 

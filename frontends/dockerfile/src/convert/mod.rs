@@ -5,12 +5,14 @@
 //! those stages in file order (`dispatch` and its kin). What is not needed is not touched.
 
 pub mod args;
+mod budget;
 pub mod checks;
 mod collect;
 mod config;
 mod copy;
 mod copy_words;
 mod dispatch;
+pub mod draft;
 mod epoch;
 mod expose;
 mod mounts;
@@ -22,7 +24,7 @@ mod signal;
 pub mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicUsize;
+use std::sync::Arc;
 
 use gateway_api::{Detail, Error, SourceLocation};
 use gateway_llb::{Constraints, Env, Slot, State, pb};
@@ -36,6 +38,7 @@ use gateway_frontend::conventions::{BuildClient, BuildFile, PendingLocal, ignore
 pub(crate) use paths::is_absolute;
 
 use args::ArgInfo;
+use budget::Budget;
 use checks::Checks;
 pub use gateway_frontend::image_config as image;
 
@@ -92,7 +95,7 @@ pub(crate) struct Converter<'a> {
     rules: Expander,
     build_args: BTreeMap<String, String>,
     global: Env,
-    global_args: BTreeMap<String, ArgInfo>,
+    global_args: Arc<BTreeMap<String, ArgInfo>>,
     proxy: Option<pb::ProxyEnv>,
     epoch: Option<i64>,
 
@@ -104,31 +107,26 @@ pub(crate) struct Converter<'a> {
     groups: usize,
     /// The stage whose instructions are being converted.
     current: usize,
-    /// How many variables mistaken names were compared with.
-    compared: AtomicUsize,
+    budget: Budget,
 }
-
-/// How many variables mistaken names are compared with, in all: a thousand mistakes where there are a thousand variables
-/// get their hints. Without an end a generated file of 100 kB would be compared for seconds.
-const MAX_COMPARED: usize = 1 << 20;
 
 /// Converts a Dockerfile.
 ///
 /// # Errors
 /// Mistakes in the file with their lines, and what the gateway says.
 pub async fn convert(request: Request<'_>) -> Result<Converted, Error> {
-    let mut converter = Converter::new(request)?;
+    let mut converter = Converter::new(request).await?;
     converter.resolve_epoch().await?;
-    converter.collect_stages()?;
+    converter.collect_stages().await?;
     let target = converter.find_target()?;
-    converter.link_stages()?;
+    converter.link_stages().await?;
     let reachable = converter.resolve_stages(target).await?;
     converter.dispatch_stages(&reachable, target).await?;
     converter.finish(target).await
 }
 
 impl<'a> Converter<'a> {
-    fn new(request: Request<'a>) -> Result<Self, Error> {
+    async fn new(request: Request<'a>) -> Result<Self, Error> {
         let config = request.client.config();
         let build = config.build_platforms.first().cloned().unwrap_or_default();
         let target_platform = request.platform.clone().unwrap_or_else(|| build.clone());
@@ -152,7 +150,7 @@ impl<'a> Converter<'a> {
             rules,
             build_args: config.build_args.clone(),
             global: Env::default(),
-            global_args: BTreeMap::new(),
+            global_args: Arc::default(),
             proxy: args::proxy(&config.build_args),
             epoch: None,
             stages: Stages::default(),
@@ -162,15 +160,17 @@ impl<'a> Converter<'a> {
             ignore: ignore::Matcher::default(),
             groups: 0,
             current: usize::MAX,
-            compared: AtomicUsize::new(0),
+            budget: Budget::default(),
         };
-        converter.check_default_bases(&automatic);
+        converter.check_default_bases(&automatic).await;
         let instructions = &converter.dockerfile.meta_args;
+        let given = Some(&converter.build_args);
         let (global, all) =
-            args::global(automatic, instructions, rules, Some(&converter.build_args))
+            args::global(automatic, instructions, rules, given, &converter.budget)
+                .await
                 .map_err(|(e, lines)| converter.at(Error::unknown(e.to_string()), lines))?;
         converter.global = global;
-        converter.global_args = all;
+        converter.global_args = Arc::new(all);
         Ok(converter)
     }
 
@@ -207,8 +207,7 @@ impl<'a> Converter<'a> {
 
     /// A message with the stage name that may have been meant.
     fn hint(&self, message: String, word: &str) -> String {
-        let names = self.stages.shown_names();
-        crate::parse::suggest::with_hint(message, word, names.iter().map(String::as_str))
+        crate::parse::suggest::with_hint(message, word, self.stages.shown_names())
     }
 
     /// What ARGs ask to be scanned: the context of the target, and stages it is built from.
@@ -216,6 +215,9 @@ impl<'a> Converter<'a> {
         let [context, stages] = args::NOT_IN_ENV;
         let mut found = BTreeMap::new();
         let mut ignores_cache = false;
+        if self.client.config().sbom.is_none() {
+            return (found, ignores_cache);
+        }
         for index in self.stages.reachable(target) {
             let Some(stage) = self.stages.get(index) else {
                 continue;
@@ -257,7 +259,7 @@ impl<'a> Converter<'a> {
         let Some(stage) = self.stages.get_mut(target) else {
             return Err(Error::unknown("dockerfile contains no stages to build"));
         };
-        let image = &mut stage.image;
+        let mut image = stage.image.to_image();
         image.config.labels.extend(labels);
         if !implicit {
             let same = image.os == platform.os && image.architecture == platform.architecture;
@@ -276,7 +278,7 @@ impl<'a> Converter<'a> {
         let normal = gateway_llb::platform::normalize(&image.platform());
         image.set_platform(&normal);
         let ignores_cache = stage.no_cache;
-        let (state, image) = (stage.state.clone(), stage.image.clone());
+        let state = stage.state.clone();
         let base_image = stage.base_image.clone();
         let (scanned, stage_ignores_cache) = self.scanned(target);
         Ok(Converted {
@@ -305,17 +307,34 @@ pub fn locate(file: &BuildFile, mut error: Error, lines: LineRange) -> Error {
     error
 }
 
+/// How many lines the places of one answer may name one by one: an instruction may have as many lines as findings or
+/// variables. Places beyond name the first and the last of their lines.
+pub const MAX_LINES: usize = 1 << 20;
+
+/// [`ranges`], as long as there are lines left.
+pub fn some_ranges(lines: LineRange, left: &mut usize) -> Vec<pb::Range> {
+    match left.checked_sub(lines.lines().len()) {
+        Some(rest) => {
+            *left = rest;
+            ranges(lines)
+        }
+        None => vec![range(lines)],
+    }
+}
+
 /// Lines as they travel: one range for each.
 pub fn ranges(lines: LineRange) -> Vec<pb::Range> {
+    lines.lines().map(LineRange::line).map(range).collect()
+}
+
+/// Lines as one range.
+fn range(lines: LineRange) -> pb::Range {
     let position = |line: u32| pb::Position {
         line: i32::try_from(line).unwrap_or(i32::MAX),
         character: 0,
     };
-    lines
-        .lines()
-        .map(|line| pb::Range {
-            start: Some(position(line)),
-            end: Some(position(line)),
-        })
-        .collect()
+    pb::Range {
+        start: Some(position(lines.start)),
+        end: Some(position(lines.end)),
+    }
 }

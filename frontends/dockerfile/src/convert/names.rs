@@ -3,7 +3,6 @@
 use gateway_llb::{Env, pb, platform};
 
 use super::stage::Stage;
-use crate::parse::expand::{Expander, Vars};
 
 impl Stage {
     /// Takes the next number of the stage.
@@ -46,31 +45,21 @@ impl Stage {
 
 /// The target platform that a stage's variables tell of.
 fn target_platform(env: &Env) -> Option<pb::Platform> {
-    let mut found = pb::Platform::default();
-    let mut any = false;
-    for (key, value) in env.iter() {
-        match key {
-            "TARGETPLATFORM" => {
-                if let Ok(parsed) = platform::parse(value) {
-                    return Some(parsed);
-                }
-            }
-            "TARGETOS" => {
-                value.clone_into(&mut found.os);
-                any = true;
-            }
-            "TARGETARCH" => {
-                value.clone_into(&mut found.architecture);
-                any = true;
-            }
-            "TARGETVARIANT" => {
-                value.clone_into(&mut found.variant);
-                any = true;
-            }
-            _ => {}
-        }
+    let whole = env.get("TARGETPLATFORM");
+    if let Some(Ok(parsed)) = whole.map(platform::parse) {
+        return Some(parsed);
     }
-    any.then_some(found)
+    let parts = ["TARGETOS", "TARGETARCH", "TARGETVARIANT"].map(|key| env.get(key));
+    if parts.iter().all(Option::is_none) {
+        return None;
+    }
+    let [os, architecture, variant] = parts.map(|part| part.unwrap_or_default().to_owned());
+    Some(pb::Platform {
+        os,
+        architecture,
+        variant,
+        ..pb::Platform::default()
+    })
 }
 
 /// `->arch` when a step for one platform is run on another.
@@ -92,14 +81,6 @@ fn arrow(base: &pb::Platform, mut target: pb::Platform) -> String {
         format!("->{}", target.architecture)
     } else {
         format!("->{}/{}", target.architecture, target.variant)
-    }
-}
-
-/// The code of an instruction with its variables; as written when that fails.
-pub fn expanded<V: Vars + ?Sized>(rules: Expander, code: &str, vars: &V) -> String {
-    match rules.expand(code, vars) {
-        Ok(done) => done.value,
-        Err(_) => code.to_owned(),
     }
 }
 

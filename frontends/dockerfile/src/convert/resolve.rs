@@ -22,6 +22,10 @@ const COMMON_IMAGES: [&str; 7] = [
     "alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora",
 ];
 
+/// How many bases are asked for at once: enough that none waits in an honest file, and not a question for each line of
+/// one that names a hundred thousand.
+const AT_ONCE: usize = 128;
+
 /// What a stage begins with.
 struct Base {
     base_name: String,
@@ -39,27 +43,34 @@ struct Base {
 impl Converter<'_> {
     /// Resolves the bases of all that `target` needs, triggers included.
     pub(super) async fn resolve_stages(&mut self, target: usize) -> Result<BTreeSet<usize>, Error> {
-        loop {
-            let reachable = self.stages.reachable(target);
-            self.resolve_bases(&reachable).await?;
-            let mut grown = false;
-            for index in &reachable {
-                self.stages.inherit(*index);
-                grown |= self.take_triggers(*index)?;
+        let mut reachable = BTreeSet::new();
+        let mut waiting = vec![target];
+        let mut first = true;
+        while !waiting.is_empty() {
+            let new = self.stages.reach(std::mem::take(&mut waiting), &mut reachable);
+            // What is not needed must be good references.
+            let mut bases: Vec<usize> = new.iter().copied().collect();
+            if std::mem::take(&mut first) {
+                bases = (0..self.stages.len()).collect();
             }
-            if !grown {
-                return Ok(reachable);
+            self.resolve_bases(&bases, &reachable).await?;
+            for index in new {
+                self.budget.turn().await;
+                self.stages.inherit(index);
+                waiting.extend(self.take_triggers(index)?);
             }
         }
+        Ok(reachable)
     }
 
-    /// Puts the triggers of the base in front of a stage's instructions. True when they read
-    /// stages or images that were not needed before.
-    fn take_triggers(&mut self, index: usize) -> Result<bool, Error> {
+    /// Puts the triggers of the base in front of a stage's instructions, and tells which stages
+    /// and images they read.
+    fn take_triggers(&mut self, index: usize) -> Result<Vec<usize>, Error> {
         let Some(stage) = self.stages.get_mut(index) else {
-            return Ok(false);
+            return Ok(Vec::new());
         };
-        let mut triggers = std::mem::take(&mut stage.image.config.on_build);
+        let triggers = std::mem::take(&mut stage.image.on_build);
+        let mut triggers: Vec<String> = triggers.iter().cloned().collect();
         let location = stage.location.unwrap_or_default();
         if let (Some(base), false) = (stage.base, stage.took_triggers) {
             stage.took_triggers = true;
@@ -70,13 +81,16 @@ impl Converter<'_> {
                 }
             }
         }
-        let mut grown = false;
+        let mut read = Vec::new();
         let mut commands = Vec::with_capacity(triggers.len());
         for trigger in &triggers {
+            self.budget
+                .text(trigger.len())
+                .map_err(|e| self.at(e, location))?;
             let instruction = parse_onbuild_trigger(trigger, location)
                 .map_err(|e| self.at(Error::unknown(e.message), location))?;
             let command = self.link(index, Arc::new(instruction), true)?;
-            grown |= !command.sources.is_empty();
+            read.extend(&command.sources);
             commands.push(command);
         }
         if let Some(stage) = self.stages.get_mut(index) {
@@ -84,17 +98,30 @@ impl Converter<'_> {
             commands.append(&mut stage.commands);
             stage.commands = commands;
         }
-        Ok(grown)
+        Ok(read)
     }
 
-    async fn resolve_bases(&mut self, reachable: &BTreeSet<usize>) -> Result<(), Error> {
+    async fn resolve_bases(
+        &mut self,
+        stages: &[usize],
+        reachable: &BTreeSet<usize>,
+    ) -> Result<(), Error> {
         let mut waiting = Vec::new();
-        for (index, stage) in self.stages.iter().enumerate() {
-            let needed = self.all_stages || reachable.contains(&index);
-            if stage.base.is_none() && !stage.dispatched && !stage.resolved {
-                waiting.push((index, needed));
+        for index in stages {
+            let needed = self.all_stages || reachable.contains(index);
+            let stage = self.stages.get(*index);
+            if stage.is_some_and(|s| s.base.is_none() && !s.dispatched && !s.resolved) {
+                waiting.push((*index, needed));
             }
         }
+        for some in waiting.chunks(AT_ONCE) {
+            self.budget.turn().await;
+            self.resolve_some(some).await?;
+        }
+        Ok(())
+    }
+
+    async fn resolve_some(&mut self, waiting: &[(usize, bool)]) -> Result<(), Error> {
         let this = &*self;
         let bases = try_join_all(waiting.iter().map(|(index, needed)| async move {
             let Some(stage) = this.stages.get(*index) else {
@@ -124,7 +151,7 @@ impl Converter<'_> {
         stage.state = base.state;
         stage.dispatched = base.complete || stage.is_image;
         stage.base_name = base.base_name;
-        stage.image = base.image;
+        stage.image = base.image.into();
         stage.base_image = base.base_image;
         if let Some(platform) = base.pull {
             stage.count_step();
@@ -280,12 +307,10 @@ impl Converter<'_> {
     /// An image that is not there may be a mistyped stage.
     fn unresolved(&self, error: Error, name: &str) -> Error {
         let mut error = error.context(name);
-        let mut options = self.stages.shown_names();
-        for image in COMMON_IMAGES {
-            options.push(image.to_owned());
-            options.push(format!("{image}:latest"));
-        }
-        error.message = with_hint(error.message, name, options.iter().map(String::as_str));
+        let latest = COMMON_IMAGES.map(|image| format!("{image}:latest"));
+        let images = COMMON_IMAGES.iter().zip(&latest);
+        let images = images.flat_map(|(image, latest)| [*image, latest.as_str()]);
+        error.message = with_hint(error.message, name, self.stages.shown_names().chain(images));
         error
     }
 }

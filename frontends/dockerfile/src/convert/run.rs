@@ -8,7 +8,7 @@ use gateway_llb::{Constraints, Env, FileActions, Mkfile, Mount, Run, State, caps
 use super::Converter;
 use super::args::Declared;
 use super::config::with_shell;
-use super::names::{expanded, heredoc_summary, uppercase_first};
+use super::names::{heredoc_summary, uppercase_first};
 use super::stage::{Command, Stage};
 use crate::parse::expand::Expander;
 use crate::parse::{self, CommandLine, Network, Security};
@@ -36,6 +36,9 @@ impl Converter<'_> {
         let lines = instruction.location;
         // A command can read any file.
         stage.use_path("/");
+        // It is told all variables, and its history all ARGs.
+        self.budget.steps(1)?;
+        self.budget.text(stage.state.get_env().bytes())?;
 
         let script = script(stage, &run.command);
         let args = if run.command.shell_form {
@@ -84,7 +87,7 @@ impl Converter<'_> {
             skip_unset: true,
             ..self.rules
         };
-        let text = uppercase_first(&expanded(rules, &code, &*shown));
+        let text = uppercase_first(&self.shown(rules, &code, &*shown));
         stage.count_step();
         let name = stage.step_name(&text, stage.state.get_platform(), Some(env));
         let mut constraints = self
@@ -103,7 +106,7 @@ impl Converter<'_> {
 
         stage.state = step.with(constraints).root();
         let text = history(&args, &stage.args, env);
-        stage.image.commit(text, true, self.epoch);
+        self.commit(stage, text, true)?;
         Ok(())
     }
 
@@ -159,7 +162,7 @@ fn script(stage: &Stage, line: &CommandLine) -> Script {
     }
     let body = first.chomped();
     let summary = Some(heredoc_summary(&first.content));
-    if stage.image.os == "windows" || !body.starts_with("#!") {
+    if stage.image.os() == "windows" || !body.starts_with("#!") {
         return Script {
             args: vec![body],
             summary,
@@ -222,11 +225,10 @@ fn is_one_word(text: &str) -> bool {
 /// What the history says of a command: its ARGs, then its arguments.
 fn history(args: &[String], declared: &Declared, env: &Env) -> String {
     let mut words = Vec::new();
-    let values = declared.iter();
-    if values.len() > 0 {
-        words.push(format!("|{}", values.len()));
+    if !declared.is_empty() {
+        words.push(format!("|{}", declared.len()));
     }
-    words.extend(values.map(|(key, value)| {
+    words.extend(declared.iter().map(|(key, value)| {
         let value = env.get(key).or(value).unwrap_or_default();
         format!("{key}={value}")
     }));
@@ -253,9 +255,9 @@ mod tests {
         let mut env = Env::default();
         env.set("A", "2");
         let mut declared = Declared::default();
-        declared.set("A", Some("1".to_owned()));
+        declared.set("A", Some("1".into()));
         declared.set("B", None);
-        declared.set("A", Some("2".to_owned()));
+        declared.set("A", Some("2".into()));
         let args = ["sh".to_owned(), "-c".to_owned()];
         assert_eq!(
             history(&args, &declared, &env),

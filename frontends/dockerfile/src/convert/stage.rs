@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use gateway_llb::{State, pb};
 
 use super::args::{ArgInfo, Declared};
+use super::draft::Draft;
 use super::image::Image;
 use crate::lint::StageChecks;
 use crate::parse::{Instruction, LineRange};
@@ -46,7 +47,9 @@ pub struct Stage {
     /// Files and settings so far.
     pub state: State,
     /// The image so far.
-    pub image: Image,
+    pub image: Draft,
+    /// The image's variables are the newest of the state, in the same order.
+    pub env_in_order: bool,
     /// The image that it began as.
     pub base_image: Option<Image>,
     /// What can be set from outside, for outlines.
@@ -84,9 +87,13 @@ pub struct Stage {
 /// What a build of a stage can be given.
 #[derive(Clone, Debug, Default)]
 pub struct Parameters {
-    /// All ARGs that are known, used or not.
+    /// The ARGs before the first FROM, used or not.
+    pub global: Arc<BTreeMap<String, ArgInfo>>,
+    /// The ARGs of the stage itself.
     pub args: BTreeMap<String, ArgInfo>,
-    /// The names that are used.
+    /// The names that FROM uses; those of the stages below count for this one, too.
+    pub in_from: BTreeSet<String>,
+    /// The names that its instructions use.
     pub used: BTreeSet<String>,
     /// Secrets: where they are first used, and whether they must be given.
     pub secrets: BTreeMap<String, (LineRange, bool)>,
@@ -133,7 +140,8 @@ impl Stage {
             commands: Vec::new(),
             paths: Paths::default(),
             state: State::scratch(),
-            image: Image::default(),
+            image: Draft::default(),
+            env_in_order: false,
             base_image: None,
             args: Declared::default(),
             parameters: Parameters::default(),
@@ -172,13 +180,12 @@ impl Stage {
         self.state = base.state.clone();
         self.platform.clone_from(&base.platform);
         self.image = base.image.clone();
-        self.image.config.on_build.clear();
+        self.image.on_build = rpds::VectorSync::default();
+        self.env_in_order = base.env_in_order;
         self.base_image.clone_from(&base.base_image);
         self.paths = Arc::clone(&base.paths);
         self.checks = StageChecks::on(&base.checks);
-        for (key, value) in base.args.iter() {
-            self.args.set(key, value.map(str::to_owned));
-        }
+        self.args = base.args.clone();
     }
 }
 
@@ -196,11 +203,6 @@ impl Stages {
             Some(_) => None,
             None => self.by_name.get(&stage.base_name).copied(),
         };
-        if let Some(base) = stage.base.and_then(|base| self.list.get(base)) {
-            let used = std::mem::take(&mut stage.parameters.used);
-            stage.parameters = base.parameters.clone();
-            stage.parameters.used.extend(used);
-        }
         let index = self.list.len();
         if let Some(name) = &stage.name {
             self.by_name.insert(name.to_lowercase(), index);
@@ -248,9 +250,9 @@ impl Stages {
     }
 
     /// The names shown in progress, for suggestions.
-    pub fn shown_names(&self) -> Vec<String> {
-        let names = self.list.iter().map(|s| s.shown_name.clone());
-        names.filter(|name| !name.is_empty()).collect()
+    pub fn shown_names(&self) -> impl Iterator<Item = &str> {
+        let names = self.list.iter().map(|s| s.shown_name.as_str());
+        names.filter(|name| !name.is_empty())
     }
 
     /// A stage by its number.
@@ -261,17 +263,24 @@ impl Stages {
     /// All that `target` needs, itself included.
     pub fn reachable(&self, target: usize) -> BTreeSet<usize> {
         let mut found = BTreeSet::new();
-        let mut waiting = vec![target];
+        self.reach(vec![target], &mut found);
+        found
+    }
+
+    /// Adds what stages need, themselves included, to what is known to be needed, and tells what is new.
+    pub fn reach(&self, mut waiting: Vec<usize>, found: &mut BTreeSet<usize>) -> BTreeSet<usize> {
+        let mut new = BTreeSet::new();
         while let Some(index) = waiting.pop() {
             if !found.insert(index) {
                 continue;
             }
+            new.insert(index);
             if let Some(stage) = self.list.get(index) {
                 waiting.extend(stage.base);
                 waiting.extend(stage.deps.iter().map(|(dep, _)| *dep));
             }
         }
-        found
+        new
     }
 
     /// A ring of stages that use each other: the first of them and the lines that close it.

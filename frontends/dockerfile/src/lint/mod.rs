@@ -13,6 +13,8 @@ pub use file::{check_broken_file, check_complete_file};
 pub use rules::{Finding, Rule};
 pub use stage::StageChecks;
 
+use std::collections::BTreeSet;
+
 use crate::parse::LineRange;
 
 /// A rule that found something.
@@ -37,11 +39,22 @@ impl Warning {
     }
 }
 
+/// How many warnings of a build are kept and told; of more only the number. Nobody reads them, and a generated file
+/// has one on each of a million lines.
+const MAX_WARNINGS: usize = 10_000;
+
 /// Collects the warnings of a build, as far as its configuration wants them.
 #[derive(Clone, Debug, Default)]
 pub struct Linter {
     config: Config,
     warnings: Vec<Warning>,
+    /// The warnings that were not kept.
+    more: usize,
+    /// The names of all rules that found something.
+    rules: BTreeSet<&'static str>,
+    /// The configuration of the comments asked for last, by where they are: an instruction may have many of both
+    /// comments and findings.
+    last: Option<((usize, usize, LineRange), Config)>,
 }
 
 impl Linter {
@@ -49,7 +62,7 @@ impl Linter {
     pub fn new(config: Config) -> Self {
         Self {
             config,
-            warnings: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -69,18 +82,37 @@ impl Linter {
         comments: &[String],
         findings: impl IntoIterator<Item = (LineRange, Finding)>,
     ) {
-        let Self { config, warnings } = self;
         let mut findings = findings.into_iter().peekable();
-        if findings.peek().is_none() {
+        let Some((first, _)) = findings.peek() else {
             return;
+        };
+        let place = (comments.as_ptr() as usize, comments.len(), *first);
+        let known = matches!(&self.last, Some((known, _)) if *known == place);
+        if !comments.is_empty() && !known {
+            let config = self.config.with_comments(comments).into_owned();
+            self.last = Some((place, config));
         }
-        let config = config.with_comments(comments);
-        let wanted = findings.filter(|(_, f)| config.wants(f.rule));
-        warnings.extend(wanted.map(|(location, f)| Warning {
-            rule: f.rule,
-            message: f.message,
-            location,
-        }));
+        let config = match &self.last {
+            Some((_, config)) if !comments.is_empty() => config,
+            _ => &self.config,
+        };
+        for (location, finding) in findings.filter(|(_, f)| config.wants(f.rule)) {
+            self.rules.insert(finding.rule.name);
+            if self.warnings.len() == MAX_WARNINGS {
+                self.more += 1;
+                continue;
+            }
+            self.warnings.push(Warning {
+                rule: finding.rule,
+                message: finding.message,
+                location,
+            });
+        }
+    }
+
+    /// How many warnings there were beyond those that are kept.
+    pub fn more(&self) -> usize {
+        self.more
     }
 
     /// What was found, in order.
@@ -98,9 +130,7 @@ impl Linter {
         if !self.config.error || self.warnings.is_empty() {
             return None;
         }
-        let mut names: Vec<&str> = self.warnings.iter().map(|w| w.rule.name).collect();
-        names.sort_unstable();
-        names.dedup();
+        let names: Vec<&str> = self.rules.iter().copied().collect();
         Some(format!(
             "lint violation found for rules: {}",
             names.join(", ")

@@ -2,6 +2,8 @@
 //!
 //! Values that are expanded (`$X`) at conversion are kept as the raw words of the file, quotes and escapes included.
 
+use std::sync::Arc;
+
 /// Lines of the file, 1-based, both ends included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LineRange {
@@ -29,8 +31,9 @@ impl LineRange {
     }
 
     /// The lines one by one, as locations travel on the wire (one range per line).
-    pub fn lines(self) -> impl Iterator<Item = u32> {
-        self.start..=self.end
+    pub fn lines(self) -> impl ExactSizeIterator<Item = u32> {
+        let count = (self.end - self.start) as usize + 1;
+        (0..count).map(move |n| self.start + n as u32)
     }
 }
 
@@ -100,8 +103,8 @@ pub struct Stage {
     pub comments: Vec<String>,
     /// What the comments say of the stage: the text after `NAME `; empty when nothing.
     pub doc_comment: String,
-    /// What follows in file order.
-    pub instructions: Vec<Instruction>,
+    /// What follows in file order; shared with what is made of it.
+    pub instructions: Vec<Arc<Instruction>>,
 }
 
 /// One instruction of a stage.

@@ -125,6 +125,19 @@ impl Expander {
     /// # Errors
     /// Unclosed quotes, bad substitutions, `${x:?}` of an unset variable.
     pub fn expand<V: Vars + ?Sized>(&self, word: &str, vars: &V) -> Result<Expanded, ExpandError> {
+        self.expand_counted(word, vars, &mut Steps::default())
+    }
+
+    /// [`Self::expand`], with the steps that its patterns may take.
+    ///
+    /// # Errors
+    /// Those of [`Self::expand`]; more steps than that.
+    pub fn expand_counted<V: Vars + ?Sized>(
+        &self,
+        word: &str,
+        vars: &V,
+        steps: &mut Steps,
+    ) -> Result<Expanded, ExpandError> {
         let mut walk = Walk {
             rules: *self,
             rest: word.strip_prefix('\u{feff}').unwrap_or(word),
@@ -133,7 +146,7 @@ impl Expander {
             depth: 0,
             inserted: 0,
             nested: 0,
-            steps: Steps::default(),
+            steps,
         };
         let mut words = Words::default();
         match walk.until(None, self.raw_escapes, Some(&mut words)) {
@@ -189,7 +202,7 @@ struct Walk<'a, V: ?Sized> {
     inserted: usize,
     /// Words inside `${}` so far.
     nested: usize,
-    steps: Steps,
+    steps: &'a mut Steps,
 }
 
 impl<V: Vars + ?Sized> Walk<'_, V> {
@@ -468,9 +481,9 @@ impl<V: Vars + ?Sized> Walk<'_, V> {
                 let value = value.unwrap_or_default();
                 let pattern = Pattern::parse(text).map_err(|e| bad_pattern(text, e))?;
                 let trimmed = if op == '#' {
-                    pattern.trim_prefix(&value, longest, &mut self.steps)
+                    pattern.trim_prefix(&value, longest, self.steps)
                 } else {
-                    pattern.trim_suffix(&value, longest, &mut self.steps)
+                    pattern.trim_suffix(&value, longest, self.steps)
                 };
                 trimmed.map_err(|e| bad_pattern(text, e))
             }
@@ -504,7 +517,7 @@ impl<V: Vars + ?Sized> Walk<'_, V> {
         }
         let pattern = Pattern::parse(&text).map_err(|e| bad_pattern(&text, e))?;
         pattern
-            .replace(&value.unwrap_or_default(), &with, all, &mut self.steps)
+            .replace(&value.unwrap_or_default(), &with, all, self.steps)
             .map_err(|e| bad_pattern(&text, e))
     }
 }

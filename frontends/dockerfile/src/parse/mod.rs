@@ -25,6 +25,8 @@ pub use ast::*;
 pub use error::ParseError;
 pub use syntax::{Syntax, detect_syntax};
 
+use std::sync::Arc;
+
 use instruction::Typed;
 
 /// What could be read of a file, and what stopped it.
@@ -126,7 +128,9 @@ fn add_node(node: node::Node, dockerfile: &mut Dockerfile) -> Result<(), ParseEr
     });
     match (typed?, dockerfile.stages.last_mut()) {
         (Typed::From(stage), _) => dockerfile.stages.push(*stage),
-        (Typed::Instruction(instruction), Some(stage)) => stage.instructions.push(*instruction),
+        (Typed::Instruction(instruction), Some(stage)) => {
+            stage.instructions.push(Arc::from(instruction));
+        },
         (Typed::Instruction(instruction), None) => match instruction.kind {
             Kind::Arg(_) => dockerfile.meta_args.push(*instruction),
             _ => {

@@ -6,13 +6,35 @@
 const MAX_STEPS: usize = 50_000_000;
 
 /// The steps taken so far for one word.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Steps(usize);
+#[derive(Clone, Copy, Debug)]
+pub struct Steps {
+    taken: usize,
+    most: usize,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self::up_to(MAX_STEPS)
+    }
+}
 
 impl Steps {
+    /// No more than so many, and no more than one word may take.
+    pub fn up_to(most: usize) -> Self {
+        Self {
+            taken: 0,
+            most: most.min(MAX_STEPS),
+        }
+    }
+
+    /// How many were taken.
+    pub fn taken(&self) -> usize {
+        self.taken
+    }
+
     fn take(&mut self, count: usize) -> Result<(), PatternError> {
-        self.0 = self.0.saturating_add(count);
-        if self.0 > MAX_STEPS {
+        self.taken = self.taken.saturating_add(count);
+        if self.taken > self.most {
             return Err(PatternError::TooSlow);
         }
         Ok(())

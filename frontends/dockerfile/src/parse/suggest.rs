@@ -1,5 +1,7 @@
 //! "did you mean": the nearest known word within two edits.
 
+use std::str::Chars;
+
 /// A distance from which on no suggestion is made.
 const TOO_FAR: usize = 3;
 
@@ -7,18 +9,15 @@ const TOO_FAR: usize = 3;
 pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut best = None;
     let mut best_distance = TOO_FAR;
-    let letters: Vec<char> = word.chars().collect();
     for option in options {
         if option == word {
             return None;
         }
-        // So many edits are needed at least. Files may have thousands of variables.
-        let count = option.chars().count();
-        if count.abs_diff(letters.len()) >= best_distance {
+        // So many edits are needed at least: one changes a letter, of four bytes at most.
+        if option.len().abs_diff(word.len()) > 4 * (best_distance - 1) {
             continue;
         }
-        let distance = levenshtein(&letters, option, count);
-        if distance < best_distance {
+        if let Some(distance) = edits(option.chars(), word.chars(), best_distance - 1) {
             best = Some(option);
             best_distance = distance;
         }
@@ -61,31 +60,32 @@ pub fn with_hint<'a>(
     }
 }
 
-/// How many letters of `b`, which has `count`, must be put in, taken out or changed to make it of `a`.
-fn levenshtein(a: &[char], b: &str, count: usize) -> usize {
-    // What both begin with needs no edit: mistakes are short, and names of one file are alike.
-    let same = b.chars().zip(a).take_while(|(b, a)| b == *a).count();
-    let a = a.get(same..).unwrap_or_default();
-    let (Some(_), true) = (a.first(), count > same) else {
-        return a.len().max(count - same);
-    };
-    let b = b.chars().skip(same);
-    let mut row: Vec<usize> = (0..=count - same).collect();
-    for (i, ca) in a.iter().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cb, cell) in b.clone().zip(row.iter_mut().skip(1)) {
-            let above = *cell;
-            let cost = usize::from(*ca != cb);
-            left = (left + 1).min(above + 1).min(diagonal + cost);
-            diagonal = above;
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
+/// How many letters of one must be put in, taken out or changed to make it of the other; `None` when more than `most`.
+///
+/// The time is that of reading both, times three to the power of `most`: names of files may have megabytes.
+fn edits(mut a: Chars<'_>, mut b: Chars<'_>, most: usize) -> Option<usize> {
+    // What both begin with needs no edit.
+    loop {
+        let (rest_a, rest_b) = (a.clone(), b.clone());
+        match (a.next(), b.next()) {
+            (None, None) => return Some(0),
+            (Some(x), Some(y)) if x == y => {}
+            _ => {
+                (a, b) = (rest_a, rest_b);
+                break;
+            }
         }
     }
-    row.last().copied().unwrap_or(TOO_FAR)
+    let less = most.checked_sub(1)?;
+    let (mut next_a, mut next_b) = (a.clone(), b.clone());
+    let (in_a, in_b) = (next_a.next().is_some(), next_b.next().is_some());
+    let out = in_a.then(|| edits(next_a.clone(), b, less)).flatten();
+    let put = in_b.then(|| edits(a, next_b.clone(), less)).flatten();
+    let changed = (in_a && in_b)
+        .then(|| edits(next_a, next_b, less))
+        .flatten();
+    let fewest = [out, put, changed].into_iter().flatten().min();
+    fewest.map(|edits| edits + 1)
 }
 
 #[cfg(test)]
@@ -112,13 +112,11 @@ mod tests {
             ("saturday", "sunday", 3),
             ("größe", "grösse", 2),
             ("abab", "baba", 2),
+            ("", "abcd", 4),
+            ("abcd", "wxyz", 4),
         ] {
-            let letters: Vec<char> = a.chars().collect();
-            assert_eq!(
-                levenshtein(&letters, b, b.chars().count()),
-                edits,
-                "{a} {b}"
-            );
+            let found = super::edits(a.chars(), b.chars(), 3);
+            assert_eq!(found, Some(edits).filter(|edits| *edits <= 3), "{a} {b}");
         }
     }
 

@@ -6,9 +6,13 @@ use gateway_llb::{json, pb};
 use serde_json::{Map, Value, json};
 
 use super::{convert_and_check, location, set_text};
+use crate::convert::MAX_LINES;
 use crate::lint::{Config as LintConfig, Linter, Warning};
 use crate::parse::{LineRange, Parsed};
 use gateway_frontend::conventions::{BuildClient, BuildFile};
+
+/// The most bytes of warnings with their lines: an instruction of thousands of lines may have as many of them.
+const MAX_SHOWN: usize = 16 << 20;
 
 pub async fn answer(
     client: &BuildClient,
@@ -25,8 +29,9 @@ pub async fn answer(
             (linter, converted.err())
         }
     };
+    let mut left = MAX_LINES;
     let mut warnings = linter.warnings().to_vec();
-    let list: Vec<Value> = warnings.iter().map(warning_json).collect();
+    let list: Vec<Value> = warnings.iter().map(|w| warning_json(w, &mut left)).collect();
     let mut out = Map::new();
     out.insert(
         "warnings".to_owned(),
@@ -45,10 +50,19 @@ pub async fn answer(
     }
 
     warnings.sort_by_key(|warning| warning.location.start);
-    let text: String = warnings
-        .iter()
-        .map(|warning| shown(file, warning))
-        .collect();
+    let source = String::from_utf8_lossy(&file.map.data);
+    let lines: Vec<&str> = source.split('\n').collect();
+    let mut text = String::new();
+    for warning in &warnings {
+        if text.len() > MAX_SHOWN {
+            text += "\nmore warnings are not shown\n";
+            break;
+        }
+        text += &shown(file, &lines, warning);
+    }
+    if linter.more() > 0 {
+        text += &format!("\n{} more warnings are not shown\n", linter.more());
+    }
     let mut result = result(&Value::Object(out), Some(text), "1.0.0");
     let bad = !warnings.is_empty() || error.is_some();
     result.metadata.insert(
@@ -58,13 +72,13 @@ pub async fn answer(
     Ok(result)
 }
 
-fn warning_json(warning: &Warning) -> Value {
+fn warning_json(warning: &Warning, left: &mut usize) -> Value {
     let mut out = Map::new();
     out.insert("ruleName".to_owned(), json!(warning.rule.name));
     set_text(&mut out, "description", warning.rule.description);
     set_text(&mut out, "url", warning.rule.url);
     set_text(&mut out, "detail", &warning.message);
-    out.insert("location".to_owned(), location(warning.location));
+    out.insert("location".to_owned(), location(warning.location, left));
     Value::Object(out)
 }
 
@@ -87,20 +101,18 @@ fn line(range: &pb::Range) -> i32 {
 }
 
 /// A warning with its lines of the file.
-fn shown(file: &BuildFile, warning: &Warning) -> String {
+fn shown(file: &BuildFile, lines: &[&str], warning: &Warning) -> String {
     let rule = warning.rule;
     let mut out = format!("\nWARNING: {}", rule.name);
     if !rule.url.is_empty() {
         out += &format!(" - {}", rule.url);
     }
     out += &format!("\n{}\n", warning.message);
-    out + &excerpt(file, warning.location)
+    out + &excerpt(file, lines, warning.location)
 }
 
 /// Two lines of context around one line, one around more.
-fn excerpt(file: &BuildFile, LineRange { start, end }: LineRange) -> String {
-    let text = String::from_utf8_lossy(&file.map.data);
-    let lines: Vec<&str> = text.split('\n').collect();
+fn excerpt(file: &BuildFile, lines: &[&str], LineRange { start, end }: LineRange) -> String {
     if start == 0 || start as usize > lines.len() {
         return String::new();
     }
@@ -108,7 +120,8 @@ fn excerpt(file: &BuildFile, LineRange { start, end }: LineRange) -> String {
     let first = start.saturating_sub(around).max(1);
     let last = end.saturating_add(around);
     let mut out = format!("{}:{start}\n--------------------\n", file.map.filename);
-    for (number, line) in (1..).zip(lines).filter(|(n, _)| (first..=last).contains(n)) {
+    let skipped = first.saturating_sub(1) as usize;
+    for (number, line) in (first..=last).zip(lines.iter().skip(skipped)) {
         let mark = if (start..=end).contains(&number) {
             ">>>"
         } else {

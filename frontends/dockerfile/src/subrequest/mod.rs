@@ -66,6 +66,7 @@ fn targets(file: &BuildFile, parsed: &Parsed) -> Result<BuildResult, Error> {
     table.row(&["TARGET", "DESCRIPTION"]);
     let last = dockerfile.stages.len().saturating_sub(1);
     let mut list = Vec::new();
+    let mut left = convert::MAX_LINES;
     for (index, stage) in dockerfile.stages.iter().enumerate() {
         let name = stage.name.as_deref().unwrap_or_default();
         let mut out = Map::new();
@@ -80,7 +81,7 @@ fn targets(file: &BuildFile, parsed: &Parsed) -> Result<BuildResult, Error> {
             "platform",
             stage.platform.as_deref().unwrap_or_default(),
         );
-        out.insert("location".to_owned(), location(stage.location));
+        out.insert("location".to_owned(), location(stage.location, &mut left));
         list.push(Value::Object(out));
         let shown = match (name, index == last) {
             ("", true) => "(default)".to_owned(),
@@ -172,10 +173,11 @@ async fn convert_and_check(
     (linter, converted)
 }
 
-fn location(lines: LineRange) -> Value {
+/// A place; `left` lines may still be named one by one.
+fn location(lines: LineRange, left: &mut usize) -> Value {
     json::location(&pb::Location {
         source_index: 0,
-        ranges: convert::ranges(lines),
+        ranges: convert::some_ranges(lines, left),
     })
 }
 

@@ -2,11 +2,12 @@
 //! numbers as text, enums by name): for the `convertllb` answer, error details and debugging.
 //! [`plain_op`] has another form, that of attestations.
 
+mod form;
 mod names;
-mod plain;
+mod op;
 mod read;
 mod write;
 
-pub use plain::plain_op;
+pub use op::{op, plain_op};
 pub use read::{ReadError, read_op};
-pub use write::{bytes, definition, embedded, location, metadata, op, source, source_info};
+pub use write::{bytes, definition, embedded, location, metadata, source, source_info};

@@ -288,12 +288,30 @@ impl BuildFile {
         ranges: Vec<pb::Range>,
     ) -> Warning {
         Warning {
+            info: Some(self.map.to_info()),
+            ..self.short_warning(text, detail, url, ranges)
+        }
+    }
+
+    /// A warning that names lines of the file without bringing it along: where there are many, or the file is large.
+    pub fn short_warning(
+        &self,
+        text: String,
+        detail: &str,
+        url: &str,
+        ranges: Vec<pb::Range>,
+    ) -> Warning {
+        Warning {
             digest: self.vertex.clone(),
             level: 1,
             short: text.into_bytes(),
             detail: vec![detail.as_bytes().to_vec()],
             url: url.to_owned(),
-            info: Some(self.map.to_info()),
+            info: Some(pb::SourceInfo {
+                filename: self.map.filename.clone(),
+                language: self.map.language.clone(),
+                ..pb::SourceInfo::default()
+            }),
             ranges,
         }
     }

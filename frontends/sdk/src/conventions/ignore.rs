@@ -62,6 +62,11 @@ impl Matcher {
         self.patterns.iter().any(|(negated, _)| *negated)
     }
 
+    /// How many patterns there are.
+    pub fn len(&self) -> usize {
+        self.patterns.len()
+    }
+
     /// True when there is nothing to match.
     pub fn is_empty(&self) -> bool {
         self.patterns.is_empty()

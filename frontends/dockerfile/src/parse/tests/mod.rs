@@ -13,7 +13,7 @@ fn instruction(line: &str) -> Instruction {
     let [stage] = file.stages.as_slice() else {
         panic!("one stage in {line:?}")
     };
-    stage.instructions.first().unwrap().clone()
+    (**stage.instructions.first().unwrap()).clone()
 }
 
 fn kind(line: &str) -> Kind {
