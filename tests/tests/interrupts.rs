@@ -1,6 +1,7 @@
 //! Ctrl-C at every station of a build: it ends soon, with its exit code, and leaves nothing running, mounted or
 //! half written.
 
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -95,6 +96,39 @@ fn while_a_registry_is_asked() {
     let held = silent.somebody();
     interrupted(child, &home);
     drop(held);
+}
+
+/// What the frontend of this program itself does with it, in this process. When it is done all the same, a registry
+/// that never answers is asked.
+#[test]
+fn while_a_large_build_file_is_converted() {
+    let silent = Silent::start();
+    let home = Home::new(&format!("[registry.{:?}]\nhttp = true\n", silent.address()));
+    let lines: String = (0..200_000).map(|i| format!("ARG A{i}=$B{i}\n")).collect();
+    let dir = context(&format!("{lines}FROM {}/x:1\n", silent.address()));
+    let mut command = home.build();
+    command.arg("--progress=plain").arg(dir.path());
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("gateway");
+    let mut progress = BufReader::new(child.stderr.take().expect("its progress"));
+    let mut line = String::new();
+    while !line.contains("transferring dockerfile") && !line.contains("DONE") {
+        line.clear();
+        let read = progress.read_line(&mut line).expect("a line");
+        assert_ne!(read, 0, "the build file was not read");
+    }
+    let rest = std::thread::spawn(move || {
+        let mut text = String::new();
+        progress.read_to_string(&mut text).map(|_| text)
+    });
+    tool("kill", &["-TERM", &child.id().to_string()]);
+    until("it does not end", || {
+        child.try_wait().expect("its state").is_some()
+    });
+    let text = rest.join().expect("a thread").expect("its words");
+    let status = child.wait().expect("its end");
+    assert_eq!(status.code(), Some(130), "{text}");
+    assert!(text.ends_with("error: interrupted\n"), "{text}");
+    nothing_left_behind(&home.store());
 }
 
 #[test]

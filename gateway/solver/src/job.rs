@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use gateway_api::progress::{Progress, VertexWarning};
+use gateway_api::progress::Progress;
 use gateway_api::{Error, FileRange, Stat, Warning};
 use gateway_images::reference::Reference;
 use gateway_images::registry::Registries;
@@ -28,6 +28,7 @@ use crate::shared::{Outcome, SharedWork};
 use crate::solve::internal;
 use crate::solver::Solver;
 use crate::store::{Layer, LazyBlob, Snapshot, Store, new_id};
+use crate::warnings::Warnings;
 
 /// The only worker there is, as ids of file systems name it.
 const WORKER: &str = "gateway";
@@ -87,6 +88,7 @@ pub(crate) struct JobInner {
     /// File systems of failed steps, by the ids in their errors.
     kept: Mutex<HashMap<String, Tree>>,
     insecure: Mutex<HashSet<String>>,
+    warnings: Mutex<Warnings>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -262,6 +264,7 @@ impl Job {
             nesting: Mutex::default(),
             kept: Mutex::default(),
             insecure: Mutex::default(),
+            warnings: Mutex::default(),
         }))))
     }
 
@@ -357,17 +360,12 @@ impl Job {
         })
     }
 
-    /// Shows a warning of a frontend.
+    /// Shows a warning of a frontend, as long as there were not too many.
     pub fn warn(&self, warning: Warning) {
-        self.progress().warning(VertexWarning {
-            vertex: warning.digest,
-            level: warning.level.max(1),
-            short: warning.short,
-            detail: warning.detail,
-            url: warning.url,
-            source_info: warning.info.as_ref().map(Into::into),
-            ranges: warning.ranges.iter().map(Into::into).collect(),
-        });
+        let told = locked(&self.inner().warnings).admit(warning);
+        if let Some(told) = told {
+            self.progress().warning(told);
+        }
     }
 
     pub fn progress(&self) -> &Progress {

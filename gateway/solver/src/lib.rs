@@ -31,6 +31,7 @@ mod store;
 mod turn;
 pub mod usage;
 mod view;
+mod warnings;
 
 pub use container::{ContainerMounts, MountSource};
 pub use error::SolverError;

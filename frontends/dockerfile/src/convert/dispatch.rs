@@ -117,7 +117,8 @@ impl Converter<'_> {
         let instruction = &*command.instruction;
         // What it becomes names each of its lines.
         let lines = instruction.location.lines().len();
-        self.budget.text(lines * size_of::<gateway_llb::pb::Range>())?;
+        self.budget
+            .text(lines * size_of::<gateway_llb::pb::Range>())?;
         let has_shell = !stage.image.shell.is_empty();
         let done = self.dispatch_kind(stage, command);
         // What is wrong with its variables comes first, and where they cannot be expanded, alone (observed).

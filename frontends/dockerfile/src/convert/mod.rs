@@ -165,10 +165,9 @@ impl<'a> Converter<'a> {
         converter.check_default_bases(&automatic).await;
         let instructions = &converter.dockerfile.meta_args;
         let given = Some(&converter.build_args);
-        let (global, all) =
-            args::global(automatic, instructions, rules, given, &converter.budget)
-                .await
-                .map_err(|(e, lines)| converter.at(Error::unknown(e.to_string()), lines))?;
+        let (global, all) = args::global(automatic, instructions, rules, given, &converter.budget)
+            .await
+            .map_err(|(e, lines)| converter.at(Error::unknown(e.to_string()), lines))?;
         converter.global = global;
         converter.global_args = Arc::new(all);
         Ok(converter)

@@ -47,7 +47,9 @@ impl Converter<'_> {
         let mut waiting = vec![target];
         let mut first = true;
         while !waiting.is_empty() {
-            let new = self.stages.reach(std::mem::take(&mut waiting), &mut reachable);
+            let new = self
+                .stages
+                .reach(std::mem::take(&mut waiting), &mut reachable);
             // What is not needed must be good references.
             let mut bases: Vec<usize> = new.iter().copied().collect();
             if std::mem::take(&mut first) {

@@ -130,7 +130,7 @@ fn add_node(node: node::Node, dockerfile: &mut Dockerfile) -> Result<(), ParseEr
         (Typed::From(stage), _) => dockerfile.stages.push(*stage),
         (Typed::Instruction(instruction), Some(stage)) => {
             stage.instructions.push(Arc::from(instruction));
-        },
+        }
         (Typed::Instruction(instruction), None) => match instruction.kind {
             Kind::Arg(_) => dockerfile.meta_args.push(*instruction),
             _ => {

@@ -31,7 +31,10 @@ pub async fn answer(
     };
     let mut left = MAX_LINES;
     let mut warnings = linter.warnings().to_vec();
-    let list: Vec<Value> = warnings.iter().map(|w| warning_json(w, &mut left)).collect();
+    let list: Vec<Value> = warnings
+        .iter()
+        .map(|w| warning_json(w, &mut left))
+        .collect();
     let mut out = Map::new();
     out.insert(
         "warnings".to_owned(),

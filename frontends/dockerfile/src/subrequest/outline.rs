@@ -33,9 +33,21 @@ pub async fn answer(
     let args = by_line(found.args, |info| info.location);
     let secrets = by_line(found.secrets, |(lines, _)| *lines);
     let ssh = by_line(found.ssh, |(lines, _)| *lines);
-    set_list(&mut out, "args", args.iter().map(|arg| arg_json(arg, &mut left)));
-    set_list(&mut out, "secrets", secrets.iter().map(|s| given_json(s, &mut left)));
-    set_list(&mut out, "ssh", ssh.iter().map(|s| given_json(s, &mut left)));
+    set_list(
+        &mut out,
+        "args",
+        args.iter().map(|arg| arg_json(arg, &mut left)),
+    );
+    set_list(
+        &mut out,
+        "secrets",
+        secrets.iter().map(|s| given_json(s, &mut left)),
+    );
+    set_list(
+        &mut out,
+        "ssh",
+        ssh.iter().map(|s| given_json(s, &mut left)),
+    );
     out.insert("sources".to_owned(), json!([json::bytes(&file.map.data)]));
 
     let mut text = String::new();
@@ -93,7 +105,12 @@ impl Found {
             let mut below = Some(index);
             while let Some(index) = below.filter(|index| seen_from.insert(*index)) {
                 let stage = stages.get(index);
-                used.extend(stage.iter().flat_map(|s| &s.parameters.in_from).map(String::as_str));
+                used.extend(
+                    stage
+                        .iter()
+                        .flat_map(|s| &s.parameters.in_from)
+                        .map(String::as_str),
+                );
                 below = stage.and_then(|stage| stage.base);
             }
             self.add(&stage.parameters, used);
@@ -151,10 +168,7 @@ fn arg_json((name, info): &(String, ArgInfo), left: &mut usize) -> Value {
     Value::Object(out)
 }
 
-fn given_json(
-    (name, (lines, required)): &(String, (LineRange, bool)),
-    left: &mut usize,
-) -> Value {
+fn given_json((name, (lines, required)): &(String, (LineRange, bool)), left: &mut usize) -> Value {
     let mut out = Map::new();
     out.insert("name".to_owned(), json!(name));
     if *required {

@@ -169,11 +169,138 @@ pub fn shapes(size: usize) -> Vec<(&'static str, String)> {
             repeat("FROM scratch\nRUN ", size, |_| "\\\\\\\n".to_owned()),
         ),
     ];
+    shapes.extend(conversions(size));
     shapes.push((
         "unknown instructions",
         repeat("FROM scratch\n", size, |_| "COPPY a /\n".to_owned()),
     ));
     shapes
+}
+
+/// Shapes that reading does well at, and conversion may not.
+fn conversions(size: usize) -> Vec<(&'static str, String)> {
+    let scratch = "FROM scratch\n";
+    vec![
+        (
+            "arguments of unknown variables",
+            repeat(scratch, size, |i| format!("ARG A{i}=$B{i}\n")),
+        ),
+        (
+            "global arguments of unknown variables",
+            repeat("", size, |i| format!("ARG A{i}=$B{i}\n")) + scratch,
+        ),
+        (
+            "unknown variables in bases",
+            repeat("", size / 2, |i| format!("ARG A{i}=x\n"))
+                + &repeat("", size / 2, |i| format!("FROM scratch$B{i}\n")),
+        ),
+        (
+            "unknown variables with long names",
+            repeat(scratch, size, |i| {
+                let name = "N".repeat(30_000);
+                format!("ARG {name}{i}=$M{name}\n")
+            }),
+        ),
+        (
+            "unknown variables of one instruction",
+            repeat("FROM scratch\nENV", size, |i| format!(" A{i}=$B{i} \\\n")),
+        ),
+        (
+            "unknown variables below many comments",
+            repeat("FROM scratch\n", size / 2, |_| "# c\n".to_owned())
+                + &repeat("ENV", size / 2, |i| format!(" A{i}=$B{i} \\\n")),
+        ),
+        (
+            "environment",
+            repeat(scratch, size, |i| format!("ENV E{i}=v\n")),
+        ),
+        (
+            "environment that is set again",
+            repeat(scratch, size, |i| format!("ENV E{}=v\n", i % 1000)),
+        ),
+        (
+            "labels",
+            repeat(scratch, size, |i| format!("LABEL L{i}=v\n")),
+        ),
+        (
+            "ports",
+            repeat(scratch, size, |i| format!("EXPOSE {}\n", i % 65_536)),
+        ),
+        (
+            "folders in each other",
+            repeat(scratch, size, |_| "WORKDIR a\n".to_owned()),
+        ),
+        (
+            "stages on each other with variables",
+            repeat("FROM scratch AS s0\n", size, |i| {
+                format!("FROM s{i} AS s{}\nENV E{i}=v\nLABEL L{i}=v\n", i + 1)
+            }),
+        ),
+        (
+            "stages on each other with arguments",
+            repeat("FROM scratch AS s0\n", size, |i| {
+                format!("FROM s{i} AS s{}\nARG A{i}=v\n", i + 1)
+            }),
+        ),
+        (
+            "stages on one with variables",
+            repeat("FROM scratch AS s\n", size / 2, |i| format!("ENV E{i}=v\n"))
+                + &repeat("", size / 2, |i| {
+                    format!("FROM s AS s{}\nCOPY --from=s{i} / /\n", i + 1)
+                }),
+        ),
+        (
+            "triggers of many stages",
+            repeat("FROM scratch AS s\n", size / 2, |i| {
+                format!("ONBUILD ENV E{i}=v\n")
+            }) + &repeat("", size / 2, |i| format!("FROM s AS s{i}\n")),
+        ),
+        (
+            "a ring of stages",
+            repeat("", size, |i| {
+                format!("FROM scratch AS s{i}\nCOPY --from=s{} / /\n", i + 1)
+            }) + "FROM scratch AS s0\n",
+        ),
+        (
+            "copies from unknown images",
+            repeat(scratch, size, |i| format!("COPY --from=unknown{i} / /\n")),
+        ),
+        (
+            "unknown bases",
+            repeat("", size, |i| format!("FROM unknown{i}\n")),
+        ),
+        (
+            "commands that see many arguments",
+            repeat(scratch, size / 2, |i| format!("ARG A{i}=v\n"))
+                + &repeat("", size / 2, |_| "RUN a\n".to_owned()),
+        ),
+        (
+            "commands between arguments",
+            repeat(scratch, size, |i| format!("ARG A{i}=v\nRUN a\n")),
+        ),
+        (
+            "mounts from many stages",
+            repeat("", size / 2, |i| format!("FROM scratch AS s{i}\n"))
+                + &repeat("FROM scratch\nRUN", size / 2, |i| {
+                    format!(" --mount=from=s{i},target=/m{i} \\\n")
+                })
+                + "a\n",
+        ),
+        (
+            "patterns",
+            repeat(scratch, size, |_| {
+                let value = "ab".repeat(2_000);
+                format!("ENV A={value}\nENV B=${{A//a*b*a*b*c/x}}\n")
+            }),
+        ),
+        (
+            "excludes of many sources",
+            repeat("FROM scratch\nCOPY", size / 2, |i| {
+                format!(" --exclude=x{i} \\\n")
+            }) + &repeat("", size / 2, |_| " a \\\n".to_owned())
+                + " /b/\n",
+        ),
+    ]
 }
 
 fn repeat(start: &str, size: usize, part: impl Fn(usize) -> String) -> String {

@@ -67,6 +67,7 @@ const TESTS: &[(&str, Test)] = tests![
     points::p35_stat_follows_links_and_tells_gos_mode_bits,
     points::p39_a_failed_step_tells_its_op_its_vertex_and_its_exit_code,
     points::p43_a_warning_reaches_the_client_with_its_place,
+    points::p43_many_large_warnings_come_without_their_files,
     points::p44_a_failing_step_tells_its_lines_of_the_build_file,
     points::p47_several_refs_need_the_list_of_their_platforms_and_keep_its_order,
     points::p49_answers_to_subrequests_reach_the_client_unchanged,

@@ -304,6 +304,51 @@ pub async fn p43_a_warning_reaches_the_client_with_its_place() {
     }
 }
 
+/// Whatever keeps them to the end of the build, and each brings its build file.
+pub async fn p43_many_large_warnings_come_without_their_files() {
+    let body = |gateway: Arc<dyn Gateway>| -> crate::both::Ran {
+        Box::pin(async move {
+            for _ in 0..40 {
+                let info = pb::SourceInfo {
+                    filename: "Buildfile".to_owned(),
+                    data: vec![b'x'; 1 << 20],
+                    ..pb::SourceInfo::default()
+                };
+                let warning = Warning {
+                    short: b"again".to_vec(),
+                    info: Some(info),
+                    ..Warning::default()
+                };
+                gateway.warn(warning).await?;
+            }
+            for _ in 0..5 {
+                let warning = Warning {
+                    detail: vec![vec![b'x'; 7 << 20]],
+                    ..Warning::default()
+                };
+                gateway.warn(warning).await?;
+            }
+            Ok(())
+        })
+    };
+    for rig in both_with(|_| {}, body).await {
+        let statuses = rig.statuses.lock().unwrap();
+        let warnings: Vec<_> = statuses
+            .iter()
+            .flat_map(|status| &status.warnings)
+            .collect();
+        let infos = warnings.iter().filter_map(|w| w.source_info.as_ref());
+        assert_eq!(infos.clone().count(), 40);
+        assert!(infos.clone().all(|info| info.filename == "Buildfile"));
+        let brought: usize = infos.map(|info| info.data.len()).sum();
+        assert_eq!(brought, 32 << 20);
+        // Two of the others, and a word that there were more.
+        assert_eq!(warnings.len(), 43);
+        let last = warnings.last().map(|w| w.short.as_slice());
+        assert_eq!(last, Some(&b"42 warnings are shown, there are more"[..]));
+    }
+}
+
 /// A step that fails, from line 2 of a build file.
 fn failing_step() -> State {
     let map = Arc::new(SourceMap {

@@ -22,22 +22,22 @@ const MAX_BYTES: usize = 4 << 20;
 /// One frontend call's gateway, recorded.
 pub struct Recorder {
     gateway: Arc<dyn Gateway>,
-    /// `None` once something was asked that cannot be asked again.
-    calls: Mutex<Option<Vec<Asked>>>,
+    /// With the bytes of all that was asked; `None` once something was asked that cannot be asked again.
+    calls: Mutex<Option<(Vec<Asked>, usize)>>,
 }
 
 impl Recorder {
     pub fn new(gateway: Arc<dyn Gateway>) -> Self {
         Recorder {
             gateway,
-            calls: Mutex::new(Some(Vec::new())),
+            calls: Mutex::new(Some((Vec::new(), 0))),
         }
     }
 
     /// The conversation with what came of it; `None` for one that cannot be replayed.
     pub fn transcript(&self, returned: &BuildResult) -> Option<Transcript> {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let calls = calls.clone()?;
+        let (calls, _) = calls.clone()?;
         let known = |id: &str| calls.iter().any(|call| call.refs.iter().any(|r| r == id));
         let refs = returned.refs.iter();
         let all_known = refs
@@ -59,14 +59,20 @@ impl Recorder {
 
     fn note(&self, kind: Kind, request: Vec<u8>, answer: String, refs: Vec<String>) {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(calls) = calls.as_mut() {
-            calls.push(Asked {
-                kind: kind.into(),
-                request,
-                answer,
-                refs,
-            });
+        let Some((asked, bytes)) = calls.as_mut() else {
+            return;
+        };
+        *bytes += request.len();
+        if *bytes > MAX_BYTES {
+            *calls = None;
+            return;
         }
+        asked.push(Asked {
+            kind: kind.into(),
+            request,
+            answer,
+            refs,
+        });
     }
 
     fn give_up(&self) {
