@@ -10,10 +10,15 @@ pub const THEMES: [&str; 9] = [
     "add", "args", "config", "copy", "lint", "net", "parse", "run", "stages",
 ];
 
+/// Cases beside the themes: whole build files as people write them, each with much in it.
+pub const BUILDS: &str = "builds";
+
 fn data(theme: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("data/oracle/cases")
-        .join(theme)
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
+    match theme {
+        BUILDS => data.join(BUILDS),
+        theme => data.join("oracle/cases").join(theme),
+    }
 }
 
 /// The folders of cases that there are, sorted.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gateway_tests::base_images;
-use gateway_tests::case::{Case, THEMES, cases, themes};
+use gateway_tests::case::{BUILDS, Case, THEMES, cases, themes};
 use gateway_tests::expect::{Outcome, differences};
 use gateway_tests::image::{Node, images, read_archive};
 use gateway_tests::program::{Home, run, stderr};
@@ -184,6 +184,12 @@ fn all_cases_match_through_our_own_frontend_image() {
 #[test]
 fn every_theme_has_its_test() {
     assert_eq!(themes(), THEMES);
+}
+
+/// Recorded with `docker/dockerfile:1` under the current BuildKit, in the format of the others.
+#[test]
+fn whole_build_files_match_the_reference() {
+    run_theme(BUILDS, &[]);
 }
 
 #[test]
