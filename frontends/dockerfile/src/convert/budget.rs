@@ -126,3 +126,31 @@ impl Budget {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::expand::NoVars;
+
+    #[test]
+    fn there_is_an_end_to_each() {
+        let budget = Budget::default();
+        assert!(budget.text(MAX_TEXT).is_ok() && budget.text(1).is_err());
+        assert!(budget.steps(MAX_STEPS).is_ok() && budget.steps(1).is_err());
+        assert!(budget.pass_on(MAX_PASSED_ON).is_ok() && budget.pass_on(1).is_err());
+        assert!(budget.may_compare(MAX_COMPARED) && !budget.may_compare(1));
+        assert!(budget.may_match(MAX_IGNORE_MATCHES, 1) && !budget.may_match(1, 1));
+    }
+
+    #[test]
+    fn patterns_of_all_words_together_take_no_more_than_so_many_steps() {
+        let budget = Budget::default();
+        let rules = Expander::new('\\');
+        assert!(budget.expand(rules, "${A#b}", &NoVars).is_ok());
+        budget.pattern_steps.store(MAX_PATTERN_STEPS, Relaxed);
+        let vars = std::collections::BTreeMap::from([("A".to_owned(), "b".to_owned())]);
+        let error = budget.expand(rules, "${A#b}", &vars).unwrap_err();
+        assert!(error.reason.contains("too much work"), "{error}");
+        assert_eq!(budget.expand(rules, "$A", &vars).unwrap().value, "b");
+    }
+}

@@ -18,6 +18,13 @@ use gateway_frontend::conventions::ignore;
 /// How errors of expansion begin.
 const UNEXPANDED: &str = "failed to process \"";
 
+/// The longest path that a system can use: a longer folder cannot be made. Without an end, relative ones below each other
+/// make a file of 100 kB one of 100 MB.
+const MAX_PATH: usize = 4096;
+
+/// That of Windows.
+const MAX_PATH_WINDOWS: usize = 32_767;
+
 impl Converter<'_> {
     /// Converts the stages that are needed, in file order.
     pub(super) async fn dispatch_stages(
@@ -248,6 +255,15 @@ impl Converter<'_> {
             .with(|linter| checks.workdir(instruction, &dir, stage.os(), linter));
         stage.checks = checks;
         let absolute = workdir_below(&stage.image.working_dir, &dir, stage.os())?;
+        let longest = if stage.os() == "windows" {
+            MAX_PATH_WINDOWS
+        } else {
+            MAX_PATH
+        };
+        if absolute.len() > longest {
+            let text = format!("the working directory is longer than {longest} bytes");
+            return Err(Error::unknown(text));
+        }
         stage.state = stage.state.dir(&absolute);
         stage.image.working_dir = paths::for_config(&absolute, stage.os()).into();
         let makes = absolute != "/";
