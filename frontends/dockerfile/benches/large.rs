@@ -14,8 +14,12 @@ fn main() {
         .build()
         .expect("a runtime");
     println!("{:>8} {:>9}  shape", "read", "build/100");
-    let small = large::shapes(SIZE / 100);
-    for ((name, text), (_, part)) in large::shapes(SIZE).into_iter().zip(small) {
+    let all = |size| {
+        large::shapes(size)
+            .into_iter()
+            .chain(large::conversions(size))
+    };
+    for ((name, text), (_, part)) in all(SIZE).zip(all(SIZE / 100)) {
         let start = cpu();
         let parsed = parse::parse_lenient(text.as_bytes());
         let read = cpu() - start;

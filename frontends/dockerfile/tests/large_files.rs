@@ -24,7 +24,8 @@ fn cpu() -> Duration {
 
 #[test]
 fn a_megabyte_of_any_shape_is_read_in_time_that_grows_with_it() {
-    for (name, text) in large::shapes(1_000_000) {
+    let conversions = large::conversions(1_000_000);
+    for (name, text) in large::shapes(1_000_000).into_iter().chain(conversions) {
         let start = cpu();
         let _ = parse::parse_lenient(text.as_bytes());
         let taken = cpu() - start;
@@ -37,7 +38,9 @@ fn large_files_of_any_shape_are_built_or_refused_in_time() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    for (name, text) in large::shapes(100_000) {
+    // Of these some are refused only when they have become hundreds of megabytes.
+    let conversions = large::conversions(20_000);
+    for (name, text) in large::shapes(100_000).into_iter().chain(conversions) {
         let gateway = MockGateway::new().file("dockerfile", "Dockerfile", text.as_bytes());
         let start = cpu();
         let _ = runtime.block_on(build(gateway.shared()));

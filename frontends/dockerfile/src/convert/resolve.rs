@@ -13,7 +13,7 @@ use super::{Converter, checks::Checks};
 use crate::lint::rules;
 use crate::parse::quote::go_quote;
 use crate::parse::suggest::with_hint;
-use crate::parse::{Kind, parse_onbuild_trigger};
+use crate::parse::{Instruction, Kind, parse_onbuild_trigger};
 use gateway_frontend::conventions::PendingLocal;
 use gateway_frontend::conventions::reference::ImageRef;
 
@@ -87,7 +87,7 @@ impl Converter<'_> {
         let mut commands = Vec::with_capacity(triggers.len());
         for trigger in &triggers {
             self.budget
-                .text(trigger.len())
+                .text(trigger.len() + size_of::<Instruction>())
                 .map_err(|e| self.at(e, location))?;
             let instruction = parse_onbuild_trigger(trigger, location)
                 .map_err(|e| self.at(Error::unknown(e.message), location))?;

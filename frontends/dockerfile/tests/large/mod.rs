@@ -169,7 +169,6 @@ pub fn shapes(size: usize) -> Vec<(&'static str, String)> {
             repeat("FROM scratch\nRUN ", size, |_| "\\\\\\\n".to_owned()),
         ),
     ];
-    shapes.extend(conversions(size));
     shapes.push((
         "unknown instructions",
         repeat("FROM scratch\n", size, |_| "COPPY a /\n".to_owned()),
@@ -178,7 +177,7 @@ pub fn shapes(size: usize) -> Vec<(&'static str, String)> {
 }
 
 /// Shapes that reading does well at, and conversion may not.
-fn conversions(size: usize) -> Vec<(&'static str, String)> {
+pub fn conversions(size: usize) -> Vec<(&'static str, String)> {
     let scratch = "FROM scratch\n";
     vec![
         (
