@@ -196,6 +196,8 @@ fn main() {
         "{:<44} {:>10} {:>10} {:>10} {:>10} {:>7} {:>7}",
         "median of each", "cpu s", "wall s", "peer cpu", "peer wall", "cpu x", "wall x"
     );
+    // Removed when all is measured: ext4 makes files slowly within a minute after many were removed.
+    let mut contexts = Vec::new();
     for workload in WORKLOADS {
         if only
             .as_ref()
@@ -235,6 +237,7 @@ fn main() {
                 }
             }
         }
+        contexts.push(context);
         let [ours, peers, others] = costs.map(|costs| median_cost(&costs));
         let line = |name: &str, peers: Option<Cost>| {
             let (cpu, wall) = (ours.map(|c| c.cpu), ours.map(|c| c.wall));
