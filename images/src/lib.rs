@@ -15,3 +15,4 @@ pub mod purl;
 pub mod reference;
 pub mod registry;
 pub mod store;
+mod write_back;

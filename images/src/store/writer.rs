@@ -14,6 +14,7 @@ use super::follow::{Follower, Lead};
 use super::{BlobStore, PART, StoreError};
 use crate::digest::Digest;
 use crate::fail_point::fail_point;
+use crate::write_back;
 
 /// What a finished writer stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,7 +201,13 @@ impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.file.as_file_mut().write(bytes)?;
         self.hasher.update(&bytes[..n]);
+        let before = self.written / write_back::PORTION;
         self.written += n as u64;
+        let portions = self.written / write_back::PORTION;
+        if portions > before {
+            let length = (portions - before) * write_back::PORTION;
+            write_back::begin(self.file.as_file(), before * write_back::PORTION, length);
+        }
         if let Some(lead) = &self.lead {
             lead.moved(self.written);
         }

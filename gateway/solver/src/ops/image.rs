@@ -691,7 +691,6 @@ async fn extract(
             diff_id: Some(lazy.diff_id.parse().map_err(internal)?),
             ..UnpackOptions::default()
         };
-        let blob = store.write_back().of(blob);
         let report = match unpack(blob, &dest, &options) {
             Ok(report) => report,
             Err(UnpackError::NeedsParents { .. }) => return Ok(false),

@@ -35,7 +35,6 @@ mod uses;
 pub mod verify;
 mod work_log;
 mod workspace;
-mod write_back;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -56,7 +55,6 @@ pub use workspace::WorkDir;
 
 use crate::error::SolverError;
 use workspace::Workspace;
-use write_back::WriteBack;
 
 /// One open store. Cheap to clone.
 #[derive(Clone)]
@@ -75,7 +73,6 @@ struct StoreInner {
     unsynced: AtomicBool,
     /// Something was added since the last look for garbage of this process.
     grown: AtomicBool,
-    write_back: WriteBack,
 }
 
 /// What one user of the store, a build for one, holds and has used.
@@ -160,7 +157,6 @@ impl Store {
         });
         let store = Store {
             inner: Arc::new(StoreInner {
-                write_back: WriteBack::new(&root),
                 root,
                 db: Arc::new(db),
                 workspace,
@@ -345,11 +341,6 @@ impl Store {
             let blobs = BlobStore::open(&root).ok();
             blobs.map(|blobs| durability::sync(&root, &db, &blobs))
         });
-    }
-
-    /// Sees to it that large layers reach the disk while they are unpacked.
-    pub fn write_back(&self) -> &WriteBack {
-        &self.inner.write_back
     }
 
     /// Marks a layer that hides everything below it: the kernel knows no opaque root.

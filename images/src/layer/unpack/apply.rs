@@ -22,6 +22,7 @@ use crate::layer::root::{Root, clean_path, is_missing, remove_all};
 use crate::layer::{
     OPAQUE_XATTRS, WHITEOUT_LINK_DIR, WHITEOUT_META_PREFIX, WHITEOUT_OPAQUE, WHITEOUT_PREFIX,
 };
+use crate::write_back;
 
 /// The mode of a directory while it is filled: writable by its owner, and not giving its group to what is made in it.
 /// It gets its own when the layer is complete.
@@ -404,6 +405,9 @@ impl<'a> Applier<'a> {
             file.write_all(&self.buffer[..n])
                 .map_err(at(name, "write"))?;
             left -= n as u64;
+        }
+        if entry.size >= write_back::SMALL {
+            write_back::begin(&file, 0, 0);
         }
         self.metadata
             .of_open(name, &file, entry, entry.mode, true)?;
