@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use gateway_tests::base_images::{Layout, Tar};
 use gateway_tests::program::{Home, run, stderr};
 use gateway_tests::registry::{Registry, free_port};
 use gateway_tests::remains::nothing_left_behind;
@@ -13,21 +12,6 @@ use serde_json::json;
 
 /// Configuration on top of the registry's: frontends that say nothing are given up soon.
 const IMPATIENT: &str = "\n[frontend.\"gateway.v0\"]\nstartTimeout = 2\n";
-
-/// An image with busybox and this configuration, pushed under `name`.
-fn push_busybox(registry: &Registry, name: &str, config: serde_json::Value) {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let busybox = std::fs::read("/bin/busybox").expect("busybox");
-    let layer = Tar::default()
-        .dir("bin", (0o755, 0, 0))
-        .file("bin/busybox", &busybox, (0o755, 0, 0))
-        .bytes();
-    let mut layout = Layout::create(dir.path()).expect("a layout");
-    let image = layout.image(&[layer], config, "amd64").expect("an image");
-    layout.name(image, name);
-    layout.close().expect("closing the layout");
-    registry.push_layout(dir.path(), name, name);
-}
 
 struct Failure {
     code: Option<i32>,
@@ -169,7 +153,7 @@ fn images_that_are_no_frontends_say_what_they_did() {
     ];
     for (name, config, wanted) in cases {
         let image = format!("bad/{name}:1");
-        push_busybox(&registry, &image, config);
+        registry.push_busybox(&image, config);
         let started = Instant::now();
         let failure = fails(&home, &format!("# syntax = {image}\nFROM scratch\n"));
         assert!(

@@ -228,25 +228,27 @@ fn extra_hosts(text: Option<&str>) -> Result<Vec<pb::HostIp>, String> {
         .collect()
 }
 
+/// Limits that the kernel has for a process, as the option `ulimit` names them.
+pub const ULIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
 fn ulimits(text: Option<&str>) -> Result<Vec<pb::Ulimit>, String> {
-    const NAMES: [&str; 16] = [
-        "core",
-        "cpu",
-        "data",
-        "fsize",
-        "locks",
-        "memlock",
-        "msgqueue",
-        "nice",
-        "nofile",
-        "nproc",
-        "rss",
-        "rtprio",
-        "rttime",
-        "sigpending",
-        "stack",
-        "as",
-    ];
     let Some(text) = text else {
         return Ok(Vec::new());
     };
@@ -255,7 +257,7 @@ fn ulimits(text: Option<&str>) -> Result<Vec<pb::Ulimit>, String> {
         .map(|field| {
             let invalid = || format!("invalid ulimit argument: {field}");
             let (name, limits) = field.split_once('=').ok_or_else(invalid)?;
-            if !NAMES.contains(&name) {
+            if !ULIMITS.contains(&name) {
                 return Err(format!("invalid ulimit type: {name}"));
             }
             let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));

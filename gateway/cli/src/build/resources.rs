@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use gateway_frontend::conventions::options::ULIMITS;
+
 use crate::build::args::Build;
 use crate::error::UsageError;
 
@@ -83,26 +85,6 @@ fn set(key: &str, value: &str, opts: &mut BTreeMap<String, String>) -> Result<()
     opts.insert((*option).to_owned(), value);
     Ok(())
 }
-
-/// Limits that the kernel has for a process.
-const ULIMITS: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
 
 /// `NAME=SOFT[:HARD]`; several with commas between them, as one flag of docker's can hold too.
 fn check_ulimit(text: &str) -> Result<(), String> {
