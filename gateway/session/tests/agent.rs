@@ -1,5 +1,6 @@
 //! Agents as steps meet them, asked by OpenSSH's own programs.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -102,6 +103,48 @@ async fn keys_given_as_files_sign_without_an_agent() {
     assert!(session.ssh_socket("other").await.unwrap().is_none());
     drop(session);
     assert!(!socket.exists(), "the socket goes with the build");
+}
+
+/// A key of nobody's.
+const SHORT_P256: &str = "\
+-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAaAAAABNlY2RzYS
+1zaGEyLW5pc3RwMjU2AAAACG5pc3RwMjU2AAAAQQRa5+351YOMKaLuanUCK0IpGGntiHj/
+p1OYHRsk3w7tDaLS9hkieY2RpjgVbEpEqw3QREopsSWbkq3RG3Uxob//AAAAoJx6lU+cep
+VPAAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBFrn7fnVg4wpou5q
+dQIrQikYae2IeP+nU5gdGyTfDu0NotL2GSJ5jZGmOBVsSkSrDdBESimxJZuSrdEbdTGhv/
+8AAAAfQ1Vdx18SiAWVHv7skorplxah7cx2TQIqbFhrhtx8lQAAAAVzaG9ydAECAwQ=
+-----END OPENSSH PRIVATE KEY-----
+";
+
+/// One of four secrets on P-521 is written shorter than the curve's, one of 256 on the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_whose_secret_begins_with_zeros_sign() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files: Vec<PathBuf> = (0..32)
+        .map(|n| {
+            keygen(
+                dir.path(),
+                &format!("p521-{n}"),
+                &["-t", "ecdsa", "-b", "521"],
+            )
+        })
+        .collect();
+    // Made once, its secret a byte short.
+    let short = dir.path().join("p256-short");
+    std::fs::write(&short, SHORT_P256).unwrap();
+    std::fs::set_permissions(&short, PermissionsExt::from_mode(0o600)).unwrap();
+    let public = run("ssh-keygen", &["-y", "-f", text(&short)], None);
+    assert!(public.status.success(), "{public:?}");
+    std::fs::write(dir.path().join("p256-short.pub"), public.stdout).unwrap();
+    files.push(short);
+
+    let session = session(AgentSource::Keys(Keys::read(&files).unwrap()));
+    let socket = session.ssh_socket("default").await.unwrap().unwrap();
+    for file in &files {
+        std::fs::remove_file(file).unwrap();
+        assert!(signs(dir.path(), file, &socket), "{}", file.display());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

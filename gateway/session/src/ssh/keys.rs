@@ -91,6 +91,12 @@ impl Keys {
     }
 }
 
+/// Overwrites what holds a key: it must not stay behind in freed memory.
+pub(super) fn forget(mut bytes: Vec<u8>) {
+    bytes.fill(0);
+    std::hint::black_box(&bytes);
+}
+
 impl Key {
     fn read(path: &Path) -> Result<Key, KeyError> {
         let unreadable = |source| KeyError::Unreadable {
@@ -118,12 +124,10 @@ impl Key {
         let key = match rsa {
             Some(rsa) => RsaKeypair::try_from(rsa)
                 .and_then(|pair| PrivateKey::new(KeypairData::Rsa(pair), "")),
-            None => PrivateKey::from_openssh(&text),
+            None => PrivateKey::from_openssh(&text)
+                .or_else(|error| super::short::read(&text).ok_or(error)),
         };
-        // The text holds the key; it must not stay behind in freed memory.
-        let mut bytes = text.into_bytes();
-        bytes.fill(0);
-        std::hint::black_box(&bytes);
+        forget(text.into_bytes());
         let is_encrypted = encrypted || key.as_ref().is_ok_and(PrivateKey::is_encrypted);
         if is_encrypted {
             return Err(KeyError::Encrypted {

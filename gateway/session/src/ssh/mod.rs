@@ -4,6 +4,7 @@
 
 mod keys;
 mod serve;
+mod short;
 mod wire;
 
 use std::path::{Path, PathBuf};

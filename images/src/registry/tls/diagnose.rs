@@ -94,6 +94,9 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
         .collect()
 }
 
+/// hyper's words for a connection that ended between its making and its first request.
+const CLOSED_BEFORE_USE: &str = "connection was not ready";
+
 /// Names the failure of a request that got no answer.
 pub(crate) async fn classify(error: &reqwest::Error, probe: Probe<'_>) -> TransportError {
     let mut failure = match find::<rustls::Error>(error) {
@@ -119,7 +122,16 @@ pub(crate) async fn classify(error: &reqwest::Error, probe: Probe<'_>) -> Transp
         None => {
             let authority = format!("{}:{}", probe.host, probe.port);
             let (kind, phrase) = plain_failure(error, &probe, &authority).await;
-            transport(kind, phrase)
+            let unproven = |tls: &&HostTls| tls.asked().is_some() && !tls.has_client_cert();
+            match probe.tls.filter(unproven) {
+                // In TLS 1.3 the refusal comes after the handshake: when the request is not yet on its way, the
+                // connection's own task takes the alert, and only its end is seen here.
+                Some(tls) if kind == Kind::Other && phrase.contains(CLOSED_BEFORE_USE) => {
+                    let alert = rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
+                    tls_failure(&alert, Some(tls), probe.host, None)
+                }
+                _ => transport(kind, phrase),
+            }
         }
     };
     failure.peer = format!("{}:{}", probe.host, probe.port);
