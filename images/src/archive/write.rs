@@ -2,7 +2,7 @@
 //!
 //! The form is that of BuildKit's exporters (observed): entries sorted by name, owner 0, all times the epoch.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 
 use serde::Serialize;
 
@@ -13,6 +13,9 @@ use crate::layer::{END, Header, Kind, padding};
 use crate::media::{Descriptor, Index, MAX_MANIFEST_BYTES, OCI_INDEX, RawManifest, is_index};
 use crate::reference::Reference;
 use crate::store::BlobStore;
+
+/// Bytes that are copied at once: in the small pieces of a plain copy a large layer takes twice as long.
+const PIECE: usize = 1 << 20;
 
 /// Which exporter's tar it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +126,8 @@ fn copy_blob(
     out.write_all(&header.encode())
         .map_err(ArchiveError::Write)?;
     let source = store.reader(&blob.digest)?;
-    let copied = io::copy(&mut source.take(blob.size), out).map_err(ArchiveError::Write)?;
+    let mut source = BufReader::with_capacity(PIECE, source.take(blob.size));
+    let copied = io::copy(&mut source, out).map_err(ArchiveError::Write)?;
     let actual = store.size(&blob.digest)?.unwrap_or(copied);
     if copied != blob.size || actual != blob.size {
         return Err(ArchiveError::Size {

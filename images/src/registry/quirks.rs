@@ -47,6 +47,8 @@ pub enum Quirk {
     UploadInPieces(u16),
     /// An upload was answered "accepted", not "created".
     UploadAccepted,
+    /// Says of a manifest that it is not what its digest says, and takes it when it is put again.
+    ManifestMisread,
     /// The registry's list of referrers is missing; a tag stands in for it.
     Referrers,
 }
@@ -131,6 +133,10 @@ impl Quirk {
             Quirk::UploadAccepted => (
                 "accepts uploads without saying that they are stored".into(),
                 "it is asked whether they are",
+            ),
+            Quirk::ManifestMisread => (
+                "says that a manifest does not match its digest, which it does".into(),
+                "it was put again; another push to the repository was probably under way",
             ),
             Quirk::Referrers => ("has no list of referrers".into(), "a tag stands in for it"),
         };

@@ -1,7 +1,7 @@
 //! Results as plain files: a tar stream or a directory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +23,9 @@ use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
 use crate::store::{Snapshot, Store};
 use crate::view::View;
+
+/// Files beyond this are copied in pieces of this size.
+const LARGE: usize = 256 << 10;
 
 /// One result and the directory it gets; no directory: it is alone at the top.
 struct Part {
@@ -165,7 +168,11 @@ fn copy_entries(
         header.mtime = time.unwrap_or(entry.mtime.0);
         header.size = entry.size;
         out.write_all(&header.encode()).map_err(internal)?;
-        io::copy(&mut tar, out).map_err(internal)?;
+        match entry.size > LARGE as u64 {
+            true => io::copy(&mut BufReader::with_capacity(LARGE, &mut tar), out),
+            false => io::copy(&mut tar, out),
+        }
+        .map_err(internal)?;
         out.write_all(padding(entry.size)).map_err(internal)?;
     }
     // To the very end, or the other side finds a closed pipe.

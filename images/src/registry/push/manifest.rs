@@ -2,6 +2,7 @@
 //! referrers.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use reqwest::{Method, Url};
 
@@ -53,6 +54,18 @@ impl Upload<'_> {
                 self.blob(blob, false).await?;
             }
             outcome = self.inner.send(self.endpoint, &request).await;
+        }
+        for pause in MISREAD_PAUSES {
+            match &outcome {
+                Err(HostError::Status(status)) if is_misread(status) => {}
+                _ => break,
+            }
+            tokio::time::sleep(pause).await;
+            outcome = self.inner.send(self.endpoint, &request).await;
+            if outcome.is_ok() {
+                let client = &self.endpoint.client;
+                self.inner.quirk(client, Quirk::ManifestMisread);
+            }
         }
         let answer = match outcome {
             Ok(answer) => answer,
@@ -186,6 +199,20 @@ pub(crate) fn empty_index() -> Index {
         subject: None,
         annotations: BTreeMap::new(),
     }
+}
+
+/// Before a manifest is put once more that was misread.
+const MISREAD_PAUSES: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
+
+/// docker-registry reads the links of a repository's blobs while another push writes them, takes an empty one for a
+/// digest, and says that of the manifest. Its digest was computed of these bytes and cannot be wrong.
+fn is_misread(status: &StatusError) -> bool {
+    status.status == 400 && status.code.as_deref() == Some("DIGEST_INVALID")
 }
 
 fn misses_a_blob(status: &StatusError) -> bool {

@@ -101,6 +101,47 @@ async fn a_blob_that_the_registry_only_claimed_to_have_is_sent_after_all() {
     assert_eq!(kept.blobs.lock().unwrap().len(), 2);
 }
 
+#[tokio::test]
+async fn a_manifest_that_the_registry_misread_is_put_again_and_not_for_ever() {
+    for refusals in [1, usize::MAX] {
+        let kept = Arc::new(Kept::default());
+        let (answering, left) = (kept.clone(), Arc::new(AtomicUsize::new(refusals)));
+        let server = Server::plain(move |seen| {
+            let manifest = seen.path.starts_with("/v2/r/manifests/") && seen.method == "PUT";
+            let refused = |n: usize| n.checked_sub(1);
+            if manifest
+                && left
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, refused)
+                    .is_ok()
+            {
+                return reply(
+                    400,
+                    r#"{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match uploaded content"}]}"#,
+                );
+            }
+            answering.answer(seen)
+        })
+        .await;
+        let root = Descriptor::of(OCI_MANIFEST, &sample().manifest);
+        let registries = Registries::new(config());
+        let pushed = registries
+            .push(&image(&server.host()), &root, &source())
+            .await;
+        let quirks = registries.quirks_of(&server.host());
+        match refusals {
+            1 => {
+                pushed.unwrap();
+                assert!(quirks.contains(&Quirk::ManifestMisread), "{quirks:?}");
+            }
+            _ => {
+                let error = pushed.unwrap_err().to_string();
+                assert!(error.contains("DIGEST_INVALID"), "{error}");
+                assert!(!quirks.contains(&Quirk::ManifestMisread), "{quirks:?}");
+            }
+        }
+    }
+}
+
 /// Blobs that another repository of the same registry has.
 struct Elsewhere(BTreeMap<Digest, bytes::Bytes>, Reference);
 
