@@ -80,7 +80,8 @@ pub fn program() -> &'static Path {
             .join("../gateway/bridge/examples/raw_frontend.rs");
         let program = crate::program::binary().with_file_name("raw_frontend_static");
         let made = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
-        let parts = ["hostile.rs", "breaking.rs"].map(|part| source.with_extension("").join(part));
+        let parts = ["hostile.rs", "breaking.rs", "container.rs"]
+            .map(|part| source.with_extension("").join(part));
         let newest = parts.iter().map(|part| made(part)).max().flatten();
         if made(&program) < made(&source).max(newest) {
             // Built aside and renamed: tests may run as several processes.

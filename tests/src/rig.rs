@@ -80,4 +80,16 @@ impl Rig {
         );
         serde_json::from_str(&text).expect("JSON")
     }
+
+    /// A blob of JSON that the registry has.
+    pub fn blob(&self, repository: &str, digest: &str) -> serde_json::Value {
+        let certificates = self.registry.certificate_dir().join("ca.crt");
+        let url = format!(
+            "https://{}/v2/{repository}/blobs/{digest}",
+            self.registry.address
+        );
+        let certificates = certificates.display().to_string();
+        let text = tool("curl", &["-fsS", "--cacert", &certificates, &url]);
+        serde_json::from_str(&text).expect("JSON")
+    }
 }

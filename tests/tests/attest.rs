@@ -4,6 +4,7 @@ use std::path::Path;
 
 use gateway_tests::image::{Archive, read_archive};
 use gateway_tests::program::{Home, run, stderr, tool};
+use gateway_tests::raw_frontend;
 use gateway_tests::registry::Registry;
 use gateway_tests::scanner;
 use serde_json::{Value, json};
@@ -130,6 +131,85 @@ fn a_bill_of_materials_hangs_on_the_image_and_lies_beside_the_files() {
 }
 
 #[test]
+fn the_result_of_a_frontend_that_scans_nothing_is_scanned_all_the_same() {
+    let registry = Registry::with_base_images();
+    scanner::push(&registry);
+    raw_frontend::push(&registry);
+    let home = Home::new(&registry.as_docker_hub());
+    let context = tempfile::tempdir().expect("a temporary folder");
+    let file = format!("# syntax = {}\n", raw_frontend::RAW);
+    std::fs::write(context.path().join("Dockerfile"), file).expect("writing");
+    std::fs::write(context.path().join("two"), "").expect("writing");
+    let archive = home.dir.path().join("out.tar");
+    let flags = |generator: &str, more: &str| {
+        vec![
+            "--progress=plain".to_owned(),
+            format!("--sbom=generator={generator},depth=3"),
+            format!("--output=type=oci,dest={}", archive.display()),
+            more.to_owned(),
+        ]
+    };
+    let min = "--provenance=mode=min";
+    let said = build(&home, context.path(), &flags(scanner::IMAGE, min));
+    let named = "[linux/amd64] generating sbom using docker.io/test/scanner:1";
+    assert!(said.contains(named), "{said}");
+    let content = read_archive(&archive);
+    let top: Value = serde_json::from_slice(&content["index.json"]).expect("JSON");
+    let index = blob(&content, &top["manifests"][0]);
+    let manifest = blob(&content, &index["manifests"][1]);
+    let kinds: Vec<&Value> = (0..2)
+        .map(|layer| &manifest["layers"][layer]["annotations"]["in-toto.io/predicate-type"])
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "https://spdx.dev/Document",
+            "https://slsa.dev/provenance/v1"
+        ]
+    );
+    let statement = blob(&content, &manifest["layers"][0]);
+    assert_eq!(
+        statement["predicate"],
+        json!({"files": "Dockerfile two ", "depth": "3"})
+    );
+    // The scanner is no part of what the result was made of.
+    let provenance = blob(&content, &manifest["layers"][1]).to_string();
+    assert!(!provenance.contains("scanner"), "{provenance}");
+
+    // The frontend of the build file scans by itself: nothing is scanned twice.
+    let own = "FROM scratch\nCOPY two /\n";
+    std::fs::write(context.path().join("Dockerfile"), own).expect("writing");
+    let said = build(&home, context.path(), &flags(scanner::IMAGE, "--pull"));
+    let content = read_archive(&archive);
+    assert_eq!(statement_of(&content)["predicate"]["files"], "two ");
+    assert_eq!(
+        said.lines().filter(|line| line.contains(named)).count(),
+        1,
+        "{said}"
+    );
+
+    // Without its scanner there is no build.
+    std::fs::write(
+        context.path().join("Dockerfile"),
+        format!("# syntax = {}\n", raw_frontend::RAW),
+    )
+    .expect("writing");
+    for (generator, problem) in [
+        ("test/none:1", "docker.io/test/none:1: not found"),
+        ("", "failed to parse sbom scanner"),
+        (
+            "library/alpine:none",
+            "docker.io/library/alpine:none: not found",
+        ),
+    ] {
+        let output = run(home.build().args(flags(generator, min)).arg(context.path()));
+        let text = stderr(&output);
+        assert!(!output.status.success(), "{text}");
+        assert!(text.contains(problem), "{problem:?} is not in:\n{text}");
+    }
+}
+
+#[test]
 fn statements_of_several_platforms_follow_their_images() {
     let registry = Registry::with_base_images();
     scanner::push(&registry);
@@ -218,12 +298,15 @@ fn an_archive_for_docker_cannot_hold_statements() {
 
 /// The statement of the only attestation of an archive's only image.
 fn statement(archive: &Path) -> Value {
-    let archive = read_archive(archive);
+    statement_of(&read_archive(archive))
+}
+
+fn statement_of(archive: &Archive) -> Value {
     let top: Value = serde_json::from_slice(&archive["index.json"]).expect("JSON");
-    let index = blob(&archive, &top["manifests"][0]);
-    let manifest = blob(&archive, &index["manifests"][1]);
+    let index = blob(archive, &top["manifests"][0]);
+    let manifest = blob(archive, &index["manifests"][1]);
     assert_eq!(manifest["layers"].as_array().map(Vec::len), Some(1));
-    blob(&archive, &manifest["layers"][0])
+    blob(archive, &manifest["layers"][0])
 }
 
 #[test]

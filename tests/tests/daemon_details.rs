@@ -6,13 +6,15 @@ use std::path::Path;
 
 use base64::Engine;
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
-use gateway_tests::calls::{Driven, exporter};
+use gateway_proto::frontend as bridge;
+use gateway_proto::frontend::result::Result as Given;
+use gateway_tests::calls::{Driven, exporter, file, step, theirs};
 use gateway_tests::daemon::said;
 use gateway_tests::program::run;
 use gateway_tests::rig::Rig;
 use gateway_tests::scanner;
 use prost::Message;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What a status carries in its details.
 #[derive(Clone, PartialEq, Message)]
@@ -136,6 +138,107 @@ async fn p44_a_bill_of_materials_of_a_scanner_is_pushed_beside_the_image() {
     assert!(
         kinds.contains(&"https://slsa.dev/provenance/v1"),
         "{kinds:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p44_graphs_of_clients_are_scanned_platform_by_platform() {
+    let rig = Rig::new();
+    scanner::push(&rig.registry);
+    let generator = format!("generator={},depth=3", scanner::IMAGE);
+    let attrs = [("attest:sbom".to_owned(), generator)];
+    let request = |name: &str| api::SolveRequest {
+        frontend_attrs: attrs.clone().into(),
+        exporters: vec![exporter(
+            "image",
+            &[
+                ("name", &format!("{}/{name}", rig.registry.address)),
+                ("push", "true"),
+            ],
+        )],
+        ..Default::default()
+    };
+    // As `buildctl build` of a graph.
+    let mut control = rig.control().await;
+    let graph = api::SolveRequest {
+        r#ref: "graph".to_owned(),
+        definition: Some(theirs(&step("echo > /made; rm -rf /tmp"))),
+        ..request("out/graph:1")
+    };
+    control.solve(graph).await.expect("the build");
+    let found = |name: &str, of: usize| {
+        let index = rig.raw(name);
+        let attestation = index["manifests"][of]["digest"].as_str().expect("a digest");
+        let (name, _) = name.split_once(':').expect("a tag");
+        let manifest = rig.raw(&format!("{name}@{attestation}"));
+        let layers = manifest["layers"].as_array().expect("statements");
+        assert_eq!(layers.len(), 1, "{manifest}");
+        let kind = &layers[0]["annotations"]["in-toto.io/predicate-type"];
+        assert_eq!(kind, "https://spdx.dev/Document");
+        let statement = rig.blob(name, layers[0]["digest"].as_str().expect("a digest"));
+        statement["predicate"]["files"].to_string()
+    };
+    let files = found("out/graph:1", 1);
+    assert!(files.contains("made") && !files.contains("tmp"), "{files}");
+
+    // As a client that returns a result of each platform.
+    let mut driven = Driven::begin(&rig, request("out/several:1"), "several").await;
+    let mut refs = Vec::new();
+    for (platform, name) in [("linux/amd64", "one"), ("linux/arm64", "two")] {
+        let solved = driven
+            .solve(bridge::SolveRequest {
+                definition: Some(file(name, "")),
+                ..Default::default()
+            })
+            .await
+            .expect("a result");
+        let Some(Given::Ref(reference)) = solved.result else {
+            panic!("{solved:?}");
+        };
+        refs.push(bridge::RefEntry {
+            key: platform.to_owned(),
+            value: Some(reference),
+        });
+    }
+    let platforms = json!({"Platforms": [
+        {"ID": "linux/amd64", "Platform": {"architecture": "amd64", "os": "linux"}},
+        {"ID": "linux/arm64", "Platform": {"architecture": "arm64", "os": "linux"}},
+    ]});
+    let result = bridge::Result {
+        result: Some(Given::Refs(bridge::RefMap { refs })),
+        metadata: [("refs.platforms".to_owned(), platforms.to_string().into())].into(),
+        ..Default::default()
+    };
+    driven.end(result).await.expect("the build");
+    assert_eq!(found("out/several:1", 2), "\"one \"");
+    assert_eq!(found("out/several:1", 3), "\"two \"");
+
+    // What cannot be scanned is not built without being scanned.
+    let missing = api::SolveRequest {
+        r#ref: "missing".to_owned(),
+        definition: Some(theirs(&step("true"))),
+        frontend_attrs: [("attest:sbom".to_owned(), "generator=test/none:1".to_owned())].into(),
+        ..request("out/missing:1")
+    };
+    let refused = control.solve(missing).await.expect_err("no such scanner");
+    assert!(
+        refused
+            .message()
+            .contains("docker.io/test/none:1: not found"),
+        "{refused:?}"
+    );
+    let unknown = api::SolveRequest {
+        r#ref: "unknown".to_owned(),
+        definition: Some(theirs(&step("true"))),
+        frontend_attrs: [("attest:weather".to_owned(), String::new())].into(),
+        ..Default::default()
+    };
+    let refused = control.solve(unknown).await.expect_err("no such kind");
+    assert!(
+        refused
+            .message()
+            .contains("unknown attestation type \"weather\""),
+        "{refused:?}"
     );
 }
 

@@ -14,6 +14,7 @@ use gateway_proto::frontend::result::Result as Given;
 use gateway_tests::calls::{Driven, busybox, exporter, file, marshal, of, step, theirs};
 use gateway_tests::daemon::{Daemon, said};
 use gateway_tests::program::run;
+use gateway_tests::raw_frontend::{self, RAW};
 use gateway_tests::rig::Rig;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -325,6 +326,67 @@ async fn p59_a_client_runs_processes_in_containers_of_its_build() {
     // It says once more how the process ended, as the reference does.
     assert!(released.is_err_and(|status| status.message() == "exit code: 3"));
     driven.end(result).await.expect("the build");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p59_a_frontend_runs_processes_in_containers_of_its_build() {
+    let mut rig = Rig::new();
+    raw_frontend::push(&rig.registry);
+    let said_both = |text: &str| {
+        for (name, said, code) in [
+            ("one", "ready\nover\n", 0),
+            ("two", "there and back\nits-host\n", 3),
+        ] {
+            let told = format!("process {name} said {said:?} and ended with {code}");
+            assert!(text.contains(&told), "{told}: not in:\n{text}");
+        }
+    };
+    // A client that names the frontend, as `buildctl build --frontend gateway.v0`.
+    let before = rig.daemon.holds();
+    let mut control = rig.control().await;
+    let opts = [("source", RAW), ("build-arg:MODE", "container")];
+    let own = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    let request = api::SolveRequest {
+        r#ref: "named".to_owned(),
+        frontend: "gateway.v0".to_owned(),
+        frontend_attrs: opts.map(own).into(),
+        ..Default::default()
+    };
+    let status = api::StatusRequest {
+        r#ref: "named".to_owned(),
+    };
+    control.solve(request).await.expect("the build");
+    let mut stream = control.status(status).await.expect("a stream").into_inner();
+    let mut log = Vec::new();
+    while let Some(status) = stream.message().await.expect("a message") {
+        log.extend(status.logs.into_iter().flat_map(|log| log.msg));
+    }
+    said_both(&String::from_utf8_lossy(&log));
+    // A client that reads what the frontend had built.
+    let mut driven = Driven::begin(&rig, api::SolveRequest::default(), "driven").await;
+    let request = bridge::SolveRequest {
+        frontend: "gateway.v0".to_owned(),
+        frontend_opt: opts.map(own).into(),
+        ..Default::default()
+    };
+    let result = driven.solve(request).await.expect("a result");
+    assert!(!driven.read(&result, "/bin/busybox").await.is_empty());
+    driven.end(result).await.expect("the build");
+    // docker, and a build file that names the frontend.
+    let dir = tempfile::tempdir().unwrap();
+    let context = dir.path().join("context");
+    fs::create_dir(&context).unwrap();
+    fs::write(context.join("Dockerfile"), format!("# syntax={RAW}\n")).unwrap();
+    let argument = "--build-arg=MODE=container";
+    let (built, text) = docker(&rig.daemon, dir.path(), &[argument]);
+    assert!(built, "{text}");
+    // Its stderr says quotes as they are.
+    said_both(&text);
+    // What the frontends left running ended with them.
+    rig.daemon.wait("nothing is left running", |daemon| {
+        daemon.holds().children <= before.children + 1
+    });
+    assert_eq!(rig.daemon.holds().mounts, before.mounts);
 }
 
 /// `docker build` of a folder.

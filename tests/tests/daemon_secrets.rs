@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use gateway_tests::client::build::{built, logs, map};
-use gateway_tests::client::wire::{SolveRequest, SolveResponse};
+use gateway_tests::client::session::{DIFF_COPY, SECRET, SEND};
+use gateway_tests::client::wire::{Exporter, SolveRequest, SolveResponse};
 use gateway_tests::client::{Client, Failure, Offers, Session, Tree, new_id};
 use gateway_tests::rig::Rig;
 use sha2::{Digest, Sha256};
@@ -287,4 +288,41 @@ async fn p57_nonsense_over_http_is_refused_with_the_reason() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("{:?}, {before:?} before", rig.daemon.holds());
+}
+
+/// A library of ours panics at such details; neither the build nor the client is lost by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn p17_refusals_of_a_client_with_details_of_no_form_are_refusals_all_the_same() {
+    let rig = Rig::new();
+    let client = rig.client().await;
+    let step = "RUN --mount=type=secret,id=s,required true";
+    for path in [DIFF_COPY, SECRET, SEND] {
+        for in_trailers in [false, true] {
+            let mut offers = dockerfile(step);
+            offers.unreadable = Some((path, in_trailers));
+            offers.secrets.insert("s".to_owned(), Vec::new());
+            let session = Session::open(&client, offers).await;
+            let request = SolveRequest {
+                name: new_id(),
+                session: session.id.clone(),
+                frontend: "dockerfile.v0".to_owned(),
+                options: map(&[("no-cache", "")]),
+                exporters: vec![Exporter {
+                    kind: "local".to_owned(),
+                    attrs: map(&[]),
+                    ..Exporter::default()
+                }],
+                ..SolveRequest::default()
+            };
+            let (built, _) = built(&client, &request).await;
+            let error = built.expect_err("nothing is given or taken");
+            assert!(error.code.is_some(), "{path}: {error:?}");
+            assert!(error.message.contains("not today"), "{path}: {error:?}");
+        }
+    }
+    assert!(
+        !rig.daemon.log().contains("panicked"),
+        "{}",
+        rig.daemon.log()
+    );
 }

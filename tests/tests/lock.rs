@@ -9,6 +9,7 @@ use gateway_tests::git::GitDaemon;
 use gateway_tests::program::{Home, run, stderr, tool};
 use gateway_tests::raw_frontend::{self, RAW};
 use gateway_tests::registry::Registry;
+use gateway_tests::scanner;
 use gateway_tests::web::{Page, Web};
 use serde_json::json;
 
@@ -489,4 +490,23 @@ fn vendoring_again_mends_what_is_damaged_and_drops_what_is_not_used_any_more() {
         &said,
         &["is not what", "~ docker.io/test/base:2", "gateway vendor"],
     );
+}
+
+#[test]
+fn the_scanner_of_a_result_is_pinned_also_when_its_frontend_knows_nothing_of_it() {
+    let registry = Registry::start();
+    raw_frontend::push(&registry);
+    scanner::push(&registry);
+    let home = Home::new(&registry.as_docker_hub());
+    let dir = context(&format!("# syntax = {RAW}\n"));
+    let asked = format!("--sbom=generator={}", scanner::IMAGE);
+    ok(&lock(&home, dir.path(), &[&asked]));
+    contains(&read_lock(dir.path()), &["docker.io/test/scanner:1"]);
+    // It is another one now; the build runs the one that was there.
+    push(&registry, scanner::IMAGE, "that runs nothing");
+    let (output, dest) = build(&home, dir.path(), &["--locked", &asked]);
+    ok(&output);
+    contains(&file(&dest, "sbom.spdx.json"), &["hello.txt"]);
+    let (output, _) = build(&home, dir.path(), &[&asked]);
+    contains(&refused(&output), &["does not have cmd"]);
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::sbom::Scanner;
 use futures_util::future::try_join_all;
 use gateway_api::{BuildResult, Error, Gateway, Ref, SolveRequest};
 use gateway_frontend::results::{PlatformResult, assemble};
+use gateway_frontend::scanner::{Scan, Scanner};
 use gateway_frontend::subrequest::missing_cap;
 use gateway_llb::{pb, platform};
 
@@ -145,7 +145,13 @@ async fn build_parsed(
             );
             with_windows_version(&mut result);
             if let Some(scanner) = scanner {
-                let scan = scanner.scan(client, &result.id, &converted).await?;
+                let scan = Scan {
+                    id: &result.id,
+                    state: &converted.state,
+                    extras: &converted.scanned,
+                    ignores_cache: converted.ignores_cache,
+                };
+                let scan = scanner.scan(client.gateway().as_ref(), scan).await?;
                 result.attestations.push(scan);
             }
             result.base_image = converted.base_image;

@@ -10,7 +10,6 @@ pub mod convert;
 mod frontend;
 pub mod lint;
 pub mod parse;
-mod sbom;
 mod subrequest;
 mod warn;
 

@@ -33,6 +33,7 @@
 //! - [`conventions`]: the options, contexts, ignore files and named contexts that build clients send,
 //!   read as every frontend should read them. Start with [`BuildClient`].
 //! - [`results`]: results of one or several platforms; [`image_config`]: how images are run.
+//! - [`scanner`]: the bill of materials of a result, if the caller asks for one.
 //! - [`subrequest`]: questions instead of builds, and capabilities that callers require.
 //! - [`testing`]: a gateway in memory for unit tests; [`record`]: real conversations, played back.
 //! - [`api`]: the `Gateway` trait and its values; [`llb`]: the language of build graphs.
@@ -55,6 +56,7 @@ mod own_image;
 pub mod record;
 pub mod results;
 mod run;
+pub mod scanner;
 mod stdio;
 pub mod subrequest;
 pub mod testing;

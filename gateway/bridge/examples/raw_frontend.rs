@@ -7,6 +7,8 @@
 
 #[path = "raw_frontend/breaking.rs"]
 mod breaking;
+#[path = "raw_frontend/container.rs"]
+mod container;
 #[path = "raw_frontend/hostile.rs"]
 mod hostile;
 
@@ -63,6 +65,8 @@ fn main() {
         // Tells what the host knows of a source.
         "meta" => meta(),
         "source" => source(),
+        // Runs processes of its own.
+        "container" => container::run(),
         // The helper image of 2018 frontends for their COPY.
         "copy-helper" => Age::new(true, false, false).build(Ending::CopyHelper),
         other if hostile::run(other) || breaking::run(other) => {}

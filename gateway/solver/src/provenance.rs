@@ -127,6 +127,24 @@ impl Job {
     }
 }
 
+impl Job {
+    /// The results of which things are attested, with the keys of those; `None` for scratch.
+    ///
+    /// # Errors
+    /// Several results without platforms, or platforms that cannot be read.
+    pub fn attested_results(
+        &self,
+        result: &SolvedResult,
+    ) -> Result<Vec<(String, Option<ResultRef>)>, Error> {
+        let (wanted, lone) = wanted(self, result)?;
+        let keyed = wanted.into_iter().map(|(id, _, reference)| {
+            let key = if id.is_empty() { lone.clone() } else { id };
+            (key, reference.cloned())
+        });
+        Ok(keyed.collect())
+    }
+}
+
 fn materials(
     job: &JobInner,
     roots: &BTreeSet<String>,

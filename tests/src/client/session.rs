@@ -18,8 +18,8 @@ use super::wire::{BytesMessage, Named, Nothing};
 use super::{Answers, Body, Client, Frames, body, framed};
 
 pub const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
-const SEND: &str = "/moby.filesync.v1.FileSend/DiffCopy";
-const SECRET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
+pub const SEND: &str = "/moby.filesync.v1.FileSend/DiffCopy";
+pub const SECRET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
 const CHECK_AGENT: &str = "/moby.sshforward.v1.SSH/CheckAgent";
 const FORWARD_AGENT: &str = "/moby.sshforward.v1.SSH/ForwardAgent";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
@@ -43,6 +43,8 @@ pub struct Offers {
     pub archives: Mutex<BTreeMap<String, Vec<u8>>>,
     /// Blobs that are read and written.
     pub stores: Stores,
+    /// Calls that are refused with details that are not base64: their path, and whether trailers say so.
+    pub unreadable: Option<(&'static str, bool)>,
     /// Bytes of a header in every answer.
     pub header: usize,
     /// Every call, as it came.
@@ -240,6 +242,24 @@ impl Offers {
         );
         if self.header > 0 {
             headers.insert("x-more", "x".repeat(self.header).parse().expect("a header"));
+        }
+        let unreadable = self.unreadable.filter(|(of, _)| *of == path);
+        if let Some((_, in_trailers)) = unreadable {
+            let mut status = http::HeaderMap::new();
+            for (name, value) in [
+                ("grpc-status", "9"),
+                ("grpc-message", "not today"),
+                ("grpc-status-details-bin", "this is no base64"),
+            ] {
+                status.insert(name, http::HeaderValue::from_static(value));
+            }
+            match in_trailers {
+                false => headers.extend(status),
+                true => {
+                    tokio::spawn(async move { frames.send(Ok(Frame::trailers(status))).await });
+                }
+            }
+            return response;
         }
         let offers = self.clone();
         tokio::spawn(async move {

@@ -65,6 +65,47 @@ pub struct Sbom {
     pub params: BTreeMap<String, String>,
 }
 
+impl Sbom {
+    /// The request among a build's options. The other attestations are the engine's.
+    ///
+    /// # Errors
+    /// In the words of the reference, when a request for an attestation cannot be read.
+    pub fn of(opts: &BTreeMap<String, String>) -> Result<Option<Sbom>, Error> {
+        const GENERATOR: &str = "docker/buildkit-syft-scanner:stable-1";
+        let mut found = None;
+        for (key, value) in opts {
+            let kind = key
+                .strip_prefix("attest:")
+                .or_else(|| key.strip_prefix("build-arg:BUILDKIT_ATTEST_"));
+            let Some(kind) = kind.map(str::to_lowercase) else {
+                continue;
+            };
+            if !matches!(kind.as_str(), "provenance" | "sbom") {
+                return Err(Error::unknown(format!("unknown attestation type {kind:?}")));
+            }
+            let mut params = BTreeMap::new();
+            let fields = match value.as_str() {
+                "" => Vec::new(),
+                value => csv::fields(value)
+                    .map_err(|e| Error::unknown(format!("failed to parse {kind}: {e}")))?,
+            };
+            if kind == "provenance" {
+                continue;
+            }
+            for field in fields.iter().filter(|field| !field.is_empty()) {
+                let (key, value) = field.split_once('=').unwrap_or((field, ""));
+                params.insert(key.to_owned(), value.to_owned());
+            }
+            let generator = params.remove("generator").unwrap_or(GENERATOR.to_owned());
+            ImageRef::parse(&generator).map_err(|e| {
+                Error::unknown(format!("failed to parse sbom scanner {generator}: {e}"))
+            })?;
+            found = Some(Sbom { generator, params });
+        }
+        Ok(found)
+    }
+}
+
 impl Config {
     /// Reads the options.
     ///
@@ -157,7 +198,7 @@ impl Config {
                 names.map(str::to_owned).collect()
             }),
             check: opts.get("build-arg:BUILDKIT_DOCKERFILE_CHECK").cloned(),
-            sbom: sbom(opts)?,
+            sbom: Sbom::of(opts)?,
         })
     }
 
@@ -348,42 +389,6 @@ fn cpu_set(text: &str) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// The request for a bill of materials among the attestations; others are not the frontend's.
-fn sbom(opts: &BTreeMap<String, String>) -> Result<Option<Sbom>, Error> {
-    const GENERATOR: &str = "docker/buildkit-syft-scanner:stable-1";
-    let mut found = None;
-    for (key, value) in opts {
-        let kind = key
-            .strip_prefix("attest:")
-            .or_else(|| key.strip_prefix("build-arg:BUILDKIT_ATTEST_"));
-        let Some(kind) = kind.map(str::to_lowercase) else {
-            continue;
-        };
-        if !matches!(kind.as_str(), "provenance" | "sbom") {
-            return Err(Error::unknown(format!("unknown attestation type {kind:?}")));
-        }
-        let mut params = BTreeMap::new();
-        let fields = match value.as_str() {
-            "" => Vec::new(),
-            value => csv::fields(value)
-                .map_err(|e| Error::unknown(format!("failed to parse {kind}: {e}")))?,
-        };
-        if kind == "provenance" {
-            continue;
-        }
-        for field in fields.iter().filter(|field| !field.is_empty()) {
-            let (key, value) = field.split_once('=').unwrap_or((field, ""));
-            params.insert(key.to_owned(), value.to_owned());
-        }
-        let generator = params.remove("generator").unwrap_or(GENERATOR.to_owned());
-        ImageRef::parse(&generator).map_err(|e| {
-            Error::unknown(format!("failed to parse sbom scanner {generator}: {e}"))
-        })?;
-        found = Some(Sbom { generator, params });
-    }
-    Ok(found)
 }
 
 fn cache_imports(new: Option<&str>, old: Option<&str>) -> Result<Vec<CacheImport>, Error> {

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use gateway_api::{
-    BuildResult, Container, ContainerRequest, Detail, Error, FileRange, Gateway, ImageConfig,
-    Invocation, Ref, Refs, ResolveImageConfigRequest, ResolveSourceMetaRequest, SolveRequest,
-    SourceMeta, Stat, Warning,
+    Attestation, BuildResult, Container, ContainerRequest, Detail, Error, FileRange, Gateway,
+    ImageConfig, Invocation, Ref, Refs, ResolveImageConfigRequest, ResolveSourceMetaRequest,
+    SolveRequest, SourceMeta, Stat, Warning,
 };
 use gateway_llb::pb;
 use gateway_solver::policy::SourcePolicies;
@@ -125,14 +125,31 @@ impl LocalGateway {
         }
     }
 
-    /// What the frontend returned, with the results behind its refs.
-    pub fn resolve(&self, returned: BuildResult) -> Result<Solved, Error> {
-        let find = |reference: Ref| match reference.is_scratch() {
+    /// The result behind a ref; `None` for scratch.
+    fn find(&self, reference: &Ref) -> Result<Option<ResultRef>, Error> {
+        match reference.is_scratch() {
             true => Ok(None),
             false => self.refs.get(&reference.id).map(Some).ok_or_else(|| {
                 Error::unknown(format!("return reference {} not found", reference.id))
             }),
+        }
+    }
+
+    /// An attestation, with the result behind its ref beside it.
+    pub fn attested(
+        &self,
+        mut attestation: Attestation,
+    ) -> Result<(Attestation, Option<ResultRef>), Error> {
+        let result = match attestation.reference.take() {
+            Some(reference) => self.find(&reference)?,
+            None => None,
         };
+        Ok((attestation, result))
+    }
+
+    /// What the frontend returned, with the results behind its refs.
+    pub fn resolve(&self, returned: BuildResult) -> Result<Solved, Error> {
+        let find = |reference: Ref| self.find(&reference);
         let origin = {
             let mut ids = returned.refs.iter().map(|(_, reference)| &reference.id);
             ids.find_map(|id| self.refs.known(id)?.origin)
@@ -148,13 +165,9 @@ impl LocalGateway {
         };
         let mut attestations = BTreeMap::new();
         for (key, list) in returned.attestations {
-            let list = list.into_iter().map(|mut attestation| {
-                let result = match attestation.reference.take() {
-                    Some(reference) => find(reference)?,
-                    None => None,
-                };
-                Ok((attestation, result))
-            });
+            let list = list
+                .into_iter()
+                .map(|attestation| self.attested(attestation));
             attestations.insert(key, list.collect::<Result<_, Error>>()?);
         }
         Ok(Solved {

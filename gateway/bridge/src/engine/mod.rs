@@ -13,6 +13,7 @@ mod observer;
 mod policy;
 mod provenance;
 mod replay;
+mod scan;
 mod solved;
 mod source_policy;
 
@@ -32,7 +33,8 @@ use gateway_solver::pins::{Pins, VendorReport};
 use gateway_solver::policy::SourcePolicies;
 use gateway_solver::usage::MachineUsage;
 use gateway_solver::{
-    CacheDestination, CacheExport, CacheImport, Exporter, Job, JobOptions, ResultRef, Solver,
+    AttestationContent, CacheDestination, CacheExport, CacheImport, Exporter, Job, JobOptions,
+    ResultRef, Solver,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +48,7 @@ use observer::Watch;
 pub use observer::{Observed, Observer};
 pub use policy::FrontendPolicy;
 pub use provenance::Wanted as WantedProvenance;
+use scan::Scanning;
 use solved::Solved;
 pub use source_policy::read as read_source_policies;
 
@@ -246,6 +249,7 @@ impl Engine {
             verify_replay: request.verify_replay,
         };
         self.prefer_builtin(&mut call);
+        let scanning = Scanning::of(&call)?;
         // Before anything is solved: a step that began does not look again.
         for import in &request.cache_imports {
             job.import_cache(import).await;
@@ -256,7 +260,9 @@ impl Engine {
         };
         let metadata = solved.metadata.clone();
         if let Some(collect) = &request.collect {
-            let vendored = collected(&job, &solved, collect).await?;
+            let vendored = self
+                .collected(&job, solved, collect, scanning.as_ref())
+                .await?;
             return Ok(BuildResponse {
                 vendored,
                 metadata,
@@ -270,6 +276,9 @@ impl Engine {
         let recording = record.then(|| provenance::Wanted::for_history(provenance.as_ref()));
         let platform = gateway_llb::platform::format(self.0.solver.default_platform());
         let mut recorded = Vec::new();
+        let own = result.attestations.iter();
+        let own: BTreeMap<String, usize> =
+            own.map(|(key, list)| (key.clone(), list.len())).collect();
         // A history has all of it, whatever the outputs are to have.
         for (wanted, record) in [(provenance, false), (recording, true)] {
             let Some(wanted) = wanted else { continue };
@@ -280,6 +289,14 @@ impl Engine {
             if record {
                 recorded = late::provenance(&result);
                 late::without_last(&mut result);
+            }
+        }
+        // Later than provenance, which a scan is no part of, and in front of it as with the reference.
+        if let Some(scanning) = &scanning {
+            for (key, scan) in scanning.scans(self, &job, &result).await? {
+                let at = own.get(&key).copied().unwrap_or_default();
+                let list = result.attestations.entry(key).or_default();
+                list.insert(at.min(list.len()), scan);
             }
         }
         let mut exporters = request.exporters;
@@ -312,6 +329,36 @@ impl Engine {
             vendored: None,
             provenance,
         })
+    }
+
+    /// Looks at what a build is made of, its scans included.
+    async fn collected(
+        &self,
+        job: &Job,
+        solved: Solved,
+        collect: &Collect,
+        scanning: Option<&Scanning>,
+    ) -> Result<Option<VendorReport>, Error> {
+        let results: Vec<_> = solved.results().into_iter().cloned().collect();
+        let result = solved.into_exportable();
+        let scans = match scanning {
+            Some(scanning) => scanning.scans(self, job, &result).await?,
+            None => BTreeMap::new(),
+        };
+        let attested = result.attestations.into_values().flatten();
+        let attested = attested.chain(scans.into_values());
+        let attested = attested.filter_map(|attested| match attested.content {
+            AttestationContent::Result(result) => Some(result),
+            _ => None,
+        });
+        let results: Vec<_> = results.into_iter().chain(attested).collect();
+        match collect {
+            Collect::Nothing => Ok(None),
+            Collect::Resolve => job.resolve_sources(&results).await.map(|()| None),
+            Collect::Vendor { dir, all_platforms } => {
+                job.vendor(&results, dir, *all_platforms).await.map(Some)
+            }
+        }
     }
 
     /// An outermost request for the image `dockerfile.v0` means the built-in frontend of that name.
@@ -404,24 +451,6 @@ impl Engine {
             call,
             invocation,
         ))
-    }
-}
-
-async fn collected(
-    job: &Job,
-    solved: &Solved,
-    collect: &Collect,
-) -> Result<Option<VendorReport>, Error> {
-    let results = solved.results().into_iter().cloned();
-    let attested = solved.attestations.values().flatten();
-    let attested = attested.filter_map(|(_, result)| result.clone());
-    let results: Vec<_> = results.chain(attested).collect();
-    match collect {
-        Collect::Nothing => Ok(None),
-        Collect::Resolve => job.resolve_sources(&results).await.map(|()| None),
-        Collect::Vendor { dir, all_platforms } => {
-            job.vendor(&results, dir, *all_platforms).await.map(Some)
-        }
     }
 }
 

@@ -25,6 +25,7 @@ use tonic_prost::ProstCodec;
 use tower::Service;
 
 use super::MAX_CALLS;
+use super::trailers::{Readable, readable};
 
 /// Headers of an answer, in bytes: errors of clients have details, of which none is a file.
 const MAX_ANSWER_HEADERS: u32 = 1 << 20;
@@ -127,7 +128,7 @@ where
 }
 
 impl Service<http::Request<Body>> for Channel {
-    type Response = http::Response<hyper::body::Incoming>;
+    type Response = http::Response<Readable>;
     type Error = hyper::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -145,7 +146,12 @@ impl Service<http::Request<Body>> for Channel {
         {
             *request.uri_mut() = uri;
         }
-        Box::pin(self.sender.send_request(request))
+        let answer = self.sender.send_request(request);
+        Box::pin(async move {
+            let (mut head, body) = answer.await?.into_parts();
+            head.headers = readable(head.headers);
+            Ok(http::Response::from_parts(head, Readable(body)))
+        })
     }
 }
 

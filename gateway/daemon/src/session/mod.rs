@@ -18,6 +18,7 @@ mod space;
 mod ssh;
 mod store;
 mod sync;
+mod trailers;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,19 +1,22 @@
-//! Bills of materials: a scanner image that looks at each result, when the caller asks for it.
+//! Bills of materials: a scanner image that looks at each result, when the caller asks for it. Here because frontends
+//! and the engine, for results of frontends that make none, must ask for the very same step.
 
 use std::collections::BTreeMap;
 
-use gateway_api::{Attestation, Error, SolveRequest};
+use gateway_api::result::Refs;
+use gateway_api::{Attestation, Error, Gateway, Ref, SolveRequest};
 use gateway_llb::{Constraints, ImageSource, MarshalOptions, Mount, State, path, pb};
 
-use crate::convert::Converted;
-use crate::convert::image::Image;
-use gateway_frontend::conventions::BuildClient;
-use gateway_frontend::conventions::options::Sbom;
-use gateway_frontend::conventions::reference::ImageRef;
+use crate::conventions::options::Sbom;
+use crate::conventions::reference::ImageRef;
+use crate::conventions::{BuildClient, ResolvedImage};
+use crate::image_config::Image;
 
 const SOURCES: &str = "/run/src";
 const OUTPUT: &str = "/run/out/";
-const PREDICATE: &str = "https://spdx.dev/Document";
+
+/// What bills of materials are, among attestations.
+pub const PREDICATE: &str = "https://spdx.dev/Document";
 
 /// How results are told to be bundles of statements, on the wire.
 const BUNDLE: i32 = 1;
@@ -26,30 +29,55 @@ pub struct Scanner {
     params: BTreeMap<String, String>,
 }
 
+/// What a scanner is to look at.
+pub struct Scan<'a> {
+    /// The result's platform, for eyes.
+    pub id: &'a str,
+    pub state: &'a State,
+    /// Others that went into it, by name.
+    pub extras: &'a BTreeMap<String, State>,
+    /// It runs also where it ran before.
+    pub ignores_cache: bool,
+}
+
+/// The reference of the scanner's image, whole.
+///
+/// # Errors
+/// When it is none.
+pub fn reference(wanted: &Sbom) -> Result<String, Error> {
+    let generator = &wanted.generator;
+    let reference = ImageRef::parse(generator)
+        .map_err(|e| Error::unknown(format!("failed to parse sbom scanner {generator}: {e}")))?;
+    Ok(reference.tagged().to_string())
+}
+
 impl Scanner {
     /// The scanner that was asked for.
     ///
     /// # Errors
     /// When its image cannot be had, or runs nothing.
     pub async fn find(client: &BuildClient, wanted: &Sbom) -> Result<Self, Error> {
-        let generator = &wanted.generator;
-        let reference = ImageRef::parse(generator)
-            .map_err(|e| Error::unknown(format!("failed to parse sbom scanner {generator}: {e}")))?
-            .tagged();
+        let reference = reference(wanted)?;
         let platforms = &client.config().build_platforms;
         let platform = platforms.first().cloned().unwrap_or_default();
-        let resolved = client
-            .resolve_image(&reference.to_string(), &platform, String::new())
-            .await?;
-        let image = Image::parse(&resolved.config)?;
+        let resolved = client.resolve_image(&reference, &platform, String::new());
+        Self::of(resolved.await?, platform, wanted)
+    }
+
+    /// The scanner whose image is known.
+    ///
+    /// # Errors
+    /// When it cannot be read, or runs nothing.
+    pub fn of(image: ResolvedImage, platform: pb::Platform, wanted: &Sbom) -> Result<Self, Error> {
+        let reference = image.reference;
+        let image = Image::parse(&image.config)?;
         if image.config.entrypoint.is_empty() && image.config.cmd.is_empty() {
             return Err(Error::unknown(format!(
-                "scanner {} does not have cmd",
-                resolved.reference
+                "scanner {reference} does not have cmd"
             )));
         }
         Ok(Self {
-            reference: resolved.reference,
+            reference,
             image,
             platform,
             params: wanted.params.clone(),
@@ -60,25 +88,25 @@ impl Scanner {
     ///
     /// # Errors
     /// What the gateway says.
-    pub async fn scan(
-        &self,
-        client: &BuildClient,
-        id: &str,
-        converted: &Converted,
-    ) -> Result<Attestation, Error> {
-        let state = self.state(id, converted);
+    pub async fn scan(&self, gateway: &dyn Gateway, scan: Scan<'_>) -> Result<Attestation, Error> {
+        let state = self.state(&scan);
         let definition = state
             .marshal(&MarshalOptions {
                 sets_default_path: false,
                 ..MarshalOptions::new(self.platform.clone())
             })
             .map_err(|e| Error::unknown(format!("failed to marshal LLB definition: {e}")))?;
-        let reference = client
+        let solved = gateway
             .solve(SolveRequest {
                 definition: Some(definition),
                 ..SolveRequest::default()
             })
             .await?;
+        let reference = match solved.refs {
+            Refs::Single(reference) => reference,
+            Refs::None => Ref::scratch(),
+            Refs::Map(_) => return Err(Error::unknown("failed to get single ref")),
+        };
         let metadata = [("reason", "sbom"), ("sbom-core", "sbom")]
             .map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()));
         Ok(Attestation {
@@ -91,7 +119,7 @@ impl Scanner {
         })
     }
 
-    fn state(&self, id: &str, converted: &Converted) -> State {
+    fn state(&self, scan: &Scan<'_>) -> State {
         let config = &self.image.config;
         let core = path::join(&[SOURCES, "core", "sbom"]);
         let mut state = ImageSource::new(self.reference.as_str())
@@ -102,24 +130,24 @@ impl Scanner {
         if !config.working_dir.is_empty() {
             state = state.dir(&config.working_dir);
         }
-        if !converted.scanned.is_empty() {
+        if !scan.extras.is_empty() {
             let extras = path::join(&[SOURCES, "extras"]);
             state = state.env("BUILDKIT_SCAN_SOURCE_EXTRAS", &extras);
         }
         for (key, value) in &self.params {
             state = state.env(&format!("BUILDKIT_SCAN_{key}"), value);
         }
-        let name = format!("[{id}] generating sbom using {}", self.reference);
+        let name = format!("[{}] generating sbom using {}", scan.id, self.reference);
         let mut constraints = Constraints::new().name(name);
-        if converted.ignores_cache {
+        if scan.ignores_cache {
             constraints = constraints.ignore_cache();
         }
         let mut step = state
             .run(config.entrypoint.iter().chain(&config.cmd).cloned())
             .with(constraints)
             .mount(Mount::tmpfs("/tmp", 0))
-            .mount(Mount::bind(core, &converted.state).readonly());
-        for (name, extra) in &converted.scanned {
+            .mount(Mount::bind(core, scan.state).readonly());
+        for (name, extra) in scan.extras {
             let target = path::join(&[SOURCES, "extras", &format!("sbom-{name}")]);
             step = step.mount(Mount::bind(target, extra).readonly());
         }
