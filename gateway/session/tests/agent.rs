@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use base64::Engine as _;
 use gateway_session::ssh::{Agent, AgentSource, KeyError, Keys};
 use gateway_session::{LocalSession, Session};
 
@@ -144,6 +145,113 @@ async fn keys_whose_secret_begins_with_zeros_sign() {
     for file in &files {
         std::fs::remove_file(file).unwrap();
         assert!(signs(dir.path(), file, &socket), "{}", file.display());
+    }
+}
+
+/// The public half of a key as OpenSSH writes it. Ed25519 keys in PKCS#8 it does not read itself.
+fn public_half(key: &Path) -> Vec<u8> {
+    let public = run("ssh-keygen", &["-y", "-f", text(key)], None);
+    if public.status.success() {
+        return public.stdout;
+    }
+    let args = ["pkey", "-in", text(key), "-pubout", "-outform", "DER"];
+    let der = run("openssl", &args, None);
+    // The number is the end of it: RFC 8410, section 4.
+    let number = der.stdout.last_chunk::<32>().expect("a public key");
+    let kind = b"ssh-ed25519";
+    let mut blob = vec![0, 0, 0, 11];
+    blob.extend_from_slice(kind);
+    blob.extend_from_slice(&[0, 0, 0, 32]);
+    blob.extend_from_slice(number);
+    let blob = base64::engine::general_purpose::STANDARD.encode(blob);
+    format!("ssh-ed25519 {blob}\n").into_bytes()
+}
+
+/// Files of openssl, as it writes them and as `ssh-keygen -m` changes them; the public half is OpenSSH's to tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_in_the_forms_of_other_programs_sign() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    let mut made = |name: String, program: &str, args: &[&str]| {
+        let path = dir.path().join(name);
+        let all = [args, &[text(&path)]].concat();
+        let output = run(program, &all, None);
+        assert!(output.status.success(), "{program} {all:?}: {output:?}");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::write(path.with_extension("pub"), public_half(&path)).unwrap();
+        files.push(path);
+    };
+    for (curve, bits) in [
+        ("prime256v1", "256"),
+        ("secp384r1", "384"),
+        ("secp521r1", "521"),
+    ] {
+        // With the parameters of the curve before the key, and without.
+        let sec1 = ["ecparam", "-genkey", "-name", curve, "-out"];
+        made(format!("{curve}-parameters"), "openssl", &sec1);
+        let sec1 = ["ecparam", "-genkey", "-noout", "-name", curve, "-out"];
+        made(format!("{curve}-sec1"), "openssl", &sec1);
+        let group = format!("ec_paramgen_curve:{curve}");
+        let pkcs8 = ["genpkey", "-algorithm", "EC", "-pkeyopt", &group, "-out"];
+        made(format!("{curve}-pkcs8"), "openssl", &pkcs8);
+        for form in ["PEM", "PKCS8"] {
+            let args = ["-q", "-N", "", "-t", "ecdsa", "-b", bits, "-m", form, "-f"];
+            made(format!("{bits}-{form}"), "ssh-keygen", &args);
+        }
+    }
+    let ed25519 = ["genpkey", "-algorithm", "ED25519", "-out"];
+    made("ed25519-pkcs8".to_owned(), "openssl", &ed25519);
+    let rsa = ["genpkey", "-algorithm", "RSA", "-out"];
+    made("rsa-pkcs8".to_owned(), "openssl", &rsa);
+
+    let session = session(AgentSource::Keys(Keys::read(&files).unwrap()));
+    let socket = session.ssh_socket("default").await.unwrap().unwrap();
+    for file in &files {
+        std::fs::remove_file(file).unwrap();
+        assert!(signs(dir.path(), file, &socket), "{}", file.display());
+    }
+}
+
+#[test]
+fn keys_of_other_programs_that_cannot_be_used_say_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let locked = file("locked");
+    let group = "ec_paramgen_curve:prime256v1";
+    let args = [
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        group,
+        "-aes256",
+        "-pass",
+        "pass:secret",
+        "-out",
+        text(&locked),
+    ];
+    assert!(run("openssl", &args, None).status.success());
+    let error = Keys::read(&[locked]).unwrap_err();
+    assert!(matches!(error, KeyError::Encrypted { .. }), "{error}");
+    // A curve that SSH has no name for, and a kind of key that signs nothing.
+    let koblitz = file("koblitz");
+    let args = [
+        "ecparam",
+        "-genkey",
+        "-noout",
+        "-name",
+        "secp256k1",
+        "-out",
+        text(&koblitz),
+    ];
+    assert!(run("openssl", &args, None).status.success());
+    let agreement = file("x25519");
+    let args = ["genpkey", "-algorithm", "X25519", "-out", text(&agreement)];
+    assert!(run("openssl", &args, None).status.success());
+    for path in [koblitz, agreement] {
+        let error = Keys::read(std::slice::from_ref(&path)).unwrap_err();
+        assert!(matches!(error, KeyError::Malformed { .. }), "{error}");
+        assert!(error.to_string().contains(text(&path)), "{error}");
     }
 }
 

@@ -52,7 +52,7 @@ impl std::fmt::Debug for Keys {
 }
 
 impl Keys {
-    /// Reads keys in the OpenSSH form, and RSA keys in the older PEM forms.
+    /// Reads keys in the OpenSSH form, and those of RSA, ECDSA and Ed25519 in the PEM forms of other programs.
     ///
     /// # Errors
     /// For a file that cannot be read, is too large, needs a passphrase, or holds no key.
@@ -125,7 +125,8 @@ impl Key {
             Some(rsa) => RsaKeypair::try_from(rsa)
                 .and_then(|pair| PrivateKey::new(KeypairData::Rsa(pair), "")),
             None => PrivateKey::from_openssh(&text)
-                .or_else(|error| super::short::read(&text).ok_or(error)),
+                .or_else(|error| super::short::read(&text).ok_or(error))
+                .or_else(|error| super::pem::read(&text).ok_or(error)),
         };
         forget(text.into_bytes());
         let is_encrypted = encrypted || key.as_ref().is_ok_and(PrivateKey::is_encrypted);

@@ -3,6 +3,7 @@
 //! locking, extensions). Keys given as files are served the same way, without any agent.
 
 mod keys;
+mod pem;
 mod serve;
 mod short;
 mod wire;
