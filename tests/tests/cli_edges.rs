@@ -435,10 +435,11 @@ fn a_file_that_cannot_be_written_in_the_end_stops_a_build_at_once() {
             "error: cannot write /no/such/folder/file: No such file or directory (os error 2)\n"
         );
     }
-    let output = "--output=type=oci,dest=/no/such/folder/file";
+    // Folders on the way to an output are made, where they can be.
+    let output = "--output=type=oci,dest=/proc/no/such/folder/file";
     let output = run(home.build().arg(output).arg(context.path()));
     let said = stderr(&output);
-    let told = "error: failed to solve: cannot write /no/such/folder/file: No such file or directory (os error 2)\n";
+    let told = "error: failed to solve: cannot write /proc/no/such/folder/file: No such file or directory (os error 2)\n";
     assert!(said.ends_with(told), "{said}");
 }
 
@@ -508,15 +509,11 @@ fn values_that_no_flag_takes_are_told_before_anything_is_done() {
         ("--pull=maybe", "--pull \"maybe\": not one of true, false"),
         (
             "--progress=fancy",
-            "--progress \"fancy\": not one of auto, tty, plain, plain=2018, rawjson, quiet",
+            "--progress \"fancy\": not one of auto, tty, plain, plain=2018, rawjson, quiet, none",
         ),
         (
             "--cach-from=x",
             "--cach-from: there is no such flag, --cache-from is like it",
-        ),
-        (
-            "--output=",
-            "--output: a value is missing: a folder, - for stdout, or type=...,dest=...",
         ),
         (
             "--output=type=oci,dest=",
@@ -531,9 +528,53 @@ fn values_that_no_flag_takes_are_told_before_anything_is_done() {
             "--output \"type=local\": needs a directory: dest=DIR",
         ),
         (
-            "--secret=",
-            "--secret: a value is missing: `gateway build --help` shows its forms",
+            "--output=type=iamge",
+            "--output \"type=iamge\": unknown type \"iamge\": image, registry, oci, docker, tar, local, \
+             cacheonly are known; image is like it",
         ),
+        (
+            "--secret=id=x,scr=y",
+            "--secret \"id=x,scr=y\": unknown key \"scr\": id, src, env and type are known; src is like it",
+        ),
+        (
+            "--ssh=default=/no/such/key",
+            "--ssh \"default=/no/such/key\": /no/such/key: No such file",
+        ),
+        (
+            "--sbom=generator=",
+            "--sbom \"generator=\": generator= names no image: generator=IMAGE, or leave it out",
+        ),
+        (
+            "--attest=type=sbom,generator=A:B:C",
+            "--attest \"type=sbom,generator=A:B:C\": ",
+        ),
+        (
+            "--attest=type=foo",
+            "--attest \"type=foo\": unknown attestation foo: sbom and provenance are known",
+        ),
+        (
+            "--attest=type=sbom,disabled=maybe",
+            "--attest \"type=sbom,disabled=maybe\": disabled is true or false, not \"maybe\"",
+        ),
+        (
+            "--call=outline,fromat=json",
+            "--call \"outline,fromat=json\": unknown key \"fromat\": write METHOD, METHOD,format=json or \
+             METHOD,ignorestatus=true; format is like it",
+        ),
+        (
+            "--cache-to=type=local,dest=c,mode=maximal",
+            "--cache-to \"type=local,dest=c,mode=maximal\": mode is min or max, not \"maximal\"",
+        ),
+        (
+            "--cache-from=type=registry",
+            "--cache-from \"type=registry\": needs ref=...",
+        ),
+        (
+            "--allow=netowrk.host",
+            "--allow \"netowrk.host\": unknown entitlement: network.host, security.insecure, device, \
+             buildx.local.delete are known; network.host is like it",
+        ),
+        ("--build-context=UPPER=.", "--build-context \"UPPER=.\": "),
         (
             "--attest=",
             "--attest: a value is missing: `gateway build --help` shows its forms",
@@ -541,10 +582,6 @@ fn values_that_no_flag_takes_are_told_before_anything_is_done() {
         (
             "--provenance=mode=most",
             "--provenance \"mode=most\": invalid mode \"most\"",
-        ),
-        (
-            "--provenance=foo=bar",
-            "--provenance \"foo=bar\": unknown parameter \"foo\" of the provenance attestation",
         ),
         (
             "--attest=type=provenance,mode=most",
@@ -600,6 +637,9 @@ fn values_that_no_flag_takes_are_told_before_anything_is_done() {
         "--platform=local",
         "--ulimit=nofile=1024",
         "--ulimit=core=-1",
+        "--network=",
+        "--allow=device=vendor.example/gpu=0",
+        "--build-context=docker.io/library/base:latest=docker-image://x",
     ] {
         let output = run(home
             .build()
@@ -608,4 +648,131 @@ fn values_that_no_flag_takes_are_told_before_anything_is_done() {
             .arg(dir.path()));
         assert!(output.status.success(), "{flag}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn what_docker_passes_over_is_passed_over_with_a_warning() {
+    let home = Home::new("");
+    let dir = context("FROM scratch\nCOPY Dockerfile /\n");
+    let folder = dir.path().display();
+    for (flags, told) in [
+        (
+            vec!["--output=type=image,nmae=me/app".to_owned()],
+            "--output \"type=image,nmae=me/app\": \"nmae\" has no effect; name is like it",
+        ),
+        (
+            vec![format!(
+                "--output=type=oci,dest={folder}/a.tar,compresion=zstd"
+            )],
+            "\"compresion\" has no effect; compression is like it",
+        ),
+        (
+            vec![format!("--output=type=local,dest={folder}/out,name=x")],
+            "\"name\" has no effect\n",
+        ),
+        (
+            vec!["--output=".to_owned()],
+            "--output: is empty and has no effect\n",
+        ),
+        (
+            vec!["--cache-from=".to_owned(), "--cache-to=".to_owned()],
+            "--cache-to: is empty and has no effect\n",
+        ),
+        (
+            vec![format!(
+                "--cache-to=type=local,dest={folder}/cache,mdoe=max"
+            )],
+            "\"mdoe\" has no effect; mode is like it",
+        ),
+        (
+            vec![format!(
+                "--cache-from=type=local,src={folder}/cache,mode=max"
+            )],
+            "\"mode\" has no effect\n",
+        ),
+        (
+            vec!["--secret=id=x,env=NO_SUCH_VARIABLE".to_owned()],
+            "--secret \"id=x,env=NO_SUCH_VARIABLE\": NO_SUCH_VARIABLE is not set: the secret is empty",
+        ),
+        (
+            vec!["--provenance=mode=min,buidler-id=x".to_owned()],
+            "\"buidler-id\" has no effect; builder-id is like it",
+        ),
+        (
+            vec!["--sbom=".to_owned(), "--provenance=".to_owned()],
+            "--sbom: is empty and has no effect",
+        ),
+    ] {
+        let output = run(home.build().args(&flags).arg(dir.path()));
+        let text = stderr(&output);
+        assert!(output.status.success(), "{flags:?}: {text}");
+        let said = text.contains("warning: ") && text.contains(told);
+        assert!(said, "{flags:?}: {text}");
+    }
+    // Nothing is said of what is known.
+    for flag in [
+        format!("--output=type=oci,dest={folder}/sub/folder/b.tar,annotation.a=b,unknown.x=1"),
+        "--output=type=image,name=me/app,annotation.a=b,compression=zstd".to_owned(),
+        "--cache-from=me/a,me/b".to_owned(),
+    ] {
+        let output = run(home.build().arg(&flag).arg(dir.path()));
+        let text = stderr(&output);
+        assert!(output.status.success(), "{flag}: {text}");
+        let unknown = flag.contains("unknown.x");
+        let warned = text.lines().any(|line| line.starts_with("warning: --"));
+        assert_eq!(warned, unknown, "{flag}: {text}");
+    }
+    assert!(dir.path().join("sub/folder/b.tar").exists());
+}
+
+#[test]
+fn a_question_that_no_frontend_answers_is_told_with_those_that_are() {
+    let home = Home::new("");
+    let dir = context("FROM scratch AS one\n");
+    for (call, told) in [
+        (
+            "foo",
+            "error: failed to solve: unsupported request frontend.foo\n--call=subrequests.describe tells which \
+             questions the frontend of this build file answers.\n",
+        ),
+        (
+            "outlne",
+            "error: failed to solve: unsupported request frontend.outlne\nDid you mean --call=outline? \
+             --call=subrequests.describe tells which questions the frontend of this build file answers.\n",
+        ),
+    ] {
+        let output = run(home.build().arg("--call").arg(call).arg(dir.path()));
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.ends_with(told), "{text}");
+    }
+    // The judgement of a check can be left out of the exit code.
+    std::fs::write(dir.path().join("Dockerfile"), "FROM scratch as one\n").unwrap();
+    let check = |call: &str| run(home.build().args(["--call", call]).arg(dir.path()));
+    assert_eq!(check("check").status.code(), Some(1));
+    let ignored = check("check,ignorestatus=true");
+    assert!(ignored.status.success(), "{}", stderr(&ignored));
+    assert!(String::from_utf8_lossy(&ignored.stdout).contains("FromAsCasing"));
+}
+
+#[test]
+fn quiet_prints_the_id_and_none_nothing() {
+    let home = Home::new("");
+    let dir = context("FROM scratch\nCOPY Dockerfile /\n");
+    let printed = |flags: &[&str]| {
+        let output = run(home.build().args(flags).arg(dir.path()));
+        assert!(output.status.success(), "{flags:?}: {}", stderr(&output));
+        assert_eq!(stderr(&output), "", "{flags:?}");
+        output.stdout
+    };
+    let id = printed(&["-q"]);
+    assert!(id.starts_with(b"sha256:") && id.len() == 72, "{id:?}");
+    assert_eq!(printed(&["--progress=quiet"]), id);
+    assert_eq!(printed(&["--progress=none"]), b"");
+    // An archive on stdout stays one.
+    let archive = printed(&["-q", "--output=type=oci,dest=-"]);
+    assert!(
+        archive.ends_with(&[0; 1024]),
+        "something is behind the archive"
+    );
 }

@@ -31,8 +31,6 @@ pub enum SessionError {
     },
     #[error("invalid secret size {size}: secret {id} is larger than {MAX_SECRET_BYTES} bytes")]
     SecretTooLarge { id: String, size: u64 },
-    #[error("secret {id}: environment variable {name} is not set")]
-    SecretVariableMissing { id: String, name: String },
     #[error("SSH agent {id}: cannot listen for the build: {source}")]
     Agent { id: String, source: std::io::Error },
     /// What the client answered over the wire, or why it did not.

@@ -14,8 +14,6 @@ pub enum SecretSource {
     File(PathBuf),
     /// Already read by the caller (an environment variable, a value given in a test).
     Value(Secret),
-    /// The named environment variable does not exist; an error only when the secret is asked for.
-    MissingVariable(String),
 }
 
 /// Plain data: directories, secrets and agents by name.
@@ -117,10 +115,6 @@ impl Session for LocalSession {
         match self.secrets.get(id) {
             None => Ok(None),
             Some(SecretSource::Value(secret)) => Ok(Some(Secret::new(secret.expose().to_vec()))),
-            Some(SecretSource::MissingVariable(name)) => Err(SessionError::SecretVariableMissing {
-                id: id.to_owned(),
-                name: name.clone(),
-            }),
             Some(SecretSource::File(path)) => read_secret(id, path).await.map(Some),
         }
     }

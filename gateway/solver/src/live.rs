@@ -9,6 +9,7 @@ use gateway_llb::graph::LoadError;
 use gateway_llb::{Graph, pb, vertex_name};
 
 use crate::key::OpKey;
+use crate::ops::exec::granted_device as granted;
 use crate::report;
 use crate::shared::SharedWork;
 use crate::store::Snapshot;
@@ -253,14 +254,15 @@ fn allowed(op: &pb::Op, entitlements: &BTreeSet<String>) -> Result<(), (String, 
         "security.insecure",
         exec.security() == pb::SecurityMode::Insecure,
     )?;
-    match exec.cdi_devices.iter().find(|device| !device.optional) {
-        Some(device) if !entitlements.contains("device") => Err((
+    let mut required = exec.cdi_devices.iter().filter(|device| !device.optional);
+    match required.find(|device| granted(entitlements, &device.name).is_none()) {
+        Some(device) => Err((
             format!(
                 "device {} is requested by the build but not allowed",
                 device.name
             ),
             "--allow device".to_owned(),
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }

@@ -47,6 +47,10 @@ impl Place {
             .or_else(|| of_argument(message, line))
             .or_else(|| of_process(message))
             .or_else(|| self.of_full_disk(message))
+            .or_else(|| {
+                let request = message.split_once("unsupported request ")?.1;
+                Some(super::call::advice(request.trim()))
+            })
             .or_else(|| of_words(message))
     }
 

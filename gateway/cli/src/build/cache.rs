@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use gateway_solver::{CacheDestination, CacheExport, CacheImport};
 
+use super::keys;
 use crate::error::UsageError;
 use gateway_frontend::csv;
 
@@ -14,15 +15,6 @@ const TO: &str = "--cache-to";
 const DEFAULT_TAG: &str = "latest";
 /// Caches that are services of others, and what reaches as far.
 const SERVICES: [&str; 3] = ["gha", "s3", "azblob"];
-/// Attributes that say how layers are written.
-const LAYER_KEYS: [&str; 5] = [
-    "compression",
-    "compression-level",
-    "force-compression",
-    "image-manifest",
-    "oci-mediatypes",
-];
-
 /// One flag's value, read.
 struct Cache<'a> {
     flag: &'static str,
@@ -40,7 +32,7 @@ impl<'a> Cache<'a> {
             attrs: BTreeMap::new(),
         };
         // A name alone is that of a cache in a registry.
-        if !text.contains('=') && !text.is_empty() {
+        if !text.contains('=') {
             cache.attrs.insert("ref".to_owned(), text.to_owned());
             return Ok(cache);
         }
@@ -80,50 +72,62 @@ impl<'a> Cache<'a> {
     }
 
     fn flag(&mut self, key: &str) -> Result<bool, UsageError> {
-        match self.attrs.remove(key).as_deref() {
-            None | Some("false" | "0") => Ok(false),
-            Some("true" | "1") => Ok(true),
-            Some(other) => Err(self.wrong(format!("{key} is true or false, not {other:?}"))),
+        match self.attrs.remove(key) {
+            None => Ok(false),
+            Some(value) => keys::boolean(key, &value).map_err(|problem| self.wrong(problem)),
         }
     }
 
-    /// What is left must be among these.
-    fn only(&self, known: &[&str]) -> Result<(), UsageError> {
-        match self.attrs.keys().find(|key| !known.contains(&key.as_str())) {
-            Some(key) => Err(self.wrong(format!("unknown key {key:?}"))),
-            None => Ok(()),
-        }
+    /// Leaves what is known, and tells of the rest.
+    fn only(&mut self, known: &[&str], notes: &mut Vec<String>) {
+        let unknown = |key: &&String| !known.contains(&key.as_str());
+        let given = self.attrs.keys().filter(unknown);
+        notes.extend(keys::notes(self.flag, self.text, given, known));
+        self.attrs.retain(|key, _| known.contains(&key.as_str()));
     }
 }
 
-/// One cache for each `--cache-from`.
-pub fn imports(texts: &[String]) -> Result<Vec<CacheImport>, UsageError> {
-    texts.iter().map(|text| import(text)).collect()
+/// The single caches that flags name: a flag with names alone can have several, with commas.
+fn single(texts: &[String]) -> impl Iterator<Item = &str> {
+    texts.iter().flat_map(|text| {
+        let names = !text.contains('=');
+        let commas = move |c| names && c == ',';
+        text.split(commas).filter(|text| !text.is_empty())
+    })
 }
 
-fn import(text: &str) -> Result<CacheImport, UsageError> {
+/// One cache for each `--cache-from`; `notes` gets what has no effect.
+pub fn imports(texts: &[String], notes: &mut Vec<String>) -> Result<Vec<CacheImport>, UsageError> {
+    single(texts).map(|text| import(text, notes)).collect()
+}
+
+fn import(text: &str, notes: &mut Vec<String>) -> Result<CacheImport, UsageError> {
     let mut cache = Cache::read(FROM, text)?;
-    let import = match cache.kind.as_str() {
+    if !["local", "registry"].contains(&cache.kind.as_str()) {
+        return Err(cache.unknown_kind("local and registry"));
+    }
+    cache.only(&keys::of_cache_import(&cache.kind), notes);
+    Ok(match cache.kind.as_str() {
         "local" => CacheImport::Local {
             src: PathBuf::from(cache.needed("src")?),
             digest: cache.take("digest"),
             tag: cache.take("tag"),
         },
-        "registry" => CacheImport::Registry {
+        _ => CacheImport::Registry {
             reference: cache.needed("ref")?,
             insecure: cache.flag("registry.insecure")?,
         },
-        _ => return Err(cache.unknown_kind("local and registry")),
-    };
-    cache.only(&[])?;
-    Ok(import)
+    })
 }
 
-/// One cache for each `--cache-to`.
-pub fn exports(texts: &[String]) -> Result<Vec<CacheExport>, UsageError> {
+/// One cache for each `--cache-to`; `notes` gets what has no effect.
+pub fn exports(texts: &[String], notes: &mut Vec<String>) -> Result<Vec<CacheExport>, UsageError> {
     let mut exports: Vec<CacheExport> = Vec::new();
-    for text in texts {
-        let export = export(text)?;
+    for text in single(texts) {
+        let export = export(text, notes)?;
+        if exports.contains(&export) {
+            continue;
+        }
         if exports.iter().any(|other| other.to == export.to) {
             let problem = "the same cache is written twice".to_owned();
             return Err(UsageError::new(TO, text, problem));
@@ -133,8 +137,12 @@ pub fn exports(texts: &[String]) -> Result<Vec<CacheExport>, UsageError> {
     Ok(exports)
 }
 
-fn export(text: &str) -> Result<CacheExport, UsageError> {
+fn export(text: &str, notes: &mut Vec<String>) -> Result<CacheExport, UsageError> {
     let mut cache = Cache::read(TO, text)?;
+    if !["registry", "local", "inline"].contains(&cache.kind.as_str()) {
+        return Err(cache.unknown_kind("registry, local and inline"));
+    }
+    cache.only(&keys::of_cache_export(&cache.kind), notes);
     let max = match cache.attrs.remove("mode").as_deref() {
         None | Some("min") => false,
         Some("max") => true,
@@ -143,32 +151,23 @@ fn export(text: &str) -> Result<CacheExport, UsageError> {
         }
     };
     let ignore_error = cache.flag("ignore-error")?;
-    let mut known = LAYER_KEYS.to_vec();
     let to = match cache.kind.as_str() {
-        "registry" => {
-            known.push("registry.insecure");
-            CacheDestination::Registry {
-                reference: cache.needed("ref")?,
-            }
-        }
+        "registry" => CacheDestination::Registry {
+            reference: cache.needed("ref")?,
+        },
         "local" => CacheDestination::Local {
             dest: PathBuf::from(cache.needed("dest")?),
             tag: cache.take("tag").unwrap_or_else(|| DEFAULT_TAG.to_owned()),
             reset: cache.flag("reset")?,
         },
-        "inline" if max => {
+        _ if max => {
             return Err(cache.wrong(
                 "an image holds the layers of its own steps only: mode=max needs type=registry or type=local"
                     .into(),
             ));
         }
-        "inline" => {
-            known.clear();
-            CacheDestination::Inline
-        }
-        _ => return Err(cache.unknown_kind("registry, local and inline")),
+        _ => CacheDestination::Inline,
     };
-    cache.only(&known)?;
     Ok(CacheExport {
         to,
         max,
@@ -182,7 +181,11 @@ mod tests {
     use super::*;
 
     fn imported(text: &str) -> Result<CacheImport, UsageError> {
-        Ok(imports(&[text.to_owned()])?.remove(0))
+        Ok(imports(&[text.to_owned()], &mut Vec::new())?.remove(0))
+    }
+
+    fn exported(texts: &[String]) -> Result<Vec<CacheExport>, UsageError> {
+        exports(texts, &mut Vec::new())
     }
 
     #[test]
@@ -206,13 +209,11 @@ mod tests {
     #[test]
     fn other_caches_are_refused_by_name() {
         for text in [
-            "",
             "src=/c",
             "type=gha",
             "type=inline",
             "type=local",
             "type=registry",
-            "type=local,src=/c,mode=max",
             "type=registry,ref=r,registry.insecure=maybe",
             "type=registry,ref",
         ] {
@@ -228,7 +229,7 @@ mod tests {
             "type=local,dest=/c,tag=t,reset=true,image-manifest=false",
             "type=inline",
         ];
-        let exports = exports(&texts.map(str::to_owned)).unwrap();
+        let exports = exported(&texts.map(str::to_owned)).unwrap();
         let registry = CacheExport {
             to: CacheDestination::Registry {
                 reference: "r:c".to_owned(),
@@ -258,17 +259,47 @@ mod tests {
             ("type=registry", "needs ref=..."),
             ("type=registry,ref=r,mode=all", "mode is min or max"),
             ("type=inline,mode=max", "needs type=registry or type=local"),
-            (
-                "type=inline,compression=zstd",
-                "unknown key \"compression\"",
-            ),
-            ("type=registry,ref=r,tag=t", "unknown key \"tag\""),
             ("type=tape,dest=a", "registry, local and inline are known"),
         ] {
-            let error = exports(&[text.to_owned()]).unwrap_err().to_string();
+            let error = exported(&[text.to_owned()]).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
         }
-        let twice = ["r:c", "type=registry,ref=r:c"].map(str::to_owned);
-        assert!(exports(&twice).unwrap_err().to_string().contains("twice"));
+        let twice = ["r:c", "type=registry,ref=r:c,mode=max"].map(str::to_owned);
+        assert!(exported(&twice).unwrap_err().to_string().contains("twice"));
+    }
+
+    #[test]
+    fn what_the_reference_passes_over_is_passed_over_and_told() {
+        let mut notes = Vec::new();
+        let texts = [
+            "type=local,src=/c,mode=max",
+            "type=registry,ref=r,Registry.Insecure=T,tga=t",
+            "a:1,b:2",
+            "",
+        ];
+        let read = imports(&texts.map(str::to_owned), &mut notes).unwrap();
+        assert_eq!(read.len(), 4);
+        assert!(matches!(
+            &read[1],
+            CacheImport::Registry { insecure: true, .. }
+        ));
+        assert!(matches!(&read[3], CacheImport::Registry { reference, .. } if reference == "b:2"));
+        let texts = [
+            "type=inline,compression=zstd",
+            "type=registry,ref=r,tag=t",
+            "type=local,dest=d,mdoe=max",
+            "type=local,dest=d",
+        ];
+        let written = exports(&texts.map(str::to_owned), &mut notes).unwrap();
+        // The last one is the one before it again.
+        assert_eq!(written.len(), 3);
+        assert!(written[0].attrs.is_empty() && !written[2].max);
+        insta::assert_snapshot!(notes.join("\n"), @r#"
+        --cache-from "type=local,src=/c,mode=max": "mode" has no effect
+        --cache-from "type=registry,ref=r,Registry.Insecure=T,tga=t": "tga" has no effect
+        --cache-to "type=inline,compression=zstd": "compression" has no effect
+        --cache-to "type=registry,ref=r,tag=t": "tag" has no effect
+        --cache-to "type=local,dest=d,mdoe=max": "mdoe" has no effect; mode is like it
+        "#);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::keys;
 use crate::build::args::Build;
 use crate::error::{CliError, UsageError};
 use gateway_frontend::csv;
@@ -14,11 +15,29 @@ use gateway_frontend::csv;
 pub struct Call {
     method: String,
     json: bool,
+    /// The frontend's own judgement does not become the exit code.
+    ignore_status: bool,
 }
 
 /// What frontends must know to be asked.
 const CAPABILITY: &str = "moby.buildkit.frontend.subrequests+forward";
 const LINT: &str = "frontend.lint";
+/// What the names of questions begin with, and users leave out.
+const PREFIX: &str = "frontend.";
+/// Questions that frontends of the family of `docker/dockerfile` answer, beside `check`.
+const METHODS: [&str; 3] = ["outline", "targets", "subrequests.describe"];
+const KEYS: [&str; 3] = ["format", "ignorestatus", "method"];
+
+/// What to do when a frontend has no answer to what it was asked.
+pub fn advice(request: &str) -> String {
+    let name = request.strip_prefix(PREFIX).unwrap_or(request);
+    let known = ["build", "check", "outline", "targets"];
+    let meant = keys::like(name, &known);
+    let meant = meant.map_or_else(String::new, |near| format!("Did you mean --call={near}? "));
+    format!(
+        "{meant}--call=subrequests.describe tells which questions the frontend of this build file answers."
+    )
+}
 
 /// `None`: build.
 pub fn call(args: &Build) -> Result<Option<Call>, UsageError> {
@@ -33,7 +52,10 @@ pub fn call(args: &Build) -> Result<Option<Call>, UsageError> {
     };
     let wrong = |problem: String| UsageError::new("--call", text, problem);
     let mut json = false;
+    let mut ignore_status = false;
     let mut method = None;
+    // A name as docker has it; `method=` takes one as the frontend has it.
+    let mut short = true;
     for (key, value) in csv::pairs(text).map_err(wrong)? {
         match (key.as_str(), value) {
             ("format", Some(value)) => {
@@ -43,11 +65,15 @@ pub fn call(args: &Build) -> Result<Option<Call>, UsageError> {
                     _ => return Err(wrong(format!("unknown format {value:?}: json and text"))),
                 };
             }
-            ("method", Some(value)) => method = Some(value),
+            ("ignorestatus", Some(value)) => {
+                ignore_status = keys::boolean(&key, &value).map_err(wrong)?;
+            }
+            ("method", Some(value)) => (method, short) = (Some(value), false),
             (name, None) if method.is_none() => method = Some(name.to_owned()),
             (key, _) => {
                 return Err(wrong(format!(
-                    "unknown key {key:?}: write METHOD or METHOD,format=json"
+                    "unknown key {key:?}: write METHOD, METHOD,format=json or METHOD,ignorestatus=true{}",
+                    keys::hint(key, &KEYS)
                 )));
             }
         }
@@ -55,13 +81,16 @@ pub fn call(args: &Build) -> Result<Option<Call>, UsageError> {
     let method = match method.as_deref() {
         None | Some("build" | "") => return Ok(None),
         Some("check" | "lint") => LINT.to_owned(),
-        Some(short @ ("outline" | "targets" | "subrequests.describe")) => {
-            format!("frontend.{short}")
-        }
+        Some(name) if METHODS.contains(&name) => format!("{PREFIX}{name}"),
         // A frontend may know questions of its own.
+        Some(other) if short && !other.starts_with(PREFIX) => format!("{PREFIX}{other}"),
         Some(other) => other.to_owned(),
     };
-    Ok(Some(Call { method, json }))
+    Ok(Some(Call {
+        method,
+        json,
+        ignore_status,
+    }))
 }
 
 impl Call {
@@ -114,9 +143,11 @@ impl Call {
             out.push('\n');
         }
         crate::text::print(&out);
-        let status = text("result.statuscode").is_none_or(|code| code == "0");
+        let status = self.ignore_status || text("result.statuscode").is_none_or(|code| code == "0");
         let found = self.method == LINT
-            && findings.is_some_and(|(warnings, error)| warnings > 0 || error.is_some());
+            && findings.is_some_and(|(warnings, error)| {
+                (warnings > 0 && !self.ignore_status) || error.is_some()
+            });
         Ok(status && !found)
     }
 }
@@ -160,9 +191,22 @@ mod tests {
         );
         assert_eq!(
             method(&["--call", "my.own.question"]),
-            Some(("my.own.question".into(), false))
+            Some(("frontend.my.own.question".into(), false))
         );
-        for wrong in ["outline,format=xml", "outline,what=x"] {
+        for (given, asked) in [
+            ("frontend.outline", "frontend.outline"),
+            ("method=my.own.question", "my.own.question"),
+            ("method=targets", "frontend.targets"),
+        ] {
+            assert_eq!(method(&["--call", given]), Some((asked.into(), false)));
+        }
+        let call = given(&["--call", "check,ignorestatus=1"]).unwrap();
+        assert!(call.unwrap().ignore_status);
+        for wrong in [
+            "outline,format=xml",
+            "outline,what=x",
+            "check,ignorestatus=maybe",
+        ] {
             assert!(given(&["--call", wrong]).is_err(), "{wrong}");
         }
         assert!(given(&["--check", "--call", "outline"]).is_err());

@@ -23,6 +23,12 @@ pub fn remote(context: &Path) -> Option<String> {
     is_remote.then(|| text.to_owned())
 }
 
+/// Whether the context is a repository that is fetched over SSH.
+pub fn is_over_ssh(context: &Path) -> bool {
+    let text = context.to_str().unwrap_or_default();
+    text.starts_with("ssh://") || (text.starts_with("git@") && !context.exists())
+}
+
 /// An image in a layout directory of ours.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LayoutContext {

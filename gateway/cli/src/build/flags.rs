@@ -85,12 +85,16 @@ const FLAGS: &[Flag] = &[
     ),
     nothing("--builder", &["--builder", "mine"]),
     same("--cache-from", &["--cache-from", "a"], |b, _| {
-        super::cache::imports(&b.cache_from).is_ok_and(|imports| imports.len() == 1)
+        super::cache::imports(&b.cache_from, &mut Vec::new())
+            .is_ok_and(|imports| imports.len() == 1)
     }),
     same(
         "--cache-to",
         &["--cache-to", "type=local,dest=d,mode=max"],
-        |b, _| super::cache::exports(&b.cache_to).is_ok_and(|exports| exports.len() == 1),
+        |b, _| {
+            super::cache::exports(&b.cache_to, &mut Vec::new())
+                .is_ok_and(|exports| exports.len() == 1)
+        },
     ),
     same("--call", &["--call", "outline"], asks),
     same("--cgroup-parent", &["--cgroup-parent", "/g"], |_, i| {
@@ -155,7 +159,7 @@ const FLAGS: &[Flag] = &[
     ),
     same("--print", &["--print", "outline"], asks),
     same("--progress", &["--progress", "none"], |b, _| {
-        b.progress == crate::progress::mode::Mode::Quiet
+        b.progress == crate::progress::mode::Mode::None
     }),
     same("--provenance", &["--provenance", "mode=min"], |_, i| {
         opt(i, "attest:provenance") == "type=provenance,mode=min"
@@ -200,7 +204,8 @@ fn asks(build: &Build, _: &Inputs) -> bool {
 
 fn one_exporter(build: &Build, _: &Inputs) -> bool {
     let env = Environment::new();
-    super::output::exporters(build, &env).is_ok_and(|exporters| exporters.len() == 1)
+    super::output::exporters(build, &env, &mut Vec::new())
+        .is_ok_and(|exporters| exporters.len() == 1)
 }
 
 fn parsed(given: &[String]) -> Build {

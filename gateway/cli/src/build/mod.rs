@@ -9,6 +9,7 @@ mod contexts;
 mod fetched;
 #[cfg(test)]
 mod flags;
+mod keys;
 mod metadata;
 mod output;
 mod policy;
@@ -41,6 +42,8 @@ use crate::worker;
 /// Keys of the exporter's answer that go to files and stdout.
 const IMAGE_DIGEST: &str = "containerimage.digest";
 const CONFIG_DIGEST: &str = "containerimage.config.digest";
+/// What a frontend has to say to whoever built, in the end.
+const INLINE_MESSAGE: &str = "frontend.result.inlinemessage";
 
 /// Why a build is looked at, where it is not for its result.
 #[derive(Default)]
@@ -72,9 +75,10 @@ pub fn check_configuration(layers: &config::Layers, env: &Environment) -> Result
         return Ok(());
     };
     let args = config::filled(&args, layers, env)?;
-    cache::imports(&args.cache_from)?;
-    cache::exports(&args.cache_to)?;
-    attest::options(&args)?;
+    let mut notes = Vec::new();
+    cache::imports(&args.cache_from, &mut notes)?;
+    cache::exports(&args.cache_to, &mut notes)?;
+    attest::options(&args, &mut notes)?;
     Ok(())
 }
 
@@ -98,7 +102,9 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let layers = config::Layers::find(args.registries.config.as_deref(), &env)?;
-    let args = &config::filled(args, &layers, &env)?;
+    let mut args = args.clone();
+    let mut told = keys::without_empty(&mut args);
+    let args = &config::filled(&args, &layers, &env)?;
     let mode = match args.quiet {
         true => Mode::Quiet,
         false => args.progress.resolve(&env)?,
@@ -116,14 +122,14 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         Some(_) => Vec::new(),
         None if purpose.collect.is_some() => Vec::new(),
         None if args.print_llb.is_some() => Vec::new(),
-        None => output::exporters(args, &env)?,
+        None => output::exporters(args, &env, &mut told)?,
     };
-    let cache_imports = cache::imports(&args.cache_from)?;
+    let cache_imports = cache::imports(&args.cache_from, &mut told)?;
     let source_policies = policy::read(&args.source_policies, &env)?;
     let rego = crate::rego::read(args, &env)?;
     let cache_exports = match &call {
         Some(_) => Vec::new(),
-        None => cache::exports(&args.cache_to)?,
+        None => cache::exports(&args.cache_to, &mut told)?,
     };
     let pins = match purpose.pins {
         Some(pins) => Some(pins),
@@ -133,12 +139,13 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
     // All that could ask somebody: registries, the web, and the steps.
     registries.offline |= args.vendored.is_some();
     let settings = config::settings(&registries, &layers, &env)?;
-    for warning in notes.iter().chain(&settings.warnings) {
-        eprintln!("warning: {warning}");
-    }
     let file = fetched::build_file(args, &settings.registries).await?;
     let id = session_id();
     let mut inputs = request::inputs(args, &env, id.clone(), file)?;
+    let notes = notes.iter().chain(&told).chain(&inputs.notes);
+    for warning in notes.chain(&settings.warnings) {
+        eprintln!("warning: {warning}");
+    }
     if args.vendored.is_some() {
         inputs
             .opts
@@ -197,6 +204,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
     }
 
     let outputs = output::places(&exporters, &cache_exports);
+    let shows_id = mode == Mode::Quiet && !exporters.iter().any(output::goes_to_stdout);
     let display = Display::start(display);
     let cancel = CancellationToken::new();
     tokio::spawn(cancel_on_signal(cancel.clone()));
@@ -240,6 +248,7 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
                                 warnings,
                                 env: &env,
                             },
+                            shows_id,
                         )
                     }
                 },
@@ -295,6 +304,7 @@ fn report(
     args: &Build,
     response: &BuildResponse,
     told: &metadata::Told<'_>,
+    shows_id: bool,
 ) -> Result<(), CliError> {
     let digest = |key: &str| response.exporter.get(key);
     // An image is known by its configuration, several platforms by their index.
@@ -307,8 +317,11 @@ fn report(
         json.push(b'\n');
         write(path, &json)?;
     }
-    if let (true, Some(id)) = (args.quiet, id) {
+    if let (true, Some(id)) = (shows_id, id) {
         crate::text::print(&format!("{id}\n"));
+    }
+    if let Some(message) = response.exporter.get(INLINE_MESSAGE) {
+        crate::text::print(&format!("\n{message}\n"));
     }
     Ok(())
 }

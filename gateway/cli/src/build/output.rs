@@ -1,7 +1,8 @@
 //! `--output`: where results go.
 
+mod value;
+
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use gateway_images::reference::Reference;
@@ -10,7 +11,6 @@ use gateway_solver::{CacheDestination, CacheExport, Exporter, OutputTarget};
 use crate::build::args::Build;
 use crate::environment::Environment;
 use crate::error::UsageError;
-use gateway_frontend::csv;
 
 /// Types of `--annotation`; what has none is for manifests.
 const ANNOTATION_TYPES: [&str; 4] = [
@@ -19,20 +19,17 @@ const ANNOTATION_TYPES: [&str; 4] = [
     "manifest-descriptor",
     "index-descriptor",
 ];
-/// Programs that take an image from `--load`, in this order, and how they are told to.
-const LOADERS: [(&str, &[&str]); 4] = [
-    ("docker", &["load"]),
-    ("podman", &["load"]),
-    ("nerdctl", &["load"]),
-    ("ctr", &["images", "import", "-"]),
-];
-
 /// Consent to outputs with `mode=delete` that are not below the current directory: a word of `--allow` that the
 /// engine never hears of.
 pub const LOCAL_DELETE: &str = "buildx.local.delete";
 
 /// One exporter for each `--output`, `--push` and `--load`; without any, the image store.
-pub fn exporters(args: &Build, env: &Environment) -> Result<Vec<Exporter>, UsageError> {
+/// `notes` gets what has no effect.
+pub fn exporters(
+    args: &Build,
+    env: &Environment,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Exporter>, UsageError> {
     for tag in &args.tags {
         if let Err(error) = Reference::parse(tag) {
             let problem = format!("{error}: names are like registry.example/team/app:1.2");
@@ -41,7 +38,7 @@ pub fn exporters(args: &Build, env: &Environment) -> Result<Vec<Exporter>, Usage
     }
     let mut exporters = Vec::new();
     for output in &args.outputs {
-        let given = exporter(output, &args.tags)?;
+        let given = value::exporter(output, &args.tags, env, notes)?;
         if let Some(Exporter::Local { dest, attrs }) = &given
             && attrs.get("mode").is_some_and(|mode| mode == "delete")
             && !args.allow.iter().any(|word| word == LOCAL_DELETE)
@@ -65,18 +62,41 @@ pub fn exporters(args: &Build, env: &Environment) -> Result<Vec<Exporter>, Usage
             }
         }
         if !pushes {
-            exporters.extend(exporter("type=registry", &args.tags)?);
+            exporters.extend(value::exporter("type=registry", &args.tags, env, notes)?);
         }
     }
-    if args.load {
+    let loads = |exporter: &Exporter| {
+        matches!(
+            exporter,
+            Exporter::Docker {
+                dest: OutputTarget::Program(_),
+                ..
+            }
+        )
+    };
+    if args.load && !exporters.iter().any(loads) {
         exporters.push(Exporter::Docker {
-            dest: OutputTarget::Program(loader(env)?),
+            dest: OutputTarget::Program(value::loader("--load", env)?),
             names: args.tags.clone(),
             attrs: BTreeMap::new(),
         });
     }
     if exporters.is_empty() && args.outputs.is_empty() {
-        exporters.extend(exporter("type=image", &args.tags)?);
+        exporters.extend(value::exporter("type=image", &args.tags, env, notes)?);
+    }
+    let streams = exporters.iter().filter(|exporter| goes_to_stdout(exporter));
+    if streams.count() > 1 {
+        let problem = "two outputs cannot both go to stdout: give one a file, dest=FILE".to_owned();
+        return Err(UsageError::new("--output", "", problem));
+    }
+    if args.iidfile.is_some()
+        && !exporters.is_empty()
+        && exporters
+            .iter_mut()
+            .all(|exporter| image_attrs(exporter).is_none())
+    {
+        let problem = "files have no image id: leave it out, or add an output that is an image";
+        return Err(UsageError::new("--iidfile", "", problem.into()));
     }
     if args.push && exporters.iter().any(pushes_nothing) {
         let problem = "the image has no name to push it to: --tag REGISTRY/NAME".to_owned();
@@ -155,121 +175,21 @@ fn annotations(texts: &[String]) -> Result<Vec<(String, String)>, UsageError> {
     Ok(found)
 }
 
-/// The program that loads images here, with its arguments.
-fn loader(env: &Environment) -> Result<Vec<String>, UsageError> {
-    let path = env.get("PATH").map_or("", String::as_str);
-    for (name, arguments) in LOADERS {
-        for dir in std::env::split_paths(path) {
-            let file = dir.join(name);
-            if rustix::fs::access(&file, rustix::fs::Access::EXEC_OK).is_ok() {
-                let words = arguments.iter().map(|word| (*word).to_owned());
-                return Ok(std::iter::once(file.to_string_lossy().into_owned())
-                    .chain(words)
-                    .collect());
-            }
+/// Whether stdout has a result, and nothing else may be written there.
+pub fn goes_to_stdout(exporter: &Exporter) -> bool {
+    matches!(
+        exporter,
+        Exporter::Oci {
+            dest: OutputTarget::Stdout,
+            ..
+        } | Exporter::Docker {
+            dest: OutputTarget::Stdout,
+            ..
+        } | Exporter::Tar {
+            dest: OutputTarget::Stdout,
+            ..
         }
-    }
-    let names: Vec<&str> = LOADERS.iter().map(|(name, _)| *name).collect();
-    Err(UsageError::new(
-        "--load",
-        names.join(", "),
-        "none of them is in PATH: write an archive with --output type=docker,dest=FILE instead"
-            .into(),
-    ))
-}
-
-/// `type=cacheonly` is none: the build runs for its cache.
-fn exporter(text: &str, tags: &[String]) -> Result<Option<Exporter>, UsageError> {
-    let wrong = |problem: String| UsageError::new("--output", text, problem);
-    let mut attrs: BTreeMap<String, String> = BTreeMap::new();
-    if text.is_empty() {
-        let problem = "a value is missing: a folder, - for stdout, or type=...,dest=...";
-        return Err(wrong(problem.into()));
-    }
-    if text == "-" {
-        attrs.insert("type".into(), "tar".into());
-        attrs.insert("dest".into(), "-".into());
-    } else if !text.contains('=') {
-        attrs.insert("type".into(), "local".into());
-        attrs.insert("dest".into(), text.into());
-    } else {
-        for (key, value) in csv::pairs(text).map_err(wrong)? {
-            let value = value.ok_or_else(|| wrong(format!("{key:?} needs a value: {key}=...")))?;
-            attrs.insert(key.trim().to_lowercase(), value);
-        }
-    }
-    let kind = attrs
-        .remove("type")
-        .ok_or_else(|| wrong("no type: write type=oci, type=docker, type=image, ...".into()))?;
-    let names = match attrs.remove("name") {
-        Some(names) => names.split(',').map(str::to_owned).collect(),
-        None => tags.to_vec(),
-    };
-    let dest = attrs.remove("dest").or_else(|| attrs.remove("output"));
-    if dest.as_deref() == Some("") {
-        return Err(wrong("dest= names no place: dest=FILE, or dest=DIR".into()));
-    }
-    // Exporters pass over what they do not know; the place of a result is not to be lost like that.
-    let meant = attrs
-        .keys()
-        .find(|key| dest.is_none() && strsim::damerau_levenshtein(key, "dest") == 1);
-    if let Some(key) = meant {
-        return Err(wrong(format!("unknown key {key:?}: dest is like it")));
-    }
-    let target = || match dest.as_deref() {
-        Some("-") | None if std::io::stdout().is_terminal() => Err(wrong(
-            "refusing to write an archive to the terminal: add dest=FILE or redirect stdout".into(),
-        )),
-        Some("-") | None => Ok(OutputTarget::Stdout),
-        Some(path) => Ok(OutputTarget::File(PathBuf::from(path))),
-    };
-    let directory = || {
-        dest.as_deref()
-            .filter(|dest| *dest != "-")
-            .map(PathBuf::from)
-            .ok_or_else(|| wrong("needs a directory: dest=DIR".into()))
-    };
-    let exporter = match kind.as_str() {
-        "cacheonly" => return Ok(None),
-        "image" | "moby" => Exporter::ImageStore { names, attrs },
-        "registry" => {
-            for (key, value) in [("push", "true"), ("store", "false")] {
-                attrs.entry(key.into()).or_insert_with(|| value.into());
-            }
-            Exporter::ImageStore { names, attrs }
-        }
-        "oci" if attrs.get("tar").is_some_and(|tar| tar == "false") => Exporter::Oci {
-            dest: OutputTarget::Dir(directory()?),
-            tar: false,
-            names,
-            attrs,
-        },
-        "oci" => Exporter::Oci {
-            dest: target()?,
-            tar: true,
-            names,
-            attrs,
-        },
-        "docker" => Exporter::Docker {
-            dest: target()?,
-            names,
-            attrs,
-        },
-        "tar" => Exporter::Tar {
-            dest: target()?,
-            attrs,
-        },
-        "local" => {
-            let dest = directory()?;
-            Exporter::Local { dest, attrs }
-        }
-        other => {
-            return Err(wrong(format!(
-                "unknown type {other:?}: image, registry, oci, docker, tar, local and cacheonly are known"
-            )));
-        }
-    };
-    Ok(Some(exporter))
+    )
 }
 
 /// Below, not the same; links are followed as far as there is something.
@@ -320,7 +240,14 @@ mod tests {
 
     fn parsed(flags: &[&str]) -> Result<Vec<Exporter>, UsageError> {
         let build = Build::of_words(flags.iter().chain(&["."])).unwrap();
-        exporters(&build, &Environment::new())
+        exporters(&build, &Environment::new(), &mut Vec::new())
+    }
+
+    fn noted(flags: &[&str]) -> String {
+        let build = Build::of_words(flags.iter().chain(&["."])).unwrap();
+        let mut notes = Vec::new();
+        exporters(&build, &Environment::new(), &mut notes).unwrap();
+        notes.join("\n")
     }
 
     fn attrs(exporter: &mut Exporter) -> BTreeMap<String, String> {
@@ -407,13 +334,15 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_is_named_by_its_own_name_or_the_tags() {
-        let flags = [
-            "-t",
-            "me/app",
-            "-o",
-            "type=oci,dest=a.tar,name=other,compression=zstd",
-        ];
+    fn an_archive_is_named_by_the_tags_or_its_own_name() {
+        let output = "type=oci,dest=a.tar,name=other,compression=zstd";
+        assert_eq!(
+            noted(&["-t", "me/app", "-o", output]),
+            "--output \"type=oci,dest=a.tar,name=other,compression=zstd\": name has no effect beside --tag"
+        );
+        let named = parsed(&["-t", "me/app", "-o", output]).unwrap();
+        assert!(matches!(&named[..], [Exporter::Oci { names, .. }] if names == &["me/app"]));
+        let flags = ["-o", output];
         match parsed(&flags).unwrap().as_slice() {
             [
                 Exporter::Oci {
@@ -450,6 +379,86 @@ mod tests {
         for dest in ["no-such-dir", "src", "no/such/dir"] {
             let output = format!("type=local,mode=delete,dest={dest}");
             assert!(parsed(&["-o", &output]).is_ok(), "{dest}");
+        }
+    }
+
+    #[test]
+    fn a_folder_may_have_a_name_like_a_value_but_not_like_a_key() {
+        match parsed(&["-o", "out/v=1"]).unwrap().as_slice() {
+            [Exporter::Local { dest, .. }] => assert_eq!(dest, &PathBuf::from("out/v=1")),
+            _ => panic!("one directory"),
+        }
+        let error = parsed(&["-o", "dest=out"]).unwrap_err().to_string();
+        assert!(error.contains("no type"), "{error}");
+    }
+
+    #[test]
+    fn places_that_cannot_take_a_result_are_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let (dir, file) = (dir.path().display(), file.display());
+        for (output, part) in [
+            (format!("type=oci,dest={dir}"), "is a directory"),
+            (format!("type=local,dest={file}"), "is no directory"),
+            (format!("{file}"), "is no directory"),
+            ("type=local,dest=-".to_owned(), "dest=DIR"),
+        ] {
+            let error = parsed(&["-o", &output]).unwrap_err().to_string();
+            assert!(error.contains(part), "{output}: {error}");
+        }
+        let twice = ["-o", "type=oci,dest=-", "-o", "type=tar,dest=-"];
+        let error = parsed(&twice).unwrap_err().to_string();
+        assert!(error.contains("both go to stdout"), "{error}");
+    }
+
+    #[test]
+    fn an_image_id_needs_an_image() {
+        let error = parsed(&["--iidfile", "f", "-o", "out"]).unwrap_err();
+        assert!(error.to_string().starts_with("--iidfile: "), "{error}");
+        assert!(parsed(&["--iidfile", "f", "-o", "out", "-o", "type=image"]).is_ok());
+        assert!(parsed(&["--iidfile", "f", "-o", "type=cacheonly"]).is_ok());
+    }
+
+    #[test]
+    fn docker_without_a_place_is_loaded_as_by_load() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("docker");
+        std::fs::write(&program, "").unwrap();
+        std::fs::set_permissions(
+            &program,
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
+        let env = Environment::from([("PATH".to_owned(), dir.path().display().to_string())]);
+        for flags in [
+            &["--output=type=docker", "."][..],
+            &["--load", "."],
+            &["--load", "--output=type=docker", "."],
+        ] {
+            let build = Build::of_words(flags).unwrap();
+            match exporters(&build, &env, &mut Vec::new()).unwrap().as_slice() {
+                [
+                    Exporter::Docker {
+                        dest: OutputTarget::Program(line),
+                        ..
+                    },
+                ] => {
+                    assert_eq!(line, &[program.display().to_string(), "load".to_owned()]);
+                }
+                _ => panic!("{flags:?}: one image that is loaded"),
+            }
+        }
+        match parsed(&["-o", "type=docker,tar=false,dest=layout"])
+            .unwrap()
+            .as_slice()
+        {
+            [
+                Exporter::Oci {
+                    tar: false, attrs, ..
+                },
+            ] => assert!(!attrs.contains_key("dest")),
+            _ => panic!("a layout"),
         }
     }
 

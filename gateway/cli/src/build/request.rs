@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use gateway_images::reference::Reference;
 use gateway_session::{LocalSession, Session};
 
 use super::secrets::{self};
@@ -19,11 +20,13 @@ const DEFAULT_FILE: &str = "Dockerfile";
 const STDIN: &str = "-";
 /// Address of what the client hands in itself.
 const UPLOADS: &str = "http://buildkit-session/";
+/// The entitlement that can be for one device alone.
+const DEVICE: &str = "device";
 /// Entitlements that a build may be given.
 const ENTITLEMENTS: [&str; 4] = [
     "network.host",
     "security.insecure",
-    "device",
+    DEVICE,
     super::output::LOCAL_DELETE,
 ];
 
@@ -32,6 +35,8 @@ pub struct Inputs {
     pub opts: BTreeMap<String, String>,
     pub session: LocalSession,
     pub entitlements: BTreeSet<String>,
+    /// What may not be meant as it was said.
+    pub notes: Vec<String>,
     /// What stdin held and what was fetched; must live as long as the build.
     pub held: Vec<Stdin>,
 }
@@ -81,7 +86,8 @@ pub fn inputs(
     }
     session = build_contexts(args, session, &mut opts)?;
     simple_opts(args, env, &mut opts)?;
-    opts.extend(super::attest::options(args)?);
+    let mut notes = Vec::new();
+    opts.extend(super::attest::options(args, &mut notes)?);
     let mut dirs = Vec::new();
     for name in ["context", "dockerfile"] {
         dirs.extend(session.local_dir(name).map(|dir| (name, dir)));
@@ -96,16 +102,22 @@ pub fn inputs(
         opts.insert(key, value);
     }
     for text in &args.secrets {
-        let (id, source) = secrets::secret(text, env)?;
+        let (id, source) = secrets::secret(text, env, &mut notes)?;
         session = session.with_secret(id, source);
     }
     for text in &args.ssh {
         session = session.with_agent(secrets::agent(text, env)?);
     }
+    let socket = env.get("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
+    if args.ssh.is_empty() && socket.is_some() && contexts::is_over_ssh(&args.context) {
+        // Nobody gets at such a repository without.
+        session = session.with_agent(secrets::agent(secrets::DEFAULT_AGENT, env)?);
+    }
     Ok(Inputs {
         opts,
         session,
         entitlements: entitlements(args)?,
+        notes,
         held: stdin.into_iter().chain(fetched).collect(),
     })
 }
@@ -256,6 +268,16 @@ fn build_args(
     Ok(())
 }
 
+/// As frontends ask for it: a name of an image is shortened.
+fn context_name(name: &str) -> Result<String, String> {
+    let reference = Reference::parse(name).map_err(|error| error.to_string())?;
+    let familiar = reference.familiar();
+    Ok(familiar
+        .strip_suffix(":latest")
+        .unwrap_or(&familiar)
+        .to_owned())
+}
+
 fn build_contexts(
     args: &Build,
     mut session: LocalSession,
@@ -263,6 +285,8 @@ fn build_contexts(
 ) -> Result<LocalSession, CliError> {
     for text in &args.build_contexts {
         let (name, source) = pair("--build-context", text)?;
+        let name = context_name(&name)
+            .map_err(|problem| UsageError::new("--build-context", text, problem))?;
         let key = format!("context:{name}");
         if let Some(layout) = contexts::layout(&source) {
             let layout = layout?;
@@ -359,13 +383,16 @@ fn entitlements(args: &Build) -> Result<BTreeSet<String>, UsageError> {
     args.allow
         .iter()
         .filter(|text| *text != super::output::LOCAL_DELETE)
-        .map(|text| match ENTITLEMENTS.contains(&text.as_str()) {
-            true => Ok(text.clone()),
-            false => Err(UsageError::new(
-                "--allow",
-                text,
-                format!("unknown entitlement: {} are known", ENTITLEMENTS.join(", ")),
-            )),
+        .map(|text| {
+            // One device, as device=NAME.
+            let kind = text.split_once('=').map_or(text.as_str(), |(kind, _)| kind);
+            if ENTITLEMENTS.contains(&text.as_str()) || kind == DEVICE {
+                return Ok(text.clone());
+            }
+            let known = ENTITLEMENTS.join(", ");
+            let hint = super::keys::hint(text, &ENTITLEMENTS);
+            let problem = format!("unknown entitlement: {known} are known{hint}");
+            Err(UsageError::new("--allow", text, problem))
         })
         .collect()
 }

@@ -6,12 +6,20 @@ use std::path::PathBuf;
 use gateway_session::ssh::{Agent, AgentSource, Keys};
 use gateway_session::{Secret, SecretSource};
 
+use super::keys;
 use crate::environment::Environment;
 use crate::error::UsageError;
 use gateway_frontend::csv;
 
-/// One `--secret`: its id and where its value comes from.
-pub fn secret(text: &str, env: &Environment) -> Result<(String, SecretSource), UsageError> {
+/// The agent that steps use when they name none.
+pub const DEFAULT_AGENT: &str = "default";
+
+/// One `--secret`: its id and where its value comes from; `notes` gets what may not be meant.
+pub fn secret(
+    text: &str,
+    env: &Environment,
+    notes: &mut Vec<String>,
+) -> Result<(String, SecretSource), UsageError> {
     let wrong = |problem: String| UsageError::new("--secret", text, problem);
     let mut fields: BTreeMap<String, String> = BTreeMap::new();
     for (key, value) in csv::pairs(text).map_err(wrong)? {
@@ -20,8 +28,9 @@ pub fn secret(text: &str, env: &Environment) -> Result<(String, SecretSource), U
             "source" => fields.insert("src".into(), value),
             known @ ("id" | "src" | "env" | "type") => fields.insert(known.into(), value),
             other => {
+                let hint = keys::hint(other, &["id", "src", "source", "env", "type"]);
                 return Err(wrong(format!(
-                    "unknown key {other:?}: id, src, env and type are known"
+                    "unknown key {other:?}: id, src, env and type are known{hint}"
                 )));
             }
         };
@@ -30,9 +39,15 @@ pub fn secret(text: &str, env: &Environment) -> Result<(String, SecretSource), U
         .remove("id")
         .filter(|id| !id.is_empty())
         .ok_or_else(|| wrong("no id: write id=ID,src=FILE".into()))?;
-    let variable = |name: String| match env.get(&name) {
-        Some(value) => SecretSource::Value(Secret::new(value.clone().into_bytes())),
-        None => SecretSource::MissingVariable(name),
+    let mut variable = |name: String| {
+        // Empty then, as everywhere; many builds have secrets that only some of their users are given.
+        if !env.contains_key(&name) {
+            notes.push(format!(
+                "--secret {text:?}: {name} is not set: the secret is empty"
+            ));
+        }
+        let value = env.get(&name).cloned().unwrap_or_default();
+        SecretSource::Value(Secret::new(value.into_bytes()))
     };
     let (kind, src, name) = (
         fields.remove("type"),
@@ -69,10 +84,12 @@ fn file(path: String, wrong: impl Fn(String) -> UsageError) -> Result<SecretSour
 /// One `--ssh`: `default`, `ID`, `ID=SOCKET` or `ID=KEYFILE,KEYFILE`; with `,raw=true` any socket.
 pub fn agent(text: &str, env: &Environment) -> Result<Agent, UsageError> {
     let wrong = |problem: String| UsageError::new("--ssh", text, problem);
-    let (id, rest) = text.split_once('=').unwrap_or((text, ""));
-    if id.is_empty() {
-        return Err(wrong("no id: write default or ID=SOCKET".into()));
-    }
+    let (id, rest) = match text.split_once('=') {
+        // As the reference's clients read it.
+        Some(("", rest)) => (DEFAULT_AGENT, rest),
+        Some(parts) => parts,
+        None => (text, ""),
+    };
     let mut raw = false;
     let mut paths = Vec::new();
     for field in rest.split(',').filter(|field| !field.is_empty()) {
@@ -134,6 +151,7 @@ mod tests {
 
     #[test]
     fn a_bare_id_is_a_variable_if_there_is_one() {
+        let secret = |text: &str, env: &Environment| secret(text, env, &mut Vec::new());
         let (id, source) = secret("id=TOKEN", &env(&[("TOKEN", "x")])).unwrap();
         assert_eq!(id, "TOKEN");
         assert!(matches!(source, SecretSource::Value(_)));
@@ -144,14 +162,23 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_variable_shows_only_when_used() {
-        let (_, source) = secret("id=a,env=NOPE", &env(&[])).unwrap();
-        assert!(matches!(source, SecretSource::MissingVariable(name) if name == "NOPE"));
+    fn a_variable_that_is_not_set_is_an_empty_secret_and_told() {
+        let mut notes = Vec::new();
+        let (_, source) = secret("id=a,env=NOPE", &env(&[]), &mut notes).unwrap();
+        assert!(matches!(source, SecretSource::Value(secret) if secret.expose().is_empty()));
+        let told = "--secret \"id=a,env=NOPE\": NOPE is not set: the secret is empty";
+        assert_eq!(notes, [told]);
+    }
+
+    #[test]
+    fn keys_that_are_none_are_refused_with_the_one_that_was_meant() {
+        let wrong = secret("id=a,scr=x", &env(&[]), &mut Vec::new()).unwrap_err();
+        assert!(wrong.to_string().ends_with("; src is like it"), "{wrong}");
     }
 
     #[test]
     fn a_missing_file_is_refused_at_once_and_named() {
-        let error = secret("id=a,src=/no/such/file", &env(&[])).unwrap_err();
+        let error = secret("id=a,src=/no/such/file", &env(&[]), &mut Vec::new()).unwrap_err();
         assert!(error.to_string().contains("/no/such/file"), "{error}");
     }
 

@@ -74,7 +74,7 @@ pub fn filled(build: &Build, layers: &Layers, env: &Environment) -> Result<Build
     {
         let text = value.as_str().unwrap_or_default();
         build.progress = Mode::from_str(text, true).map_err(|_| {
-            let problem = "auto, tty, plain, plain=2018, rawjson and quiet are known";
+            let problem = "auto, tty, plain, plain=2018, rawjson, quiet and none are known";
             let place = match &origin {
                 Origin::File(path) => format!("build.progress in {}", path.display()),
                 origin => origin.to_string(),

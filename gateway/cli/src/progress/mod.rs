@@ -200,7 +200,7 @@ fn run(options: Options, events: &Receiver<Event>) {
         Mode::Tty => Renderer::Tty(Box::new(Tty::new(options.look))),
         Mode::Plain2018 => Renderer::Plain(Box::new(Plain::new(Style::V2018))),
         Mode::Rawjson => Renderer::Raw(Vec::new()),
-        Mode::Quiet => Renderer::Quiet(Box::new(Trace::new(Keep {
+        Mode::Quiet | Mode::None => Renderer::Quiet(Box::new(Trace::new(Keep {
             lines: false,
             ..Keep::default()
         }))),

@@ -20,9 +20,10 @@ pub enum Mode {
     Plain2018,
     /// One JSON object per event, as buildctl prints them.
     Rawjson,
-    /// Nothing but the result, and what failed.
-    #[value(alias = "none")]
+    /// Nothing but the image's id, and what failed.
     Quiet,
+    /// Nothing but what failed.
+    None,
 }
 
 impl Mode {

@@ -157,6 +157,10 @@ fn write_file(
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
+    // Folders on the way are made, as by the reference's clients.
+    if !parent.exists() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
     let unfinished = Unfinished::create(parent).map_err(failed)?;
     let mut out = BufWriter::with_capacity(BUFFER, Guarded::new(cancel, unfinished.file()));
     let written = write(&mut out);

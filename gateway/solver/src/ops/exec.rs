@@ -22,6 +22,7 @@ use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
 use crate::store::Snapshot;
 use crate::usage::StepUsage;
+pub use devices::granted as granted_device;
 use logs::Logs;
 use mounts::{Mounts, Shown, Tree};
 
@@ -126,8 +127,8 @@ async fn spec(
         spec.resources = resources(limits);
     }
     spec.measure = job.options.measure;
-    let allowed = job.options.entitlements.contains("device");
-    devices::add(&steps.cdi_dirs, &op.cdi_devices, allowed, &mut spec)?;
+    let entitlements = &job.options.entitlements;
+    devices::add(&steps.cdi_dirs, &op.cdi_devices, entitlements, &mut spec)?;
     Ok(spec)
 }
 

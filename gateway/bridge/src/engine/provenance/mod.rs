@@ -84,11 +84,32 @@ pub struct Invocation {
     pub usage: Option<MachineUsage>,
 }
 
+/// As the reference reads a value that is true or false.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
 impl Wanted {
+    /// What can be asked for; anything else is passed over.
+    pub const PARAMETERS: [&str; 8] = [
+        "builder-id",
+        "capture-usage",
+        "complete-materials",
+        "filename",
+        "inline-only",
+        "mode",
+        "reproducible",
+        "version",
+    ];
+
     /// None when nobody asked.
     ///
     /// # Errors
-    /// A parameter is unknown, or has a value that is.
+    /// A parameter has a value that it cannot have.
     pub fn of(opts: &BTreeMap<String, String>) -> Result<Option<Wanted>, Error> {
         let Some(text) = opts.get(REQUEST).or_else(|| opts.get(REQUEST_ARG)) else {
             return Ok(None);
@@ -106,11 +127,12 @@ impl Wanted {
         for field in text.split(',').filter(|field| !field.is_empty()) {
             let (key, value) = field.split_once('=').unwrap_or((field, ""));
             let flag = || match value {
-                "true" | "1" => Ok(true),
-                "false" | "0" | "" => Ok(false),
-                _ => Err(Error::invalid(format!(
-                    "failed to parse {key} flag {value:?} of the provenance attestation"
-                ))),
+                "" => Ok(false),
+                value => boolean(value).ok_or_else(|| {
+                    Error::invalid(format!(
+                        "failed to parse {key} flag {value:?} of the provenance attestation"
+                    ))
+                }),
             };
             match key {
                 "type" => {}
@@ -134,11 +156,8 @@ impl Wanted {
                 "inline-only" => wanted.inline_only = flag()?,
                 "complete-materials" => wanted.complete = flag()?,
                 "capture-usage" => wanted.usage = flag()?,
-                _ => {
-                    return Err(Error::invalid(format!(
-                        "unknown parameter {key:?} of the provenance attestation"
-                    )));
-                }
+                // What the reference does not know it passes over.
+                _ => {}
             }
         }
         Ok(Some(wanted))
@@ -666,11 +685,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_attested_is_refused_by_name() {
+        assert_eq!(wanted("mode=min,no-such-parameter=x"), wanted("mode=min"));
+        assert_eq!(wanted("reproducible=T"), wanted("reproducible=true"));
         for (text, wanted_text) in [
             ("mode=most", "invalid mode \"most\""),
             ("mode=min,version=v9", "invalid provenance SLSA version: v9"),
             ("mode=min,reproducible=maybe", "reproducible"),
-            ("mode=min,secret=x", "unknown parameter \"secret\""),
             ("mode=min,capture-usage=maybe", "capture-usage"),
         ] {
             let text = wanted(text).unwrap_err();

@@ -2,6 +2,7 @@
 //! they add to a sandbox. Device nodes, mounts and variables are; hooks, which are programs run outside of
 //! the sandbox, and everything else are refused by name.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use gateway_api::{Code, Error};
@@ -80,24 +81,57 @@ struct HostMount {
     options: Vec<String>,
 }
 
-/// Adds what the wanted devices need.
+/// What lets a step have devices.
+const ENTITLEMENT: &str = "device";
+
+/// The device that a step gets when it names this one; `None` for one that it may not have. `device` grants all,
+/// `device=NAME` one or those of a kind, `device=NAME,alias=OTHER` one under the name that steps know it by.
+pub fn granted(entitlements: &BTreeSet<String>, name: &str) -> Option<String> {
+    entitlements.iter().find_map(|entitlement| {
+        if entitlement == ENTITLEMENT {
+            return Some(name.to_owned());
+        }
+        let grant = entitlement.strip_prefix(ENTITLEMENT)?.strip_prefix('=')?;
+        let mut fields = grant.split(',');
+        let device = fields.next().unwrap_or_default();
+        match fields.find_map(|field| field.strip_prefix("alias=")) {
+            Some(alias) => (alias == name).then(|| device.to_owned()),
+            None => {
+                let kind = name.split('=').next().unwrap_or_default();
+                [name, kind].contains(&device).then(|| name.to_owned())
+            }
+        }
+    })
+}
+
+/// Adds what the wanted devices need that may be had.
 ///
 /// # Errors
 /// A required one is not described, or needs what a sandbox does not do.
 pub fn add(
     dirs: &[PathBuf],
     wanted: &[pb::CdiDevice],
-    allowed: bool,
+    entitlements: &BTreeSet<String>,
     spec: &mut SandboxSpec,
 ) -> Outcome<()> {
     // Required ones were refused before, where they are not allowed.
-    if wanted.is_empty() || !allowed {
+    let wanted: Vec<pb::CdiDevice> = wanted
+        .iter()
+        .filter_map(|device| {
+            let name = granted(entitlements, &device.name)?;
+            Some(pb::CdiDevice {
+                name,
+                ..device.clone()
+            })
+        })
+        .collect();
+    if wanted.is_empty() {
         return Ok(());
     }
     let (descriptions, unread) = read(dirs)?;
     let mut common = Vec::new();
     let mut given: Vec<*const Device> = Vec::new();
-    for device in wanted {
+    for device in &wanted {
         let found = find(&descriptions, &device.name);
         if found.is_empty() && !device.optional {
             return Err(missing(&device.name, dirs, &unread));
@@ -283,6 +317,39 @@ fn add_mount(spec: &mut SandboxSpec, dest: &str, kind: MountKind) {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn one_device_is_granted_by_its_name_its_kind_or_the_name_it_is_known_by() {
+        let granted = |entitlement: &str, name: &str| {
+            super::granted(&BTreeSet::from([entitlement.to_owned()]), name)
+        };
+        let some = |name: &str| Some(name.to_owned());
+        for (entitlement, name, given) in [
+            ("device", "v.example/gpu=0", some("v.example/gpu=0")),
+            (
+                "device=v.example/gpu=0",
+                "v.example/gpu=0",
+                some("v.example/gpu=0"),
+            ),
+            (
+                "device=v.example/gpu",
+                "v.example/gpu=0",
+                some("v.example/gpu=0"),
+            ),
+            ("device=v.example/gpu=0", "v.example/gpu=1", None),
+            ("device=v.example/gpu=0", "v.example/gpu", None),
+            (
+                "device=v.example/gpu=0,alias=gpu",
+                "gpu",
+                some("v.example/gpu=0"),
+            ),
+            ("device=v.example/gpu=0,alias=gpu", "v.example/gpu=0", None),
+            ("devices", "v.example/gpu=0", None),
+            ("network.host", "v.example/gpu=0", None),
+        ] {
+            assert_eq!(granted(entitlement, name), given, "{entitlement} {name}");
+        }
+    }
+
     use gateway_sandbox::Root;
 
     use super::*;
@@ -313,7 +380,8 @@ mod tests {
                 optional: name.ends_with('?'),
             })
             .collect();
-        add(&[dir.to_owned()], &wanted, true, &mut spec).map(|()| spec)
+        let all = BTreeSet::from([ENTITLEMENT.to_owned()]);
+        add(&[dir.to_owned()], &wanted, &all, &mut spec).map(|()| spec)
     }
 
     fn described() -> tempfile::TempDir {
