@@ -315,6 +315,31 @@ fn a_daemon_that_is_asked_to_end_ends_its_builds_and_leaves_nothing_mounted() {
     nothing_left_behind(&rig.daemon.home.store());
 }
 
+/// The first signal asks, the second does not.
+#[test]
+fn a_daemon_that_is_asked_twice_ends_at_once_and_its_store_is_whole() {
+    let mut rig = Rig::new(&[]);
+    let mut client = rig.endless();
+    let pid = rig.daemon.pid().to_string();
+    let signal = |name: &str| gateway_tests::program::tool("kill", &[name, &pid]);
+    // Both are there when it goes on: neither is the other's.
+    signal("-STOP");
+    signal("-INT");
+    signal("-TERM");
+    signal("-CONT");
+    rig.daemon.ended();
+    assert!(!client.wait().unwrap().success());
+    let home = &rig.daemon.home;
+    gateway_tests::remains::nothing_left_running(&home.store());
+    let mut verify = home.command(&["store", "verify"]);
+    let verified = run(verify.arg("--root").arg(home.store()));
+    assert!(verified.status.success(), "{}", stderr(&verified));
+    rig.write("Dockerfile", "FROM busybox\nRUN true\n");
+    let built = run(home.build().arg(rig.dir.path().join("context")));
+    assert!(built.status.success(), "{}", stderr(&built));
+    nothing_left_behind(&home.store());
+}
+
 #[test]
 fn p24_connections_that_say_nothing_do_not_keep_a_daemon_that_shall_end() {
     let mut daemon = Daemon::start("", &[]);

@@ -382,6 +382,119 @@ fn while_a_blob_is_verified() {
     assert!(blobs.join("0".repeat(64)).exists());
 }
 
+/// Takes one page, and then no more until it is read.
+fn short_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    rustix::pipe::fcntl_setpipe_size(&writer, PAGE).expect("its size");
+    (reader, writer)
+}
+
+const PAGE: usize = 4096;
+/// The longest line of what is removed.
+const LINE: u64 = 200;
+
+/// Interrupts a command that tells of everything it removes, when it waits for somebody to read that.
+fn interrupted_while_it_tells(command: &mut Command, home: &Home) {
+    let (reader, writer) = short_pipe();
+    let mut child = command
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("gateway");
+    // The command has its own writing end.
+    command.stdout(Stdio::null());
+    until("it does not tell enough to wait", || {
+        rustix::io::ioctl_fionread(&reader).is_ok_and(|bytes| bytes > PAGE as u64 - LINE)
+    });
+    assert!(child.try_wait().expect("its state").is_none(), "it is done");
+    interrupted(child, home);
+}
+
+/// The store is whole, and serves.
+fn whole(home: &Home, dir: &Path) {
+    let mut verify = home.command(&["store", "verify"]);
+    let verified = run(verify.arg("--root").arg(home.store()));
+    assert!(verified.status.success(), "{}", stderr(&verified));
+    let built = run(home.build().arg("--output=type=cacheonly").arg(dir));
+    assert!(built.status.success(), "{}", stderr(&built));
+}
+
+#[test]
+fn while_what_is_not_used_is_removed() {
+    let home = Home::new("");
+    let copies: String = (0..80).map(|i| format!("COPY Dockerfile /{i}\n")).collect();
+    let dir = context(&format!("FROM scratch\n{copies}"));
+    let built = run(home.build().arg("--output=type=cacheonly").arg(dir.path()));
+    assert!(built.status.success(), "{}", stderr(&built));
+    let mut prune = home.command(&["prune", "--force"]);
+    prune.arg("--root").arg(home.store());
+    interrupted_while_it_tells(&mut prune, &home);
+    whole(&home, dir.path());
+
+    // Blobs of nobody.
+    let blobs = home.store().join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).expect("a folder of blobs");
+    for i in 0..80 {
+        let content = format!("blob {i}");
+        let name = gateway_tests::client::content::digest(content.as_bytes());
+        let name = name.strip_prefix("sha256:").expect("a digest");
+        std::fs::write(blobs.join(name), content).expect("a blob");
+    }
+    let mut prune = home.command(&["store", "prune"]);
+    prune.arg("--root").arg(home.store());
+    interrupted_while_it_tells(&mut prune, &home);
+    whole(&home, dir.path());
+    // The rest goes the next time.
+    let done = run(&mut prune);
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert_eq!(names(&blobs), Vec::<String>::new());
+}
+
+#[test]
+fn while_a_definition_is_read() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let home = Home::new("");
+    for words in [["llb", "dump"], ["llb", "graph"], ["llb", "lint"]] {
+        let mut command = Command::new(gateway_tests::program::binary());
+        let mut child = begun(command.args(words).stdin(Stdio::piped()));
+        let mut stdin = child.stdin.take().expect("its stdin");
+        std::io::Write::write_all(&mut stdin, &[10, 3]).expect("a piece");
+        until("it does not read", || {
+            rustix::io::ioctl_fionread(&stdin).is_ok_and(|bytes| bytes == 0)
+        });
+        tool("kill", &["-INT", &child.id().to_string()]);
+        let status = child.wait().expect("its end");
+        // It holds nothing that has to be cleaned up.
+        assert_eq!(status.signal(), Some(2), "{words:?}");
+        nothing_left_behind(&home.store());
+    }
+}
+
+/// Ten megabytes of it: to read, to convert and to solve it takes long, and none of that is waited for.
+#[test]
+fn while_the_largest_of_build_files_is_built() {
+    let home = Home::new("");
+    let line = "RUN echo this is a line of a build file that nobody ever wrote by hand\n";
+    let lines = line.repeat((10 << 20) / line.len());
+    let dir = context(&format!("FROM scratch\n{lines}"));
+    let mut command = home.build();
+    command.arg("--progress=plain").arg(dir.path());
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("gateway");
+    let mut progress = BufReader::new(child.stderr.take().expect("its progress"));
+    let mut text = String::new();
+    while !text.contains("transferring dockerfile") {
+        let read = progress.read_line(&mut text).expect("a line");
+        assert_ne!(read, 0, "the build file was not read");
+    }
+    tool("kill", &["-INT", &child.id().to_string()]);
+    progress.read_to_string(&mut text).expect("its words");
+    assert_eq!(child.wait().expect("its end").code(), Some(130), "{text}");
+    // Not one step of it was made known.
+    assert!(!text.contains("RUN echo"), "it was built");
+    assert!(text.ends_with("error: interrupted\n"), "{text}");
+    nothing_left_behind(&home.store());
+}
+
 /// Runs a command on a terminal, presses Ctrl-C at this text; gives what was shown. The shell tells how the command
 /// ended, and how the terminal is then.
 fn ctrl_c_on_a_terminal(command: &str, at: &str) -> String {

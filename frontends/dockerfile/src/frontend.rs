@@ -185,10 +185,13 @@ async fn forward(
 }
 
 async fn solve(client: &BuildClient, converted: &Converted) -> Result<Ref, Error> {
+    // Seconds of work for the largest of files: a moment to be cancelled, before and after.
+    tokio::task::yield_now().await;
     let definition = converted
         .state
         .marshal(&client.marshal_options(&converted.platform))
         .map_err(|e| Error::unknown(format!("failed to marshal LLB definition: {e}")))?;
+    tokio::task::yield_now().await;
     client
         .solve(SolveRequest {
             definition: Some(definition),

@@ -80,6 +80,10 @@ impl ResultRef {
 
     /// Terminal vertex and output in the live graph.
     pub(crate) fn loaded(&self, job: &JobInner) -> Result<(String, i64), Error> {
+        // A large graph takes seconds.
+        if self.inner.loaded.get().is_none() && job.cancel().is_cancelled() {
+            return Err(Error::canceled());
+        }
         let loaded =
             self.inner.loaded.get_or_init(|| {
                 let converted = policy::apply(&self.inner.definition, &self.inner.policies)

@@ -2,8 +2,9 @@
 //! what the bridge serves to one in a container.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use async_trait::async_trait;
 use gateway_api::{
@@ -42,6 +43,17 @@ pub(crate) struct LocalGateway {
     refs: RefTable,
     /// Cancelled when the call ends, and with it what it left running.
     containers: CancellationToken,
+    /// Calls that are not answered yet.
+    waiting: AtomicUsize,
+}
+
+/// A call, until it is answered.
+struct Call<'a>(&'a AtomicUsize);
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for LocalGateway {
@@ -122,7 +134,35 @@ impl LocalGateway {
             }),
             verify_replay: call.verify_replay,
             refs: RefTable::default(),
+            waiting: AtomicUsize::new(0),
         }
+    }
+
+    fn begun(&self) -> Call<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Call(&self.waiting)
+    }
+
+    /// What the frontend makes of its calls, unless the build is cancelled while it waits for none: what it works at
+    /// then is its own, and nothing has to be cleaned up. A call notices a cancellation by itself.
+    pub async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let token = self.job.cancelled();
+        let mut cancelled = std::pin::pin!(token.cancelled());
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(done);
+            }
+            let is_idle = self.waiting.load(Ordering::Relaxed) == 0;
+            match is_idle && cancelled.as_mut().poll(context).is_ready() {
+                true => Poll::Ready(Err(Error::canceled())),
+                false => Poll::Pending,
+            }
+        })
+        .await
     }
 
     /// The result behind a ref; `None` for scratch.
@@ -287,6 +327,7 @@ impl Gateway for LocalGateway {
     }
 
     async fn solve(&self, request: SolveRequest) -> Result<BuildResult, Error> {
+        let _call = self.begun();
         let policies = self.policies(&request.source_policies)?;
         let definition = request
             .definition
@@ -333,6 +374,7 @@ impl Gateway for LocalGateway {
         &self,
         request: ResolveImageConfigRequest,
     ) -> Result<ImageConfig, Error> {
+        let _call = self.begun();
         let mut policies = self.policies(&request.source_policies)?;
         // Layouts are the client's own.
         if let Some(judge) = self.judge.as_ref().filter(|_| request.resolver_type != 1) {
@@ -348,6 +390,7 @@ impl Gateway for LocalGateway {
         &self,
         request: ResolveSourceMetaRequest,
     ) -> Result<SourceMeta, Error> {
+        let _call = self.begun();
         let mut policies = self.policies(&request.source_policies)?;
         if let Some(judge) = &self.judge {
             let (source, platform) = (request.source.clone(), request.platform.clone());
@@ -363,6 +406,7 @@ impl Gateway for LocalGateway {
         path: &str,
         range: Option<FileRange>,
     ) -> Result<Vec<u8>, Error> {
+        let _call = self.begun();
         let result = self.result(reference)?;
         self.job.read_file(&result, path, range).await
     }
@@ -373,16 +417,19 @@ impl Gateway for LocalGateway {
         path: &str,
         include: Option<&str>,
     ) -> Result<Vec<Stat>, Error> {
+        let _call = self.begun();
         let result = self.result(reference)?;
         self.job.read_dir(&result, path, include).await
     }
 
     async fn stat_file(&self, reference: &Ref, path: &str) -> Result<Stat, Error> {
+        let _call = self.begun();
         let result = self.result(reference)?;
         self.job.stat_file(&result, path).await
     }
 
     async fn evaluate(&self, reference: &Ref) -> Result<(), Error> {
+        let _call = self.begun();
         let result = self.result(reference)?;
         self.job.evaluate(&result).await
     }
@@ -394,6 +441,7 @@ impl Gateway for LocalGateway {
     }
 
     async fn new_container(&self, request: ContainerRequest) -> Result<Box<dyn Container>, Error> {
+        let _call = self.begun();
         let sources = request
             .mounts
             .iter()

@@ -255,7 +255,7 @@ impl Engine {
             job.import_cache(import).await;
         }
         let solved = match frontend {
-            Some(frontend) => self.call_function(&job, call, frontend).await?,
+            Some(frontend) => self.call_function(&job, call, frontend, false).await?,
             None => self.call(&job, call).await?,
         };
         let metadata = solved.metadata.clone();
@@ -403,22 +403,30 @@ impl Engine {
             let Some(builtin) = self.0.builtins.get(&call.name).cloned() else {
                 return Err(Error::unknown(format!("invalid frontend: {}", call.name)));
             };
-            self.call_function(job, call, builtin).await
+            self.call_function(job, call, builtin, true).await
         })
     }
 
-    /// Runs a frontend that is a function.
+    /// Runs a frontend that is a function: of ours, or of a client, which is told of a cancellation itself.
     async fn call_function(
         &self,
         job: &Job,
         call: FrontendCall,
         function: FrontendFn,
+        ours: bool,
     ) -> Result<Solved, Error> {
         let name = call.name.clone();
         let gateway = self.gateway(job, call);
         let watch = Watch::new(self.1.as_deref(), &name, gateway.clone());
         let frontend = watch.gateway();
-        let returned = AssertUnwindSafe(async move { function(frontend).await })
+        let work = async move { function(frontend).await };
+        let work = async {
+            match ours {
+                true => gateway.unless_cancelled(work).await,
+                false => work.await,
+            }
+        };
+        let returned = AssertUnwindSafe(work)
             .catch_unwind()
             .await
             .unwrap_or_else(|_| {
