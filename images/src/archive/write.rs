@@ -12,10 +12,7 @@ use crate::config::to_json;
 use crate::layer::{END, Header, Kind, padding};
 use crate::media::{Descriptor, Index, MAX_MANIFEST_BYTES, OCI_INDEX, RawManifest, is_index};
 use crate::reference::Reference;
-use crate::store::BlobStore;
-
-/// Bytes that are copied at once: in the small pieces of a plain copy a large layer takes twice as long.
-const PIECE: usize = 1 << 20;
+use crate::store::{BlobStore, PIECE};
 
 /// Which exporter's tar it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

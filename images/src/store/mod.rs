@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use follow::Follower;
 pub use lease::{Claim, Collector, Lease};
+pub(crate) use writer::PIECE;
 pub use writer::{Blob, BlobWriter};
 
 use crate::digest::Digest;

@@ -16,6 +16,10 @@ use crate::digest::Digest;
 use crate::fail_point::fail_point;
 use crate::write_back;
 
+/// Bytes that are written at once. For larger pieces the kernel wants larger runs of free memory, and moves other pages
+/// about to get them when the file cache fills the memory: up to half as long again as the writing itself.
+pub(crate) const PIECE: usize = 128 << 10;
+
 /// What a finished writer stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blob {
@@ -199,6 +203,7 @@ impl BlobWriter {
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let bytes = &bytes[..bytes.len().min(PIECE)];
         let n = self.file.as_file_mut().write(bytes)?;
         self.hasher.update(&bytes[..n]);
         let before = self.written / write_back::PORTION;

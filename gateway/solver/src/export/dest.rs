@@ -16,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 use super::OutputTarget;
 use crate::shared::Outcome;
 
-/// Fewer and larger writes; layers are copied in pieces of this.
+/// Fewer and larger writes.
 const BUFFER: usize = 1 << 20;
+/// The same for files: no larger than the pieces in which layers are copied, which then need not come through here.
+const FILE_BUFFER: usize = 128 << 10;
 /// The standard output in errors.
 const STDOUT: &str = "stdout";
 /// What is shown of a program that failed.
@@ -162,7 +164,7 @@ fn write_file(
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
     let unfinished = Unfinished::create(parent).map_err(failed)?;
-    let mut out = BufWriter::with_capacity(BUFFER, Guarded::new(cancel, unfinished.file()));
+    let mut out = BufWriter::with_capacity(FILE_BUFFER, Guarded::new(cancel, unfinished.file()));
     let written = write(&mut out);
     if let Err(error) = written.and_then(|()| out.flush().map_err(failed)) {
         // What is in the buffer is not written again.

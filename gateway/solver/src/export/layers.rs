@@ -320,6 +320,16 @@ async fn make(
     .await
 }
 
+/// From how many bytes on a file is read from the disk's cache sooner than it is unpacked: what is unpacked in the
+/// 10 µs that opening it and its attributes take, at 1.4 GB/s of zstd and 0.4 GB/s of gzip.
+fn large(media_type: &str) -> u64 {
+    match essence(media_type) {
+        name if name.ends_with("zstd") => 16 << 10,
+        name if name.ends_with("gzip") => 4 << 10,
+        _ => u64::MAX,
+    }
+}
+
 /// A layer that is another one with changes, from the blob that was made of that one in this form.
 fn spliced(
     store: &Store,
@@ -349,7 +359,7 @@ fn spliced(
         let dir = store.layer_dir(&layer.id);
         let changes = Changes::read(&dir, base.as_ref(), options).ok()??;
         let blob = store.blobs().reader(&known.digest.parse().ok()?).ok()?;
-        let splice = |out: &mut _| changes.splice(blob, out);
+        let splice = |out: &mut _| changes.splice(blob, large(&known.media_type), out);
         // What is not as expected is made from the files.
         write_layer(store.blobs(), compression, splice).ok()
     })();

@@ -20,6 +20,9 @@ use crate::fs::Root;
 /// Bytes of changes that are held in memory at most; with more the files are read anew.
 const MOST_CHANGES: u64 = 64 << 20;
 const BLOCK: usize = 512;
+/// Bytes of the tar below after which it is known well enough how large its files are. A compressed block of
+/// the new layer is no smaller, so nothing was compressed in vain.
+const SAMPLE: u64 = 1 << 20;
 /// Largest extended header: ours hold a path and attributes.
 const MOST_HEADER: u64 = 1 << 20;
 
@@ -99,17 +102,26 @@ impl Changes {
         Ok(true)
     }
 
-    /// Writes the tar of the whole: that of the layer below with the changes in it.
-    pub fn splice(&self, below: impl Read, out: &mut impl Write) -> io::Result<()> {
+    /// Writes the tar of the whole: that of the layer below with the changes in it. An error when its first
+    /// files have more than `large` bytes each on average: then reading the files costs less than unpacking.
+    pub fn splice(&self, below: impl Read, large: u64, out: &mut impl Write) -> io::Result<()> {
         let mut below = Decoder::new(below)?;
         let mut entries = self.entries.iter().peekable();
         let mut buffer = vec![0; 256 << 10];
         let mut before: Option<Vec<u8>> = None;
+        let (mut files, mut bytes) = (0, 0);
         while let Some(header) = Header::read(&mut below)? {
             let path = header.path.as_slice();
             let ordered = before.is_none_or(|before| order(&before, path) == Ordering::Less);
             if !ordered || !matches!(header.kind, b'0' | b'2' | b'5') || is_whiteout(path) {
                 return Err(unexpected("an entry that no copy makes"));
+            }
+            if header.kind == b'0' && bytes < SAMPLE {
+                files += 1;
+                bytes += header.data;
+                if bytes >= SAMPLE && bytes / files > large {
+                    return Err(unexpected("large files"));
+                }
             }
             let mut replaced = false;
             while let Some(entry) = entries.next_if(|e| order(&e.path, path) != Ordering::Greater) {
@@ -379,11 +391,19 @@ mod tests {
         let changes = Changes::read(&changed, None, &DiffOptions::default());
         let changes = changes.unwrap().unwrap();
         let mut spliced = Vec::new();
-        changes.splice(&tar(&old)[..], &mut spliced).unwrap();
+        changes
+            .splice(&tar(&old)[..], u64::MAX, &mut spliced)
+            .unwrap();
         assert!(spliced == tar(&new));
         // A cut tar is noticed.
         let cut = tar(&old);
         let cut = cut.get(..cut.len() - 2000).unwrap();
-        assert!(changes.splice(cut, &mut Vec::new()).is_err());
+        assert!(changes.splice(cut, u64::MAX, &mut Vec::new()).is_err());
+        // Of large files not even the first is unpacked; small ones stay small.
+        write(&old, "0", &"x".repeat(1 << 20));
+        let mut begun = Vec::new();
+        assert!(changes.splice(&tar(&old)[..], 1 << 19, &mut begun).is_err());
+        assert!(begun.is_empty(), "{} bytes", begun.len());
+        assert!(changes.splice(&tar(&old)[..], 1 << 20, &mut begun).is_ok());
     }
 }
