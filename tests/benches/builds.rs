@@ -26,6 +26,8 @@ struct Workload {
     no_cache: bool,
     /// Builds of one run, whose mean counts: CPU is told in steps of 10 ms.
     times: usize,
+    /// With an image at the end; else the cache alone, and nothing is compressed.
+    image: bool,
     /// Changes the context before each build.
     touch: Option<fn(&Path, usize)>,
 }
@@ -43,6 +45,7 @@ const WORKLOADS: [Workload; 8] = [
         },
         no_cache: false,
         times: 20,
+        image: true,
         touch: None,
     },
     Workload {
@@ -53,6 +56,7 @@ const WORKLOADS: [Workload; 8] = [
         },
         no_cache: true,
         times: 1,
+        image: true,
         touch: None,
     },
     Workload {
@@ -72,6 +76,7 @@ const WORKLOADS: [Workload; 8] = [
         },
         no_cache: true,
         times: 1,
+        image: true,
         touch: None,
     },
     Workload {
@@ -79,6 +84,7 @@ const WORKLOADS: [Workload; 8] = [
         prepare: many_files,
         no_cache: false,
         times: 4,
+        image: true,
         touch: None,
     },
     Workload {
@@ -86,6 +92,7 @@ const WORKLOADS: [Workload; 8] = [
         prepare: many_files,
         no_cache: false,
         times: 1,
+        image: true,
         // Every file is another one each time.
         touch: Some(|dir, run| {
             for d in 0..directories() {
@@ -104,6 +111,7 @@ const WORKLOADS: [Workload; 8] = [
         prepare: many_files,
         no_cache: false,
         times: 4,
+        image: true,
         touch: Some(|dir, run| write(dir, "d3/f7", &format!("edit {run}"))),
     },
     Workload {
@@ -123,14 +131,13 @@ const WORKLOADS: [Workload; 8] = [
             for _ in 0..1000 {
                 std::io::Write::write_all(&mut large, &block).expect("writing a file");
             }
-            write(
-                dir,
-                "Dockerfile",
-                "FROM busybox\nCOPY large /\nCOPY small /\n",
-            );
+            // One step takes both: whoever copies anew copies the large one too.
+            write(dir, "Dockerfile", "FROM busybox\nCOPY . /context/\n");
         },
         no_cache: false,
-        times: 10,
+        // A peer may keep a copy of each.
+        times: 3,
+        image: false,
         touch: Some(|dir, run| write(dir, "small", &format!("edit {run}"))),
     },
     Workload {
@@ -147,6 +154,7 @@ const WORKLOADS: [Workload; 8] = [
         },
         no_cache: false,
         times: 10,
+        image: true,
         touch: None,
     },
 ];
@@ -221,9 +229,13 @@ fn main() {
                     true => &["--no-cache"],
                     false => &[],
                 };
-                record(0, ours.build(context.path(), no_cache));
+                let (here, there): (&[&str], &[&str]) = match workload.image {
+                    true => (&[], &["--output", "type=image,name=bench"]),
+                    false => (&["--output", "type=cacheonly"], &[]),
+                };
+                record(0, ours.build(context.path(), &[here, no_cache].concat()));
                 if let Some(peer) = &peer {
-                    let more = [&["--output", "type=image,name=bench"], no_cache].concat();
+                    let more = [there, no_cache].concat();
                     record(1, peer.build(context.path(), &more));
                 }
                 if let Some(buildah) = &buildah {
