@@ -169,23 +169,54 @@ impl Reports {
 
     /// A part of a vertex begins; bytes are told by the handle.
     pub fn status(&self, vertex: &str, id: impl Into<String>, name: &str) -> StatusHandle {
+        self.status_of(vertex, id, name, 0)
+    }
+
+    /// The same of something whose size is known.
+    pub fn status_of(
+        &self,
+        vertex: &str,
+        id: impl Into<String>,
+        name: &str,
+        total: u64,
+    ) -> StatusHandle {
+        let handle = self.status_to_be(vertex, id, name, total);
+        handle.progress.status(handle.status.clone());
+        handle
+    }
+
+    /// A part that is told of only when it has something to tell, as transfers that are over at once.
+    pub fn status_when_told(
+        &self,
+        vertex: &str,
+        id: impl Into<String>,
+        name: &str,
+    ) -> StatusHandle {
+        self.status_to_be(vertex, id, name, 0)
+    }
+
+    fn status_to_be(
+        &self,
+        vertex: &str,
+        id: impl Into<String>,
+        name: &str,
+        total: u64,
+    ) -> StatusHandle {
         let now = OffsetDateTime::now_utc();
-        let handle = StatusHandle {
+        StatusHandle {
             open: true,
             progress: self.progress.clone(),
             status: VertexStatus {
                 id: id.into(),
                 vertex: vertex.to_owned(),
                 name: name.to_owned(),
-                total: 0,
+                total: i64::try_from(total).unwrap_or(i64::MAX),
                 current: 0,
                 timestamp: now,
                 started: Some(now),
                 completed: None,
             },
-        };
-        handle.progress.status(handle.status.clone());
-        handle
+        }
     }
 }
 

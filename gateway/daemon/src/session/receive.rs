@@ -20,6 +20,9 @@ use rustix::io::Errno;
 use super::mode;
 use super::space::{self, Space};
 
+/// Files of a list, in bytes together, for which the disk is asked whether they fit: most are a few small ones.
+const WORTH_ASKING: u64 = 1 << 20;
+
 /// As the kernel's.
 const MAX_PATH: usize = 4096;
 /// Extended attributes of one file; the kernel keeps less for most file systems.
@@ -290,6 +293,10 @@ impl Receiver {
         self.listed = true;
         while let Some(level) = self.levels.pop() {
             self.remove_extra(level)?;
+        }
+        let left = self.announced.saturating_sub(self.bytes);
+        if left >= WORTH_ASKING {
+            space::fits(&self.root, left, self.limits.reserve).or_else(protocol)?;
         }
         Ok(())
     }

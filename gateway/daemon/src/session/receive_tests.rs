@@ -233,6 +233,10 @@ fn p16_files_that_do_not_fit_are_refused_by_their_stats() {
     full.entry(stat("a", 0o644, 1, 0)).unwrap();
     let error = full.data(0, b"x").unwrap_err();
     assert!(error.to_string().contains("no space for"), "{error}");
+    // Before a byte of them is on its way.
+    full.entry(stat("b", 0o644, 2 << 20, 0)).unwrap();
+    let error = full.end_of_list().unwrap_err();
+    assert!(error.to_string().contains("no space for 20971"), "{error}");
 }
 
 #[test]

@@ -752,9 +752,12 @@ async fn download_followed(
     if blobs.contains(&descriptor.digest) {
         return Ok(());
     }
-    let mut status = job
-        .reports
-        .status(&lazy.vertex, descriptor.digest.to_string(), "");
+    let mut status = job.reports.status_of(
+        &lazy.vertex,
+        descriptor.digest.to_string(),
+        "",
+        descriptor.size,
+    );
     if let Some(file) = lazy.file.clone() {
         let copied = copy_in(job, file, descriptor).await;
         copied.map_err(|error| match &job.options.pins {

@@ -150,7 +150,9 @@ async fn find(
     let progress = |bytes| {
         let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
         let (status, last) = shown.get_or_insert_with(|| {
-            let status = job.reports.status(&vertex.digest, &id, "transferring");
+            let status = job
+                .reports
+                .status_when_told(&vertex.digest, &id, "transferring");
             (status, None::<Instant>)
         });
         if last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL) {
@@ -169,8 +171,10 @@ async fn find(
     if let Some(bytes) = dir.transferred {
         let shown = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
         let status = shown.map(|(status, _)| status);
-        let status =
-            status.unwrap_or_else(|| job.reports.status(&vertex.digest, &id, "transferring"));
+        let status = status.unwrap_or_else(|| {
+            job.reports
+                .status_when_told(&vertex.digest, &id, "transferring")
+        });
         status.done_with(bytes);
     }
     Ok(dir)
@@ -215,7 +219,9 @@ pub async fn read(
     .transpose()?;
     if let Ok(data) = &read {
         let id = format!("transferring {}:", files.name);
-        let status = job.reports.status(&files.vertex, id, "transferring");
+        let status = job
+            .reports
+            .status_when_told(&files.vertex, id, "transferring");
         status.done_with(data.len() as u64);
     }
     Some(read)

@@ -318,9 +318,9 @@ async fn body(
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
-    let mut status = job
-        .reports
-        .status(shown, format!("downloading {name}"), "downloading");
+    let mut status =
+        job.reports
+            .status_of(shown, format!("downloading {name}"), "downloading", total);
     let mut shown_at = Instant::now();
     let file = tokio::fs::File::create_new(path).await.map_err(io(http))?;
     let mut file = tokio::io::BufWriter::with_capacity(1 << 18, file);
