@@ -196,7 +196,6 @@ fn the_result_of_a_frontend_that_scans_nothing_is_scanned_all_the_same() {
     .expect("writing");
     for (generator, problem) in [
         ("test/none:1", "docker.io/test/none:1: not found"),
-        ("", "failed to parse sbom scanner"),
         (
             "library/alpine:none",
             "docker.io/library/alpine:none: not found",
