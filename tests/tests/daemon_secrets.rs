@@ -310,7 +310,6 @@ async fn p17_refusals_of_a_client_with_details_of_no_form_are_refusals_all_the_s
                 exporters: vec![Exporter {
                     kind: "local".to_owned(),
                     attrs: map(&[]),
-                    ..Exporter::default()
                 }],
                 ..SolveRequest::default()
             };

@@ -14,8 +14,8 @@ pub fn raw_frontend() -> &'static Path {
         let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("raw_frontend_static");
         let made = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
         let parts = ["hostile.rs", "breaking.rs", "container.rs"];
-        let part = |name: &&str| made(&Path::new(source).with_extension("").join(name));
-        let newest = parts.iter().map(|name| part(name)).max().flatten();
+        let part = |name: &str| made(&Path::new(source).with_extension("").join(name));
+        let newest = parts.into_iter().map(part).max().flatten();
         if made(&program) < made(Path::new(source)).max(newest) {
             // Built aside and renamed: tests may run as several processes.
             let own = program.with_extension(std::process::id().to_string());
