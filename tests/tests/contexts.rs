@@ -87,6 +87,26 @@ fn a_build_file_from_elsewhere_goes_with_a_context_that_is_fetched() {
     }
 }
 
+/// As `docker build - < context.tar` takes it.
+#[test]
+fn archives_on_stdin_are_packed_as_they_like() {
+    let home = Home::new("");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(dir.path().join("Dockerfile"), FILE).expect("a build file");
+    let from = dir.path().display().to_string();
+    for packed in ["", "--gzip", "--bzip2", "--xz", "--zstd"] {
+        let name = format!("packed {packed}\n");
+        std::fs::write(dir.path().join("kept"), &name).expect("a file");
+        let mut tar = Command::new("tar");
+        let tar = tar
+            .arg("-c")
+            .args(Some(packed).filter(|flag| !flag.is_empty()));
+        let archive = run(tar.args(["-C", &from, "."]));
+        succeeded(&archive);
+        assert_eq!(got(home.build().arg("-"), &archive.stdout), name);
+    }
+}
+
 /// A context with this policy beside its build file.
 fn with_policy(file: &str, policy: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a temporary folder");

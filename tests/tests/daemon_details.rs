@@ -141,6 +141,42 @@ async fn p44_a_bill_of_materials_of_a_scanner_is_pushed_beside_the_image() {
     );
 }
 
+/// Asked for by a client, as by the command line.
+#[tokio::test(flavor = "multi_thread")]
+async fn p44_what_steps_used_is_told_to_clients_that_ask_for_it() {
+    let rig = Rig::new();
+    let name = format!("{}/out/used:1", rig.registry.address);
+    let attested = [("attest:provenance", "mode=max,capture-usage=true")];
+    let own = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    let request = api::SolveRequest {
+        frontend_attrs: attested.map(own).into(),
+        exporters: vec![exporter("image", &[("name", &name), ("push", "true")])],
+        ..Default::default()
+    };
+    let mut driven = Driven::begin(&rig, request, "used").await;
+    let text = "FROM busybox\nRUN dd if=/dev/zero of=/dev/null bs=1M count=50\n";
+    let result = driven.dockerfile(text, &attested, &[]).await;
+    let ended = driven.end(result.expect("a graph")).await;
+    ended.expect("the build");
+    let index = rig.raw("out/used:1");
+    let attestation = index["manifests"][1]["digest"].as_str().expect("a digest");
+    let manifest = rig.raw(&format!("out/used@{attestation}"));
+    let statement = manifest["layers"][0]["digest"].as_str().expect("a digest");
+    let statement = rig.blob("out/used", statement);
+    let predicate = &statement["predicate"];
+    let steps = predicate
+        .pointer("/buildDefinition/internalParameters/buildConfig/llbDefinition")
+        .and_then(Value::as_array)
+        .unwrap_or_else(|| panic!("no steps: {predicate}"));
+    let used = steps.iter().find_map(|step| step.get("resourceUsage"));
+    let used = used.unwrap_or_else(|| panic!("no step used anything: {predicate}"));
+    let last = used["samples"].as_array().and_then(|list| list.last());
+    let nanos = last.and_then(|last| last["cpuStat"]["usageNanos"].as_u64());
+    assert!(nanos > Some(0), "{used}");
+    let machine = &predicate["runDetails"]["metadata"]["buildkit_metadata"]["sysUsage"];
+    assert!(machine[0]["cpuStat"]["idle"].is_number(), "{machine}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p44_graphs_of_clients_are_scanned_platform_by_platform() {
     let rig = Rig::new();

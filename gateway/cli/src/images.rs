@@ -12,6 +12,7 @@ use gateway_solver::{OutputTarget, StoredImage};
 use crate::error::{CliError, UsageError};
 use crate::progress::bytes::format_bytes;
 use crate::store::{StoreArgs, with_store};
+use crate::table::{self, Column, Layout};
 use crate::text::{print, time_text};
 
 /// List the images in the store.
@@ -103,7 +104,7 @@ pub fn remove(args: &Remove) -> Result<(), CliError> {
 
 pub fn list(args: &List) -> Result<(), CliError> {
     with_store(&args.store, async |solver, _| {
-        let table = table(&solver.images().map_err(failed)?);
+        let table = table(&solver.images().map_err(failed)?, table::terminal());
         print(&table);
         Ok(())
     })
@@ -168,28 +169,27 @@ fn failed(error: Error) -> CliError {
     CliError::Image(Box::new(error))
 }
 
-fn table(images: &[StoredImage]) -> String {
-    let width = images
-        .iter()
-        .map(|image| image.name.len())
-        .max()
-        .unwrap_or(0)
-        .max("NAME".len());
-    let mut table = format!(
-        "{:width$}  {:71}  {:>10}  CREATED (UTC)\n",
-        "NAME", "DIGEST", "SIZE"
-    );
+fn table(images: &[StoredImage], terminal: Option<usize>) -> String {
+    let names = images.iter().map(|image| image.name.len());
+    let columns = [
+        Column::of("NAME", names.max().unwrap_or(0).max("NAME".len())).down_to(16),
+        Column::of("DIGEST", 71).down_to(15).or_none(),
+        Column::of("      SIZE", 10),
+        Column::of("CREATED (UTC)", 19).or_none(),
+    ];
+    let layout = Layout::fit(&columns, &[1, 0], terminal);
+    let mut table = layout.head(&columns);
     for image in images {
         let size = match image.size {
             Some(bytes) => format_bytes(i64::try_from(bytes).unwrap_or(i64::MAX)),
             None => "incomplete".to_owned(),
         };
-        table += &format!(
-            "{:width$}  {:71}  {size:>10}  {}\n",
-            image.name,
-            image.digest,
-            time_text(image.created)
-        );
+        table += &layout.line(&[
+            image.name.clone(),
+            image.digest.to_string(),
+            format!("{size:>10}"),
+            time_text(image.created),
+        ]);
     }
     table
 }
@@ -211,7 +211,7 @@ mod tests {
             image("docker.io/me/app:1", Some(12_345_678), 1_700_000_000),
             image("registry.example/x:2", None, 0),
         ];
-        insta::assert_snapshot!(table(&images), @r"
+        insta::assert_snapshot!(table(&images, None), @r"
         NAME                  DIGEST                                                                         SIZE  CREATED (UTC)
         docker.io/me/app:1    sha256:abababababababababababababababababababababababababababababababab     12.35MB  2023-11-14 22:13:20
         registry.example/x:2  sha256:abababababababababababababababababababababababababababababababab  incomplete  1970-01-01 00:00:00

@@ -28,6 +28,7 @@ mod registry;
 mod rego;
 mod shell;
 mod store;
+mod table;
 mod usage;
 mod worker;
 

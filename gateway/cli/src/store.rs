@@ -11,6 +11,7 @@ use crate::config;
 use crate::environment::Environment;
 use crate::error::CliError;
 use crate::interrupt::cancel_on_signal;
+use crate::table::{self, Column, Layout};
 use crate::text::{print, size_text};
 
 /// Which store, and how its registries are reached.
@@ -45,7 +46,7 @@ enum StoreVerb {
 pub fn run(args: &StoreCommand) -> Result<(), CliError> {
     match &args.command {
         StoreVerb::List(args) => with_store(args, async |solver, _| {
-            print(&blob_table(&solver.blobs()?));
+            print(&blob_table(&solver.blobs()?, table::terminal()));
             Ok(())
         }),
         StoreVerb::Verify(args) => with_store(args, async |solver, _| {
@@ -131,22 +132,38 @@ pub fn with_store<T>(
     outcome
 }
 
-fn blob_table(blobs: &[StoredBlob]) -> String {
-    let mut table = format!("{:71}  {:>10}  NEEDED BY\n", "DIGEST", "SIZE");
-    for blob in blobs {
-        let mut users: Vec<String> = blob.images.iter().map(|n| format!("image {n}")).collect();
-        users.extend(blob.layers.iter().map(|id| format!("layer {id}")));
-        let users = match users.as_slice() {
+fn blob_table(blobs: &[StoredBlob], terminal: Option<usize>) -> String {
+    let users = |blob: &StoredBlob| {
+        let images = blob.images.iter().map(|name| format!("image {name}"));
+        let users: Vec<String> = images
+            .chain(blob.layers.iter().map(|id| format!("layer {id}")))
+            .collect();
+        match users.as_slice() {
             [] => "-".to_owned(),
             users => users.join(", "),
-        };
-        table += &format!(
-            "{:71}  {:>10}  {users}\n",
-            blob.digest,
-            size_text(blob.size)
-        );
+        }
+    };
+    let widest = blobs.iter().map(|blob| users(blob).len()).max();
+    let columns = [
+        Column::of("DIGEST", 71).down_to(15),
+        Column::of("      SIZE", 10),
+        Column::of("NEEDED BY", widest.unwrap_or(0).max("NEEDED BY".len())).down_to(11),
+    ];
+    let layout = Layout::fit(&columns, &[0, 2], terminal);
+    let mut table = layout.head(&columns);
+    for blob in blobs {
+        let size = format!("{:>10}", size_text(blob.size));
+        table += &layout.line(&[blob.digest.to_string(), size, users(blob)]);
     }
     table
+}
+
+/// `1 blob`, `2 blobs`.
+fn counted(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
 }
 
 fn verify_text(report: &VerifyReport) -> String {
@@ -159,16 +176,16 @@ fn verify_text(report: &VerifyReport) -> String {
         text += &format!("damaged: {}: {}{end}\n", damage.what, damage.problem);
     }
     text += &format!(
-        "{} blobs ({}), {} layers, {} images\n",
-        report.blobs,
+        "{} ({}), {}, {}\n",
+        counted(report.blobs, "blob"),
         size_text(report.bytes),
-        report.layers,
-        report.images
+        counted(report.layers, "layer"),
+        counted(report.images, "image")
     );
     if report.leftovers > 0 {
         text += &format!(
-            "{} leftovers of unfinished work, harmless: gateway store prune removes them\n",
-            report.leftovers
+            "{} of unfinished work, harmless: gateway store prune removes them\n",
+            counted(report.leftovers, "leftover")
         );
     }
     text
@@ -187,10 +204,13 @@ mod tests {
             images: images.iter().map(|n| (*n).to_owned()).collect(),
             layers: layers.iter().map(|n| (*n).to_owned()).collect(),
         };
-        let table = blob_table(&[
-            blob("a", &["docker.io/me/app:1"], &["l1"]),
-            blob("b", &[], &[]),
-        ]);
+        let table = blob_table(
+            &[
+                blob("a", &["docker.io/me/app:1"], &["l1"]),
+                blob("b", &[], &[]),
+            ],
+            None,
+        );
         insta::assert_snapshot!(table, @r"
         DIGEST                                                                         SIZE  NEEDED BY
         sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa     12.35kB  image docker.io/me/app:1, layer l1
@@ -214,8 +234,8 @@ mod tests {
         };
         insta::assert_snapshot!(verify_text(&report), @r"
         damaged: blob sha256:aa: its bytes are not those of its digest (set aside)
-        3 blobs (2.00MB), 2 layers, 1 images
-        1 leftovers of unfinished work, harmless: gateway store prune removes them
+        3 blobs (2.00MB), 2 layers, 1 image
+        1 leftover of unfinished work, harmless: gateway store prune removes them
         ");
     }
 }

@@ -6,6 +6,7 @@ use gateway_solver::{DiskSpace, PruneOptions, UsageRecord, time_text};
 use crate::collection::{Space, duration};
 use crate::error::{CliError, UsageError};
 use crate::store::{StoreArgs, blocking, with_store};
+use crate::table::{self, Column, Layout};
 use crate::text::{print, size_text};
 
 /// Show what the store holds and how much of it could be removed.
@@ -89,7 +90,7 @@ pub fn du(args: &Du) -> Result<(), CliError> {
         print(&match (args.format, args.verbose) {
             (Form::Json, _) => json(&records),
             (Form::Table, true) => records.iter().map(details).collect(),
-            (Form::Table, false) => table(&records),
+            (Form::Table, false) => table(&records, table::terminal()),
         });
         if args.format == Form::Table && args.filters.is_empty() {
             print(&summary(&records));
@@ -117,6 +118,7 @@ pub fn prune(args: &Prune) -> Result<(), CliError> {
     };
     confirm(args)?;
     let (all, form, verbose) = (args.all, args.format, args.verbose);
+    let terminal = table::terminal();
     with_store(&args.store, async |solver, _| {
         let total = blocking(move || {
             // Parts of a disk are of that which has the store.
@@ -138,8 +140,8 @@ pub fn prune(args: &Prune) -> Result<(), CliError> {
                 print(&match (form, verbose) {
                     (Form::Json, _) => json_line(record),
                     (Form::Table, true) => details(record),
-                    (Form::Table, false) if first => table(one),
-                    (Form::Table, false) => rows(one),
+                    (Form::Table, false) if first => table(one, terminal),
+                    (Form::Table, false) => rows(one, terminal),
                 });
                 first = false;
             })?;
@@ -209,32 +211,39 @@ fn json_line(record: &UsageRecord) -> String {
     text
 }
 
-fn table(records: &[UsageRecord]) -> String {
-    let head = format!(
-        "{:72}  {:11}  {:>10}   LAST ACCESSED\n",
-        "ID", "RECLAIMABLE", "SIZE"
-    );
-    head + &rows(records)
+fn columns() -> [Column; 4] {
+    [
+        Column::of("ID", 72).down_to(14),
+        Column::of("RECLAIMABLE", 11),
+        Column::of("      SIZE", 11),
+        Column::of("LAST ACCESSED", 30).or_none(),
+    ]
 }
 
-fn rows(records: &[UsageRecord]) -> String {
-    let mut text = String::new();
-    for record in records {
+fn layout(terminal: Option<usize>) -> Layout {
+    Layout::fit(&columns(), &[0], terminal)
+}
+
+fn table(records: &[UsageRecord], terminal: Option<usize>) -> String {
+    layout(terminal).head(&columns()) + &rows(records, terminal)
+}
+
+fn rows(records: &[UsageRecord], terminal: Option<usize>) -> String {
+    let layout = layout(terminal);
+    let row = |record: &UsageRecord| {
         let mut id = record.id.clone();
         if record.mutable {
             id.push('*');
         }
         let shared = if record.shared { "*" } else { " " };
-        let last = record.last_used_at.map_or_else(String::new, time_text);
-        let line = format!(
-            "{id:72}  {:11}  {:>10}{shared}  {last}",
-            !record.in_use,
-            size_text(record.size)
-        );
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+        layout.line(&[
+            id,
+            (!record.in_use).to_string(),
+            format!("{:>10}{shared}", size_text(record.size)),
+            record.last_used_at.map_or_else(String::new, time_text),
+        ])
+    };
+    records.iter().map(row).collect()
 }
 
 fn details(record: &UsageRecord) -> String {
@@ -312,7 +321,7 @@ mod tests {
 
     #[test]
     fn records_are_a_table_with_a_summary() {
-        let text = table(&records()) + &summary(&records());
+        let text = table(&records(), None) + &summary(&records());
         insta::assert_snapshot!(text, @r"
         ID                                                                        RECLAIMABLE        SIZE   LAST ACCESSED
         sha256:abababababababababababababababababababababababababababababababab   true             1.98MB*  2023-11-14T22:14:20Z

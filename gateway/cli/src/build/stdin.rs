@@ -3,18 +3,18 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use gateway_images::layer::{Compression, Decoder};
 use tempfile::TempDir;
 
 use crate::error::CliError;
 
 /// Bytes that tell an archive from a build file: a tar header's magic stands at 257.
 const SNIFFED: usize = 512;
-/// Starts of compressed archives: gzip, bzip2, xz, zstd.
-const MAGIC: [&[u8]; 4] = [
+/// Starts of compressed archives: gzip, bzip2, xz.
+const MAGIC: [&[u8]; 3] = [
     &[0x1f, 0x8b, 0x08],
     b"BZh",
     &[0xfd, b'7', b'z', b'X', b'Z', 0],
-    &[0x28, 0xb5, 0x2f, 0xfd],
 ];
 /// Larger than any build file: the limit of the built-in frontend's parser is far below.
 pub const MAX_BUILD_FILE: u64 = 64 << 20;
@@ -56,7 +56,9 @@ pub fn read(mut stdin: impl Read, only_file: bool) -> Result<Stdin, CliError> {
     if head.is_empty() {
         return Err(CliError::EmptyStdin);
     }
-    let archive = !only_file && is_archive(&head);
+    // Frontends take such an archive for a build file.
+    let is_zstd = Compression::sniff(&head) == Compression::Zstd;
+    let archive = !only_file && (is_zstd || is_archive(&head));
     let name = if archive { "context" } else { "Dockerfile" };
     let path = dir.path().join(name);
     let failed = |source| CliError::Write {
@@ -64,6 +66,13 @@ pub fn read(mut stdin: impl Read, only_file: bool) -> Result<Stdin, CliError> {
         source,
     };
     let mut file = std::fs::File::create(&path).map_err(failed)?;
+    if archive && is_zstd {
+        let whole = head.as_slice().chain(stdin);
+        let mut unpacked = Decoder::new(whole).map_err(CliError::Stdin)?;
+        std::io::copy(&mut unpacked, &mut file).map_err(CliError::Stdin)?;
+        let content = Content::Archive(path.clone());
+        return Ok(Stdin { dir, content });
+    }
     file.write_all(&head).map_err(failed)?;
     if archive {
         std::io::copy(&mut stdin, &mut file).map_err(failed)?;
@@ -117,12 +126,7 @@ mod tests {
 
         let mut tar = vec![0; 1024];
         tar[257..262].copy_from_slice(b"ustar");
-        for bytes in [
-            &tar[..],
-            &[0x1f, 0x8b, 8, 0][..],
-            b"BZh9",
-            b"\x28\xb5\x2f\xfd",
-        ] {
+        for bytes in [&tar[..], &[0x1f, 0x8b, 8, 0][..], b"BZh9"] {
             let archive = read(bytes, false).unwrap();
             let Content::Archive(path) = &archive.content else {
                 panic!("an archive");
@@ -130,6 +134,20 @@ mod tests {
             assert_eq!(std::fs::read(path).unwrap(), bytes);
             assert_eq!(read(bytes, true).unwrap().content, Content::BuildFile);
         }
+    }
+
+    #[test]
+    fn zstd_is_unpacked_for_frontends_that_do_not_know_it() {
+        // One frame with one block of three bytes as they are.
+        let packed = b"\x28\xb5\x2f\xfd\x20\x03\x19\0\0abc";
+        let archive = read(&packed[..], false).unwrap();
+        let Content::Archive(path) = &archive.content else {
+            panic!("an archive");
+        };
+        assert_eq!(std::fs::read(path).unwrap(), b"abc");
+        let cut = read(&packed[..10], false);
+        assert!(matches!(cut, Err(CliError::Stdin(_))));
+        assert_eq!(read(&packed[..], true).unwrap().content, Content::BuildFile);
     }
 
     #[test]

@@ -25,6 +25,8 @@ const PROXIES: [&str; 6] = [
 ];
 /// Column at which origins begin.
 const ORIGINS: usize = 44;
+/// Terminals with fewer columns have origins right behind the values.
+const WIDE: usize = 72;
 
 /// Show the configuration: what flags, environment and files say together, and where each value comes from.
 #[derive(Debug, Args)]
@@ -77,7 +79,7 @@ pub fn run(args: &Show) -> Result<(), CliError> {
         eprintln!("warning: {warning}");
     }
     print(&match args.format {
-        Form::Toml => toml_text(&entries, &layers, &env),
+        Form::Toml => toml_text(&entries, &layers, &env, crate::table::terminal()),
         Form::Json => json_text(&entries, &layers, &env),
     });
     Ok(())
@@ -218,7 +220,16 @@ fn named(name: &str) -> String {
     }
 }
 
-fn toml_text(entries: &[Entry], layers: &Layers, env: &Environment) -> String {
+fn toml_text(
+    entries: &[Entry],
+    layers: &Layers,
+    env: &Environment,
+    terminal: Option<usize>,
+) -> String {
+    let origins = match terminal {
+        Some(columns) if columns < WIDE => 0,
+        _ => ORIGINS,
+    };
     let mut text = String::from("# Files, the strongest first:\n");
     for file in &layers.files {
         text += &format!("#   {}\n", file.path.display());
@@ -237,7 +248,7 @@ fn toml_text(entries: &[Entry], layers: &Layers, env: &Environment) -> String {
             table = Some(tables);
         }
         let line = format!("{} = {}", named(key), entry.value);
-        text += &format!("{line:ORIGINS$} # {}\n", entry.origin);
+        text += &format!("{line:origins$} # {}\n", entry.origin);
     }
     for file in &layers.files {
         let unused = file.unused();
@@ -378,7 +389,8 @@ mod tests {
             },
         };
         let entries = entries(&args, &layers, &env).unwrap();
-        let text = toml_text(&entries, &layers, &env).replace(dir.path().to_str().unwrap(), "/d");
+        let text =
+            toml_text(&entries, &layers, &env, None).replace(dir.path().to_str().unwrap(), "/d");
         let text = text.replace(" (not there)", "");
         insta::assert_snapshot!(text);
         let json: serde_json::Value =

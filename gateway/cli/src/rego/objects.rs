@@ -167,4 +167,46 @@ mod tests {
         );
         assert_eq!(objects.tag, Value::Null);
     }
+
+    /// The key by its fingerprint, as `ssh-keygen -l` tells it.
+    #[test]
+    fn a_signature_of_ssh_names_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        let run = |args: &[&str]| {
+            let output = std::process::Command::new("ssh-keygen")
+                .args(args)
+                .arg("-f")
+                .arg(&key)
+                .output();
+            let output = output.expect("ssh-keygen (package openssh-client)");
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        run(&["-q", "-t", "ed25519", "-N", ""]);
+        let told = run(&["-l", "-E", "sha256"]);
+        let fingerprint = told.split(' ').nth(1).unwrap();
+        let tag = "object 00\ntype commit\ntag v1\ntagger A <a@b> 1700000000 +0000\n\none\n";
+        let file = dir.path().join("tag");
+        std::fs::write(&file, tag).unwrap();
+        let signed = std::process::Command::new("ssh-keygen")
+            .args(["-q", "-Y", "sign", "-n", "git", "-f"])
+            .args([&key, &file])
+            .status();
+        assert!(signed.unwrap().success());
+        let signature = std::fs::read_to_string(file.with_extension("sig")).unwrap();
+        let head = tag.split("\n\n").next().unwrap();
+        let continued = signature.trim_end().replace('\n', "\n ");
+        let meta = GitMeta {
+            checksum: "0".repeat(40),
+            tag_object: format!("{tag}{signature}").into_bytes(),
+            commit_object: format!("{head}\ngpgsig {continued}\n\nsubject\n").into_bytes(),
+            ..GitMeta::default()
+        };
+        let objects = of(&meta);
+        let expected = json!({"version": 1, "pubKey": fingerprint});
+        assert_eq!(objects.tag["sshSignature"], expected);
+        assert_eq!(objects.tag["message"], "one\n");
+        assert_eq!(objects.commit["sshSignature"], expected);
+    }
 }
