@@ -346,6 +346,39 @@ fn forty_columns_are_never_exceeded_while_steps_run() {
 }
 
 #[test]
+fn tables_fit_into_forty_columns_and_are_whole_where_nobody_looks() {
+    let home = Home::new("");
+    let dir = context("FROM scratch\nCOPY Dockerfile /\n");
+    let name = "registry.example.com/a/long/name/of/an/image:1.2.3";
+    let built = run(home.build().args(["-q", "-t", name]).arg(dir.path()));
+    assert!(built.status.success(), "{}", stderr(&built));
+    for words in ["du", "images", "store list"] {
+        let line = format!(
+            "{} {words} --root {}",
+            binary().display(),
+            home.store().display()
+        );
+        let shown = |columns: u16| {
+            let command = format!("stty cols {columns} rows 20; {line}");
+            let output =
+                run(Command::new("script").args(["-q", "-e", "-c", &command, "/dev/null"]));
+            assert!(output.status.success(), "{words}: {}", stderr(&output));
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let narrow = shown(40);
+        for line in narrow.lines() {
+            assert!(line.trim_end().chars().count() <= 40, "{words}: {line}");
+        }
+        assert!(narrow.contains('…'), "{words}: {narrow}");
+        let wide = shown(200);
+        assert!(wide.contains(name), "{words}: {wide}");
+        let piped = run(Command::new("sh").args(["-c", &line]));
+        let piped = String::from_utf8_lossy(&piped.stdout).into_owned();
+        assert!(piped.contains(name) && !piped.contains('…'), "{piped}");
+    }
+}
+
+#[test]
 fn the_tools_own_image_is_its_program_with_certificates_to_trust() {
     let home = Home::new("");
     let dir = tempfile::tempdir().unwrap();
