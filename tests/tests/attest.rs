@@ -194,14 +194,24 @@ fn the_result_of_a_frontend_that_scans_nothing_is_scanned_all_the_same() {
         format!("# syntax = {}\n", raw_frontend::RAW),
     )
     .expect("writing");
-    for (generator, problem) in [
-        ("test/none:1", "docker.io/test/none:1: not found"),
+    for (generator, more, problem) in [
+        ("test/none:1", None, "docker.io/test/none:1: not found"),
+        ("", None, "generator= names no image"),
+        // Past the command line.
+        (
+            scanner::IMAGE,
+            Some("--opt=attest:sbom=generator="),
+            "failed to parse sbom scanner",
+        ),
         (
             "library/alpine:none",
+            None,
             "docker.io/library/alpine:none: not found",
         ),
     ] {
-        let output = run(home.build().args(flags(generator, min)).arg(context.path()));
+        let mut build = home.build();
+        let build = build.args(flags(generator, min)).args(more);
+        let output = run(build.arg(context.path()));
         let text = stderr(&output);
         assert!(!output.status.success(), "{text}");
         assert!(text.contains(problem), "{problem:?} is not in:\n{text}");
