@@ -33,12 +33,10 @@ pub struct CopyRecord {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CopiedEntries {
     bytes: Vec<u8>,
-    count: usize,
 }
 
 impl CopiedEntries {
     pub fn push(&mut self, entry: &CopiedEntry<'_>) {
-        self.count += 1;
         put(&mut self.bytes, entry.path);
         self.bytes.push(u8::from(entry.settled));
         let meta = &entry.meta;
@@ -53,10 +51,6 @@ impl CopiedEntries {
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
     pub fn iter(&self) -> impl Iterator<Item = CopiedEntry<'_>> {
         let mut reader = Reader(&self.bytes);
         std::iter::from_fn(move || reader.entry())
@@ -65,13 +59,11 @@ impl CopiedEntries {
     /// Of what was written so.
     fn of(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
-        let mut count = 0;
         while !reader.0.is_empty() {
             reader.entry()?;
-            count += 1;
         }
         let bytes = bytes.to_vec();
-        Some(CopiedEntries { bytes, count })
+        Some(CopiedEntries { bytes })
     }
 }
 
@@ -284,7 +276,7 @@ mod tests {
         let kept = record();
         let paths: Vec<_> = kept.entries.iter().map(|e| (e.path, e.settled)).collect();
         assert_eq!(paths, [(b"a".as_slice(), true), (b"a/b", false)]);
-        assert_eq!(kept.entries.len(), 2);
+        assert_eq!(kept.entries.iter().count(), 2);
         let path = copies.path("sha256:k");
         let mut bytes = std::fs::read(&path).unwrap();
         bytes.truncate(bytes.len() - 1);

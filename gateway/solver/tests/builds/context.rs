@@ -144,6 +144,30 @@ fn edit(dir: &Path, kind: u8, which: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_edit_beside_a_large_file_is_copied_alone_and_the_layer_is_that_of_a_whole_copy() {
+    let bench = Bench::new();
+    let large = "0123456789abcdef".repeat(2 << 20);
+    bench.write("large", &large);
+    bench.write("d/small", "first\n");
+    age(&context(&bench));
+    let state = all_into(&State::scratch(), "/app/");
+    let first = built(&bench, &state).await;
+    bench.write("d/small", "edited\n");
+    bench.write("d/new", "new\n");
+    age(&context(&bench));
+    let second = built(&bench, &state).await;
+    assert_eq!(derived(&bench), 1);
+    assert_ne!(first, second);
+    assert_eq!(second, built_whole(&bench, &state).await);
+    // When the large one changes, all is copied.
+    bench.write("large", &large.replace('0', "1"));
+    age(&context(&bench));
+    let third = built(&bench, &state).await;
+    assert_eq!(derived(&bench), 1);
+    assert_eq!(third, built_whole(&bench, &state).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_edit_in_many_files_is_copied_alone_and_the_layer_is_that_of_a_whole_copy() {
     let bench = Bench::new();
     fill(&bench);

@@ -28,10 +28,11 @@ use crate::store::{
 };
 use crate::view::View;
 
-/// With fewer files a whole copy costs less than keeping a record.
+/// With fewer files and fewer bytes a whole copy costs less than keeping a record.
 const FEWEST_FILES: usize = 100;
-/// Of the files, one in so many may differ before the whole is copied again.
-const PART: usize = 4;
+const FEWEST_BYTES: u64 = 16 << 20;
+/// Of the files, or of the bytes, one in so many may differ before the whole is copied again.
+const PART: u64 = 4;
 
 /// An op that copies one directory of the client, whole.
 pub(super) struct DirectoryCopy<'a> {
@@ -107,16 +108,18 @@ impl<'a> DirectoryCopy<'a> {
             let from = Root::open(&self.files.dir).ok()?;
             let source = self.resolved_source(&from).ok()?;
             let mut entries = CopiedEntries::default();
+            let mut extent = Extent::default();
             let mut shared = SharedInodes::default();
             below(visible, &source, &mut |path, meta| {
                 shared.see(meta);
+                extent.add(meta);
                 entries.push(&CopiedEntry {
                     path,
                     meta: *meta,
                     settled: walk::settled_at(meta.ctime, meta.mtime) <= began,
                 });
             });
-            if entries.len() < FEWEST_FILES || shared.found {
+            if !extent.is_large() || shared.found {
                 return None;
             }
             let view = self.base_view(store).ok()?;
@@ -258,6 +261,38 @@ fn below(visible: &Visible, source: &[u8], visit: &mut dyn FnMut(&[u8], &Meta)) 
     });
 }
 
+/// How much there is to copy.
+#[derive(Default)]
+struct Extent {
+    /// Of all kinds.
+    files: usize,
+    /// What files hold.
+    bytes: u64,
+}
+
+impl Extent {
+    fn add(&mut self, meta: &Meta) {
+        self.files += 1;
+        if meta.is_file() {
+            self.bytes = self.bytes.saturating_add(meta.size);
+        }
+    }
+
+    fn is_large(&self) -> bool {
+        self.files >= FEWEST_FILES || self.bytes >= FEWEST_BYTES
+    }
+
+    /// Whether it is so little of the whole that it is copied alone: few of many files, or few that are small beside
+    /// the large ones.
+    fn is_small_part_of(&self, whole: &Extent) -> bool {
+        let part = |some: u64, all: u64| some <= all / PART;
+        part(self.files as u64, whole.files as u64)
+            || (self.files < FEWEST_FILES
+                && whole.bytes >= FEWEST_BYTES
+                && part(self.bytes, whole.bytes))
+    }
+}
+
 /// Several names of one file must stay names of one file, which changes do not express.
 #[derive(Default)]
 struct SharedInodes {
@@ -295,7 +330,11 @@ struct Edits {
 impl Edits {
     /// Both sides are in the order of a walk, so one pass finds what differs.
     fn between(record: &CopyRecord, visible: &Visible) -> Option<Self> {
-        let most = record.entries.len() / PART;
+        let mut whole = Extent::default();
+        for entry in record.entries.iter() {
+            whole.add(&entry.meta);
+        }
+        let mut changed = Extent::default();
         let mut edits = Edits::default();
         let mut gone: Vec<&[u8]> = Vec::new();
         let mut old = record.entries.iter().peekable();
@@ -307,6 +346,7 @@ impl Edits {
             }
             while let Some(entry) = old.next_if(|e| in_walk(e.path, path) == Ordering::Less) {
                 gone.push(entry.path);
+                changed.files += 1;
             }
             shared.see(meta);
             match old.next_if(|entry| entry.path == path) {
@@ -317,13 +357,17 @@ impl Edits {
                         edits.added.push(path.to_vec());
                     }
                     edits.written.push(path.to_vec());
+                    changed.add(meta);
                     possible = is_simple(meta);
                 }
             }
-            possible &= !shared.found && edits.written.len() + gone.len() <= most;
+            possible &= !shared.found && changed.is_small_part_of(&whole);
         });
-        gone.extend(old.map(|entry| entry.path));
-        if !possible || edits.written.len() + gone.len() > most {
+        for entry in old {
+            gone.push(entry.path);
+            changed.files += 1;
+        }
+        if !possible || !changed.is_small_part_of(&whole) {
             return None;
         }
         let removed: HashSet<&[u8]> = gone.iter().copied().collect();
