@@ -242,6 +242,44 @@ fn p57_archives_of_images_are_loaded_by_debians_docker() {
 }
 
 #[test]
+fn p57_images_are_pushed_by_debians_docker() {
+    let rig = Rig::new(&[]);
+    rig.write("Dockerfile", "FROM busybox\nRUN echo pushed > /made\n");
+    let name = format!("{}/pushed/app:1", rig.registry.address);
+    let built = run(&mut rig.build(&["-t", &name]));
+    assert!(built.status.success(), "{}", said(&built));
+    let docker = |args: &[&str]| {
+        let mut command = rig.daemon.docker(&rig.dir.path().join("docker"));
+        run(command.args(args))
+    };
+    let pushed = docker(&["push", &name]);
+    assert!(pushed.status.success(), "{}", said(&pushed));
+    let held = run(&mut rig.daemon.home.command(&["inspect", &name]));
+    assert!(held.status.success(), "{}", said(&held));
+    // Older buildx asks for the image then.
+    let format = ["image", "inspect", "--format", "{{.RepoTags}}", &name];
+    let asked = docker(&format);
+    assert!(said(&asked).contains(&name), "{}", said(&asked));
+    let unknown = docker(&["image", "inspect", "nothing:here"]);
+    assert!(
+        said(&unknown).contains("No such image"),
+        "{}",
+        said(&unknown)
+    );
+    // What is not here, and all tags at once, are refused with the reason.
+    let missing = docker(&["push", &name.replace(":1", ":2")]);
+    assert!(!missing.status.success(), "{}", said(&missing));
+    assert!(
+        said(&missing).contains("there is no image"),
+        "{}",
+        said(&missing)
+    );
+    let all = docker(&["push", "--all-tags", &name.replace(":1", "")]);
+    assert!(!all.status.success(), "{}", said(&all));
+    assert!(said(&all).contains("tag"), "{}", said(&all));
+}
+
+#[test]
 fn p27_keys_of_the_client_are_forwarded_and_never_here() {
     let rig = Rig::new(&[]);
     let key = rig.dir.path().join("key");

@@ -154,7 +154,7 @@ pub fn pull(args: &Pull) -> Result<(), CliError> {
 pub fn push(args: &Push) -> Result<(), CliError> {
     with_store(&args.store, async |solver, _| {
         let (pushed, notices) = solver
-            .push_image(&args.name, args.target.as_deref())
+            .push_image(solver.registries(), &args.name, args.target.as_deref())
             .await
             .map_err(failed)?;
         for notice in notices {

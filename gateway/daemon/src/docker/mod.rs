@@ -3,7 +3,9 @@
 
 mod build;
 pub mod fuzzing;
+mod inspect;
 mod load;
+mod push;
 mod query;
 mod upload;
 
@@ -109,6 +111,16 @@ fn unversioned(path: &str) -> &str {
 async fn answer(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
+    if let Some(name) = push::named(unversioned(&path))
+        && method == Method::POST
+    {
+        return push::push(daemon, name, &request);
+    }
+    if let Some(name) = inspect::named(unversioned(&path))
+        && method == Method::GET
+    {
+        return inspect::inspect(&daemon, name);
+    }
     match (method, unversioned(&path)) {
         (Method::GET | Method::HEAD, "/_ping") => text(StatusCode::OK, "text/plain", "OK"),
         (Method::GET, "/version") => json(&version(&daemon)),
@@ -146,7 +158,7 @@ async fn answer(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> Answe
         (method, path) => problem(
             StatusCode::NOT_FOUND,
             &format!(
-                "{method} {path}: this daemon builds; it has no containers, volumes or networks to manage, and images are taken only (images/load)"
+                "{method} {path}: this daemon builds; it has no containers, volumes or networks to manage, and images are only taken (images/load) and pushed"
             ),
         ),
     }

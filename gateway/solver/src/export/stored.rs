@@ -8,6 +8,7 @@ use gateway_images::digest::Digest;
 use gateway_images::media::Descriptor;
 use gateway_images::platform::Platform;
 use gateway_images::reference::Reference;
+use gateway_images::registry::Registries;
 use gateway_images::store::BlobStore;
 use tokio_util::sync::CancellationToken;
 
@@ -137,13 +138,14 @@ impl Solver {
         Ok(name)
     }
 
-    /// Pushes an image of the store to where `target` says, else to where its name says.
+    /// Pushes an image of the store to where `target` says, else to where its name says, with the logins of `registries`.
     /// Gives what the registry holds now and what it had to say.
     ///
     /// # Errors
     /// When there is no such image or the registry does not take it.
     pub async fn push_image(
         &self,
+        registries: &Registries,
         name: &str,
         target: Option<&str>,
     ) -> Result<(String, Vec<String>), Error> {
@@ -154,7 +156,7 @@ impl Solver {
             Some(target) => parse(target)?,
             None => reference,
         };
-        let pushed = push::stored(self.registries(), store.blobs(), &top, &target).await?;
+        let pushed = push::stored(registries, store.blobs(), &top, &target).await?;
         Ok((pushed.reference.to_string(), pushed.notices))
     }
 
