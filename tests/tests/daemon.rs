@@ -4,13 +4,14 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gateway_tests::daemon::{Daemon, said};
-use gateway_tests::program::{run, stderr};
+use gateway_tests::program::{Home, binary, run, stderr};
 use gateway_tests::registry::Registry;
 use gateway_tests::remains::nothing_left_behind;
 use gateway_tests::tls::{Authority, ServerFiles};
@@ -239,6 +240,43 @@ fn p57_archives_of_images_are_loaded_by_debians_docker() {
         "{}",
         said(&refused)
     );
+}
+
+#[test]
+fn p62_the_socket_belongs_to_the_group_that_was_asked_for() {
+    // By number and by a name that every system has.
+    for (group, number) in [("12345", 12345), ("daemon", 1)] {
+        let daemon = Daemon::start("", &["--group", group]);
+        let socket = fs::metadata(daemon.socket()).expect("the socket");
+        assert_eq!(socket.gid(), number, "{group}");
+        assert_eq!(socket.permissions().mode() & 0o777, 0o660, "{group}");
+    }
+    let home = Home::new("");
+    let mut command = home.command(&["daemon", "--group", "nobody-has-this"]);
+    let address = format!("unix://{}", home.dir.path().join("socket").display());
+    let refused = run(command.args(["--addr", &address]));
+    assert!(!refused.status.success());
+    assert!(
+        said(&refused).contains("nobody-has-this"),
+        "{}",
+        said(&refused)
+    );
+}
+
+#[test]
+fn p62_a_program_called_gatewayd_is_the_daemon() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let alias = dir.path().join("gatewayd");
+    std::os::unix::fs::symlink(binary(), &alias).expect("a link");
+    let words = ["--help", "--no-such-flag"];
+    for word in words {
+        let theirs = run(Command::new(&alias).arg(word));
+        let ours = run(Command::new(binary()).args(["daemon", word]));
+        assert_eq!(theirs.status.code(), ours.status.code(), "{word}");
+        assert!(said(&theirs).contains("daemon"), "{}", said(&theirs));
+    }
+    let help = run(Command::new(&alias).arg("--help"));
+    assert!(said(&help).contains("--idle-timeout"), "{}", said(&help));
 }
 
 #[test]

@@ -457,6 +457,21 @@ fn theirs_of(command: &str) -> bollard_buildkit_proto::pb::Definition {
 #[derive(Clone, Copy, PartialEq, Message)]
 struct Nothing {}
 
+/// What a service says of its health.
+#[derive(Clone, PartialEq, Message)]
+struct Health {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_health_of_a_daemon_is_that_it_serves() {
+    let rig = Rig::new();
+    let channel = rig.channel().await;
+    let health = call::<_, Health>(&channel, "/grpc.health.v1.Health/Check", Nothing {}).await;
+    assert_eq!(health.expect("an answer").status, 1, "SERVING");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn p01_p25_unknown_services_are_unimplemented_and_traces_are_taken() {
     let rig = Rig::new();
