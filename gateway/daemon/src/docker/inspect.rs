@@ -7,12 +7,6 @@ use http::StatusCode;
 use super::{Answer, json, problem};
 use crate::state::Daemon;
 
-/// The image that a path asks about: `/images/NAME/json`; the list of all is none.
-pub fn named(path: &str) -> Option<&str> {
-    let name = path.strip_prefix("/images/")?.strip_suffix("/json")?;
-    (!name.is_empty()).then_some(name)
-}
-
 pub fn inspect(daemon: &Daemon, name: &str) -> Answer {
     let reference = match Reference::parse(name) {
         Ok(reference) => reference,
@@ -31,17 +25,5 @@ pub fn inspect(daemon: &Daemon, name: &str) -> Answer {
             "RepoDigests": [],
             "Size": image.size.unwrap_or_default(),
         })),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn p57_single_images_are_asked_about_by_name() {
-        assert_eq!(named("/images/a/b:1/json"), Some("a/b:1"));
-        assert_eq!(named("/images/json"), None);
-        assert_eq!(named("/images//json"), None);
     }
 }

@@ -108,18 +108,20 @@ fn unversioned(path: &str) -> &str {
     }
 }
 
+/// The single image that a path is about, and what is asked of it: `/images/NAME/push`. Names have slashes.
+fn image(path: &str) -> Option<(&str, &str)> {
+    path.strip_prefix("/images/")?
+        .rsplit_once('/')
+        .filter(|(name, _)| !name.is_empty())
+}
+
 async fn answer(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
-    if let Some(name) = push::named(unversioned(&path))
-        && method == Method::POST
-    {
-        return push::push(daemon, name, &request);
-    }
-    if let Some(name) = inspect::named(unversioned(&path))
-        && method == Method::GET
-    {
-        return inspect::inspect(&daemon, name);
+    match (&method, image(unversioned(&path))) {
+        (&Method::POST, Some((name, "push"))) => return push::push(daemon, name, &request),
+        (&Method::GET, Some((name, "json"))) => return inspect::inspect(&daemon, name),
+        _ => {}
     }
     match (method, unversioned(&path)) {
         (Method::GET | Method::HEAD, "/_ping") => text(StatusCode::OK, "text/plain", "OK"),
@@ -265,5 +267,15 @@ mod tests {
         assert_eq!(unversioned("/_ping"), "/_ping");
         assert_eq!(unversioned("/version"), "/version");
         assert_eq!(unversioned("/v1.50/version"), "/version");
+    }
+
+    #[test]
+    fn p57_paths_name_images_with_and_without_slashes() {
+        assert_eq!(image("/images/app/push"), Some(("app", "push")));
+        let deep = image("/images/h.example:5000/a/b:1/json");
+        assert_eq!(deep, Some(("h.example:5000/a/b:1", "json")));
+        for other in ["/images/json", "/images//json", "/images/load", "/push"] {
+            assert_eq!(image(other), None, "{other}");
+        }
     }
 }

@@ -37,12 +37,6 @@ struct Auth {
     registrytoken: String,
 }
 
-/// The image that a path asks to be pushed: `/images/NAME/push`.
-pub fn named(path: &str) -> Option<&str> {
-    let name = path.strip_prefix("/images/")?.strip_suffix("/push")?;
-    (!name.is_empty()).then_some(name)
-}
-
 /// Pushes with the client's login, never with one of the daemon's own: whoever may build may ask for this.
 pub fn push(daemon: Daemon, name: &str, request: &Request<Incoming>) -> Answer {
     let query = Query::of(request.uri());
@@ -124,15 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p57_paths_name_images_with_and_without_slashes() {
-        assert_eq!(named("/images/app/push"), Some("app"));
-        assert_eq!(
-            named("/images/h.example:5000/a/b/push"),
-            Some("h.example:5000/a/b")
-        );
-        for other in ["/images/push", "/images//push", "/images/app", "/push"] {
-            assert_eq!(named(other), None, "{other}");
-        }
+    fn p57_a_push_names_an_image_and_a_tag() {
         let reference = target("h.example:5000/a", "1").unwrap();
         assert_eq!(reference.to_string(), "h.example:5000/a:1");
         for (name, tag) in [("app", ""), ("app", "a b"), ("..", "1"), ("%41", "1")] {

@@ -14,9 +14,9 @@ const EC_LABEL: &str = "EC PRIVATE KEY";
 const PKCS8_LABEL: &str = "PRIVATE KEY";
 /// RFC 5480, section 2.1.1
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-const P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
+pub(super) const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+pub(super) const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+pub(super) const P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
 /// RFC 8410, section 3
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 /// A string of 32 bytes, by which RFC 8410 wraps a secret once more.
@@ -55,7 +55,7 @@ fn pkcs8(key: &PrivateKeyInfo<'_>) -> Option<KeypairData> {
 }
 
 /// The point is worked out: what a file says of it need not fit its secret.
-fn ec(secret: &[u8], curve: ObjectIdentifier) -> Option<KeypairData> {
+pub(super) fn ec(secret: &[u8], curve: ObjectIdentifier) -> Option<KeypairData> {
     let pair = match curve {
         P256 => {
             let secret = p256::SecretKey::from_slice(secret).ok()?;

@@ -20,9 +20,9 @@ use crate::fs::Root;
 /// Bytes of changes that are held in memory at most; with more the files are read anew.
 const MOST_CHANGES: u64 = 64 << 20;
 const BLOCK: usize = 512;
-/// Bytes of the tar below after which it is known well enough how large its files are. A compressed block of
-/// the new layer is no smaller, so nothing was compressed in vain.
-const SAMPLE: u64 = 1 << 20;
+/// Bytes of files after which it is known well enough how large they are. With their headers they are less than a
+/// compressed block of the new layer, so nothing was compressed in vain.
+const SAMPLE: u64 = 512 << 10;
 /// Largest extended header: ours hold a path and attributes.
 const MOST_HEADER: u64 = 1 << 20;
 
