@@ -86,6 +86,12 @@ impl Client {
 
     /// As another user of this machine: the kernel tells who connects.
     pub async fn unix_as(socket: &Path, user: u32) -> Client {
+        let client = Client::try_unix_as(socket, user).await;
+        client.expect("HTTP/2")
+    }
+
+    /// The same where the other side may close the connection before a word was said.
+    pub async fn try_unix_as(socket: &Path, user: u32) -> Result<Client, Failure> {
         let socket = socket.to_owned();
         let stream = std::thread::spawn(move || {
             let user = rustix::process::Uid::from_raw(user);
@@ -96,10 +102,17 @@ impl Client {
         let stream = stream.join().expect("the thread that connects");
         stream.set_nonblocking(true).expect("a socket");
         let stream = tokio::net::UnixStream::from_std(stream).expect("a socket");
-        Client::over(stream).await
+        Client::try_over(stream).await
     }
 
     pub async fn over<T>(io: T) -> Client
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        Client::try_over(io).await.expect("HTTP/2")
+    }
+
+    async fn try_over<T>(io: T) -> Result<Client, Failure>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -110,15 +123,15 @@ impl Client {
             .max_header_list_size(16 << 20)
             .handshake(TokioIo::new(io))
             .await
-            .expect("HTTP/2");
+            .map_err(Failure::of)?;
         let connection = tokio::spawn(async move {
             let _ = connection.await;
         });
-        Client {
+        Ok(Client {
             sender,
             connection,
             tasks,
-        }
+        })
     }
 
     /// Gone from one moment to the next, as a killed process is.

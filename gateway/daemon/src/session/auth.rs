@@ -13,6 +13,7 @@ use gateway_images::registry::{
 };
 use tokio::sync::Mutex;
 
+use super::gone::GONE;
 use super::{Handle, Sessions};
 use crate::peer::Peer;
 use crate::proto::session::*;
@@ -212,7 +213,7 @@ impl Credentials for ClientLogins {
 
     fn token<'a>(&'a self, request: TokenRequest<'a>) -> TokenFuture<'a> {
         Box::pin(async move {
-            let gone = || CredentialsError::Client("the client closed its session".to_owned());
+            let gone = || CredentialsError::Client(GONE.to_owned());
             let handle = self.handle().await.ok_or_else(gone)?;
             let request = FetchTokenRequest {
                 client_id: CLIENT_ID.to_owned(),

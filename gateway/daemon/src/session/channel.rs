@@ -25,6 +25,7 @@ use tonic_prost::ProstCodec;
 use tower::Service;
 
 use super::MAX_CALLS;
+use super::gone::{GONE, status_of};
 use super::trailers::{Readable, readable};
 
 /// Headers of an answer, in bytes: errors of clients have details, of which none is a file.
@@ -129,11 +130,11 @@ where
 
 impl Service<http::Request<Body>> for Channel {
     type Response = http::Response<Readable>;
-    type Error = hyper::Error;
+    type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.sender.poll_ready(cx)
+        self.sender.poll_ready(cx).map_err(status_of)
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
@@ -148,7 +149,7 @@ impl Service<http::Request<Body>> for Channel {
         }
         let answer = self.sender.send_request(request);
         Box::pin(async move {
-            let (mut head, body) = answer.await?.into_parts();
+            let (mut head, body) = answer.await.map_err(status_of)?.into_parts();
             head.headers = readable(head.headers);
             Ok(http::Response::from_parts(head, Readable(body)))
         })
@@ -164,16 +165,14 @@ impl Channel {
     async fn grpc(&self) -> Result<tonic::client::Grpc<Channel>, Status> {
         let mut grpc = tonic::client::Grpc::new(self.clone())
             .max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
-        grpc.ready()
-            .await
-            .map_err(|error| Status::unavailable(format!("the client is gone: {error}")))?;
+        grpc.ready().await?;
         Ok(grpc)
     }
 
     /// Waits until the client takes one more call.
     async fn call(&self) -> Result<OwnedSemaphorePermit, Status> {
         let permit = self.calls.clone().acquire_owned().await;
-        permit.map_err(|_| Status::unavailable("the client is gone"))
+        permit.map_err(|_| Status::unavailable(GONE))
     }
 
     /// One request, one answer, beside all calls that wait their turn.
@@ -264,16 +263,10 @@ impl Channel {
             let value = http::HeaderValue::from_static(value);
             request.headers_mut().insert(name, value);
         }
-        let gone =
-            |error: hyper::Error| Status::unavailable(format!("the client is gone: {error}"));
         let call = self.call().await?;
         let mut channel = self.clone();
-        std::future::poll_fn(|cx| channel.poll_ready(cx))
-            .await
-            .map_err(gone)?;
-        let answer = Service::call(&mut channel, request)
-            .await
-            .map_err(|error| Status::from_error(Box::new(error)))?;
+        std::future::poll_fn(|cx| channel.poll_ready(cx)).await?;
+        let answer = Service::call(&mut channel, request).await?;
         let (head, body) = answer.into_parts();
         let decoder = ProstCodec::<A, A>::default().decoder();
         let stream = match Status::from_header_map(&head.headers) {

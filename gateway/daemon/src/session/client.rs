@@ -9,6 +9,7 @@ use gateway_session::{LocalDir, LocalRequest, MAX_SECRET_BYTES, Secret, Session,
 use tokio::sync::Mutex;
 
 use super::channel::Encoding;
+use super::gone::GONE;
 use super::space::{RESERVE, Space};
 use super::ssh::Forward;
 use super::store::ClientStore;
@@ -130,15 +131,18 @@ impl Session for ClientSession {
         };
         let synced = tokio::select! {
             synced = synced => synced,
-            () = gone => return Err(failed("the client closed its session")),
+            () = gone => return Err(failed(GONE)),
         };
         let done = match synced {
             Ok(done) => done,
-            Err(SyncError::Client(status)) if handle.closed().is_cancelled() => {
+            Err(SyncError::Client(status)) => {
                 let why = status.message();
-                return Err(failed(format!("the client closed its session ({why})")));
+                // Its last word, before it left.
+                if handle.closed().is_cancelled() && !why.starts_with(GONE) {
+                    return Err(failed(format!("{GONE} ({why})")));
+                }
+                return Err(refused(&status));
             }
-            Err(SyncError::Client(status)) => return Err(refused(&status)),
             Err(SyncError::Refused(problem)) => {
                 // What came must not lie about: it may be what filled the disk.
                 let emptied = tokio::task::spawn_blocking(move || held.empty());

@@ -7,6 +7,7 @@ mod client;
 mod exporters;
 mod frames;
 pub mod fuzzing;
+mod gone;
 mod health;
 mod locals;
 mod mode;
@@ -124,7 +125,7 @@ impl Handle {
         tokio::select! {
             biased;
             done = work => Ok(done),
-            () = self.closed.cancelled() => Err(tonic::Status::unavailable("the client closed its session")),
+            () = self.closed.cancelled() => Err(tonic::Status::unavailable(gone::GONE)),
         }
     }
 }

@@ -9,6 +9,9 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::HeaderMap;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use tonic::Status;
+
+use super::gone::status_of;
 
 const DETAILS: &str = "grpc-status-details-bin";
 
@@ -30,19 +33,21 @@ pub fn readable(mut headers: HeaderMap) -> HeaderMap {
 /// A body whose trailers can be read.
 pub struct Readable<B = Incoming>(pub B);
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Readable<B> {
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Readable<B> {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
-        Poll::Ready(frame.map(|frame| match frame?.into_trailers() {
-            Ok(trailers) => Ok(Frame::trailers(readable(trailers))),
-            Err(frame) => Ok(frame),
-        }))
+        Poll::Ready(
+            frame.map(|frame| match frame.map_err(status_of)?.into_trailers() {
+                Ok(trailers) => Ok(Frame::trailers(readable(trailers))),
+                Err(frame) => Ok(frame),
+            }),
+        )
     }
 
     fn is_end_stream(&self) -> bool {
