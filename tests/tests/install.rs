@@ -141,6 +141,7 @@ fn a_release_of_what_is_not_there_is_refused() {
     for words in [
         vec!["--program"],
         vec!["--program", "/no/such/program"],
+        vec!["--functions", "/no/such/order"],
         vec!["--help", "x"],
     ] {
         let output = run(Command::new(dir.path().join("scripts/release")).args(&words));
@@ -152,4 +153,29 @@ fn a_release_of_what_is_not_there_is_refused() {
         );
     }
     assert!(!dir.path().join("target").exists());
+}
+
+#[test]
+fn what_everyday_use_runs_is_found_for_the_linker() {
+    let order = run(Command::new(project().join("scripts/function-order")).arg(binary()));
+    assert!(order.status.success(), "{}", stderr(&order));
+    let order = String::from_utf8(order.stdout).expect("names");
+    let names: Vec<&str> = order.lines().collect();
+    let once: std::collections::HashSet<&str> = names.iter().copied().collect();
+    assert_eq!(once.len(), names.len());
+    let odd = names
+        .iter()
+        .find(|name| name.contains([' ', '\'']) || name.starts_with("0x"));
+    assert_eq!(odd, None);
+    // The command line, a frontend, the solver, C, a client of registries, and the daemon.
+    for part in [
+        "_ZN7gateway5build",
+        "18gateway_dockerfile",
+        "14gateway_solver",
+        "sqlite3_step",
+        "6rustls",
+        "_ZN7gateway6daemon",
+    ] {
+        assert!(names.iter().any(|name| name.contains(part)), "{part}");
+    }
 }
