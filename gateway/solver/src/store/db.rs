@@ -102,6 +102,8 @@ fn try_connect(path: &Path) -> rusqlite::Result<(Connection, std::result::Result
     // The last process to close would copy the log into the database and sync it, also after a build
     // that found everything. The log is copied when it has grown.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // Else a statement is compiled once more as soon as it has its values, for a plan that suits these.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     let migrated = schema::migrate(&mut connection)?;
     Ok((connection, migrated))
 }
