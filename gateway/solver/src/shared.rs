@@ -26,6 +26,11 @@ pub fn spawn_shared<T: Clone + Send + Sync + 'static>(
     .shared()
 }
 
+/// What is known already.
+pub fn shared<T: Clone + Send + Sync + 'static>(outcome: Outcome<T>) -> SharedWork<T> {
+    std::future::ready(outcome).boxed().shared()
+}
+
 /// Runs blocking work on the threads kept for it.
 pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Outcome<T> + Send + 'static,

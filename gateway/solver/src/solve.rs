@@ -20,7 +20,7 @@ use crate::job::JobInner;
 use crate::key::{Dep, digest_of, root_key};
 use crate::live::{Done, Known, LiveVertex, VertexKey};
 use crate::ops;
-use crate::shared::{Outcome, SharedWork, spawn_shared};
+use crate::shared::{Outcome, SharedWork, shared, spawn_shared};
 use crate::store::{Candidate, Layer, Snapshot, new_id};
 
 /// Keys of things that no other build has: never looked up, never stored.
@@ -62,18 +62,31 @@ impl JobInner {
         self: &Arc<Self>,
         vertex: &Arc<LiveVertex>,
     ) -> SharedWork<Arc<VertexKey>> {
+        let failed = |owner: &LiveVertex, error: Error| {
+            owner.blame(error.context("failed to load cache key"))
+        };
         let mut states = vertex.states();
         if let Some(work) = &states.key {
             return work.clone();
         }
-        let (job, owner) = (self.clone(), vertex.clone());
-        let work = spawn_shared(async move {
-            let key = job.until_cancelled(ops::key(&job, &owner)).await;
-            key.map(Arc::new)
-                .map_err(|error| owner.blame(error.context("failed to load cache key")))
-        });
-        states.key = Some(work.clone());
-        work
+        let work = match &vertex.op.op {
+            Some(pb::op::Op::Source(_)) => {
+                let (job, owner) = (self.clone(), vertex.clone());
+                spawn_shared(async move {
+                    let key = job.until_cancelled(ops::source_key(&job, &owner)).await;
+                    key.map(Arc::new).map_err(|error| failed(&owner, error))
+                })
+            }
+            // Nothing is waited for, and most vertices are such: no task for each of them.
+            _ => {
+                drop(states);
+                let key = ops::op_key(self, vertex);
+                let key = key.map(Arc::new).map_err(|error| failed(vertex, error));
+                states = vertex.states();
+                shared(key)
+            }
+        };
+        states.key.get_or_insert(work).clone()
     }
 
     /// What is known of an output before any work.

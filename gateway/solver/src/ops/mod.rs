@@ -54,26 +54,36 @@ fn source(op: &pb::SourceOp) -> Outcome<Source<'_>> {
     }
 }
 
-/// What the vertex is known by. Resolves images; reads no content.
-pub async fn key(job: &Arc<JobInner>, vertex: &Arc<LiveVertex>) -> Outcome<VertexKey> {
+/// What a source is known by. Resolves images; reads no content.
+///
+/// Here and in [`run`] the work of each op is a box of its own: without, every vertex of a graph would hold and move
+/// room for the largest of them, which is 40 KiB, also where nothing is to do.
+pub async fn source_key(job: &Arc<JobInner>, vertex: &Arc<LiveVertex>) -> Outcome<VertexKey> {
+    let Some(pb::op::Op::Source(op)) = &vertex.op.op else {
+        return op_key(job, vertex);
+    };
+    match source(op)? {
+        // Never fetched: the reference says all that there is to know.
+        Source::Image(reference) if copy_helper::is_image(reference) => {
+            Ok(VertexKey::Source(vec![key::source_digest(reference)]))
+        }
+        Source::Image(reference) => Box::pin(image::keys(job, vertex, op, reference)).await,
+        Source::Local(name) => Ok(VertexKey::Source(vec![key::source_digest(&local::key(
+            job, op, name,
+        )?)])),
+        Source::Http => Box::pin(http::keys(job, vertex, op)).await,
+        Source::Git => Box::pin(git::keys(job, vertex, op)).await,
+        Source::OciLayout(reference) => {
+            Box::pin(oci_layout::keys(job, vertex, op, reference)).await
+        }
+        Source::Blob => blob::keys(vertex, op),
+    }
+}
+
+/// What any other op is known by, beside its inputs.
+pub fn op_key(job: &Arc<JobInner>, vertex: &Arc<LiveVertex>) -> Outcome<VertexKey> {
     let inputs = vertex.inputs.len();
     let op_key = match &vertex.op.op {
-        Some(pb::op::Op::Source(op)) => {
-            return match source(op)? {
-                // Never fetched: the reference says all that there is to know.
-                Source::Image(reference) if copy_helper::is_image(reference) => {
-                    Ok(VertexKey::Source(vec![key::source_digest(reference)]))
-                }
-                Source::Image(reference) => image::keys(job, vertex, op, reference).await,
-                Source::Local(name) => Ok(VertexKey::Source(vec![key::source_digest(
-                    &local::key(job, op, name)?,
-                )])),
-                Source::Http => http::keys(job, vertex, op).await,
-                Source::Git => git::keys(job, vertex, op).await,
-                Source::OciLayout(reference) => oci_layout::keys(job, vertex, op, reference).await,
-                Source::Blob => blob::keys(vertex, op),
-            };
-        }
         Some(pb::op::Op::Exec(exec)) => {
             let mut key =
                 key::exec_key(exec, &job.platform(&vertex.op), inputs).map_err(Error::unknown)?;
@@ -90,7 +100,7 @@ pub async fn key(job: &Arc<JobInner>, vertex: &Arc<LiveVertex>) -> Outcome<Verte
         Some(pb::op::Op::Diff(diff)) => key::diff_key(diff, inputs),
         Some(pb::op::Op::Build(build)) => key::build_key(build, inputs),
         Some(pb::op::Op::Passthrough(op)) => key::passthrough_key(op, inputs),
-        None => return Err(Error::unknown("no support for <nil>")),
+        Some(pb::op::Op::Source(_)) | None => return Err(Error::unknown("no support for <nil>")),
     };
     Ok(VertexKey::Op(op_key))
 }
@@ -115,22 +125,24 @@ pub async fn run(
             Source::Image(reference) if copy_helper::is_image(reference) => {
                 Ok(vec![Snapshot::scratch()])
             }
-            Source::Image(reference) => image::run(job, vertex, op, reference).await,
-            Source::Local(name) => local::run(job, vertex, op, name).await,
-            Source::Http => http::run(job, vertex, op).await,
-            Source::Git => git::run(job, vertex, op).await,
-            Source::OciLayout(reference) => oci_layout::run(job, vertex, op, reference).await,
-            Source::Blob => blob::run(job, vertex, op).await,
+            Source::Image(reference) => Box::pin(image::run(job, vertex, op, reference)).await,
+            Source::Local(name) => Box::pin(local::run(job, vertex, op, name)).await,
+            Source::Http => Box::pin(http::run(job, vertex, op)).await,
+            Source::Git => Box::pin(git::run(job, vertex, op)).await,
+            Source::OciLayout(reference) => {
+                Box::pin(oci_layout::run(job, vertex, op, reference)).await
+            }
+            Source::Blob => Box::pin(blob::run(job, vertex, op)).await,
         },
         Some(pb::op::Op::Exec(op)) if copy_helper::is_copy(job, vertex, op) => {
-            copy_helper::run(job, vertex, op, inputs).await
+            Box::pin(copy_helper::run(job, vertex, op, inputs)).await
         }
-        Some(pb::op::Op::Exec(op)) => exec::run(job, vertex, op, inputs).await,
-        Some(pb::op::Op::File(op)) => file::run(job, vertex, op, inputs).await,
+        Some(pb::op::Op::Exec(op)) => Box::pin(exec::run(job, vertex, op, inputs)).await,
+        Some(pb::op::Op::File(op)) => Box::pin(file::run(job, vertex, op, inputs)).await,
         Some(pb::op::Op::Merge(op)) => combine::merge(job, vertex, op, &inputs),
-        Some(pb::op::Op::Diff(op)) => combine::diff(job, vertex, op, inputs).await,
+        Some(pb::op::Op::Diff(op)) => Box::pin(combine::diff(job, vertex, op, inputs)).await,
         Some(pb::op::Op::Passthrough(op)) => combine::passthrough(op, &inputs),
-        Some(pb::op::Op::Build(op)) => build::run(job, vertex, op, &inputs).await,
+        Some(pb::op::Op::Build(op)) => Box::pin(build::run(job, vertex, op, &inputs)).await,
         None => Err(Error::unknown("no support for <nil>")),
     }
 }

@@ -46,7 +46,7 @@ impl Job {
             }
         }
         let asked = sources.iter().map(|vertex| async move {
-            ops::key(job, vertex).await.map_err(|error| {
+            ops::source_key(job, vertex).await.map_err(|error| {
                 let digest = vertex.digest.clone();
                 let error = error.with(Detail::Vertex { digest });
                 let asking = results.iter().find(|result| {
