@@ -146,3 +146,25 @@ pub async fn run(
         None => Err(Error::unknown("no support for <nil>")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Room in a vertex's task for its work, in bytes.
+    const MOST: usize = 2048;
+
+    #[test]
+    fn vertices_do_not_hold_room_for_the_work_of_every_op() {
+        fn of_key<'a, F>(_: fn(&'a Arc<JobInner>, &'a Arc<LiveVertex>) -> F) -> usize {
+            size_of::<F>()
+        }
+        fn of_run<'a, F>(
+            _: fn(&'a Arc<JobInner>, &'a Arc<LiveVertex>, Vec<Snapshot>) -> F,
+        ) -> usize {
+            size_of::<F>()
+        }
+        let (key, run) = (of_key(source_key), of_run(run));
+        assert!(key < MOST && run < MOST, "{key} and {run} bytes");
+    }
+}
