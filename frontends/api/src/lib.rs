@@ -10,9 +10,11 @@ pub mod gateway;
 pub mod progress;
 pub mod request;
 pub mod result;
+pub mod truth;
 
 pub use container::{Container, ContainerRequest, Process, ProcessEvent, ProcessRequest};
 pub use error::{Cause, Code, Detail, Error, SourceLocation};
 pub use gateway::{FrontendFn, Gateway, Invocation, Worker};
 pub use request::*;
 pub use result::{Attestation, BuildResult, Ref, Refs};
+pub use truth::parse_bool;

@@ -5,6 +5,8 @@
 
 use std::ffi::OsString;
 
+use gateway_api::parse_bool;
+
 /// Names of the command.
 const BUILD: [&str; 2] = ["build", "b"];
 /// Switches of `docker build`, which there take a value behind `=`.
@@ -47,7 +49,7 @@ pub fn normal(words: Vec<OsString>) -> Vec<OsString> {
             continue;
         }
         match text.split_once('=') {
-            Some((name, value)) if SWITCHES.contains(&name) => match boolean(value) {
+            Some((name, value)) if SWITCHES.contains(&name) => match parse_bool(value) {
                 Some(true) => normal.push(name.into()),
                 // The last one counts.
                 Some(false) => normal.retain(|word| word != name),
@@ -62,17 +64,8 @@ pub fn normal(words: Vec<OsString>) -> Vec<OsString> {
 
 /// What can stand behind an attestation's flag and is no context.
 fn is_parameters(text: &str) -> bool {
-    boolean(text).is_some()
+    parse_bool(text).is_some()
         || (text.contains('=') && !text.starts_with('-') && !text.contains("://"))
-}
-
-/// As Go reads them.
-pub fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod control;
 mod docker;
 #[doc(hidden)]
 pub mod fuzzing;
+mod grants;
 mod handshakes;
 mod inherited;
 mod peer;
@@ -17,9 +18,14 @@ mod proto;
 mod serve;
 mod session;
 mod state;
+mod stopped;
 mod tls;
 mod trace;
 
+pub use grants::{
+    CertificateName, Entitlement, Fingerprint, Grants, NoCertificateName, NoFingerprint, Rule,
+    UnknownEntitlement,
+};
 pub use inherited::inherited;
 pub use serve::{Listener, Served};
 pub use state::{Daemon, DaemonOptions, HistoryLimits, PeerLimits, Policies, Worker};

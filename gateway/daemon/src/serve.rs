@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,11 +22,12 @@ use crate::content::ContentService;
 use crate::control::ControlService;
 use crate::docker;
 use crate::handshakes::Handshakes;
-use crate::peer::Peer;
+use crate::peer::{Client, Credentials, Peer, groups, names};
 use crate::proto::content::content_server::ContentServer;
 use crate::proto::control::control_server::ControlServer;
 use crate::proto::trace::trace_service_server::TraceServiceServer;
 use crate::state::Daemon;
+use crate::stopped;
 
 /// Connections at once, of one listener.
 const MAX_CONNECTIONS: usize = 4096;
@@ -97,6 +99,11 @@ impl Daemon {
         }
     }
 
+    /// Whoever it is.
+    fn anyone(&self) -> Client {
+        self.client(Peer::Anyone, &Credentials::default())
+    }
+
     async fn accepted(
         &self,
         accepted: Accepted,
@@ -104,8 +111,16 @@ impl Daemon {
         slots: Arc<Semaphore>,
     ) -> io::Result<()> {
         match accepted {
-            Accepted::Unix(stream, uid) => self.connection(stream, Peer::User(uid)).await,
-            Accepted::Open(stream) => self.connection(stream, Peer::Anyone).await,
+            Accepted::Unix(stream, user, group) => {
+                let mut credentials = Credentials {
+                    groups: groups(stream.as_fd()),
+                    ..Credentials::default()
+                };
+                credentials.groups.push(group);
+                let client = self.client(Peer::User(user), &credentials);
+                self.connection(stream, client).await
+            }
+            Accepted::Open(stream) => self.connection(stream, self.anyone()).await,
             Accepted::Tls(stream, address, acceptor) => {
                 let handshake = handshakes.begin(address);
                 let proven = async {
@@ -124,7 +139,12 @@ impl Daemon {
                 let certificate = certificate.ok_or(io::ErrorKind::PermissionDenied)?;
                 let digest = Sha256::digest(certificate);
                 let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-                self.connection(shaken, Peer::Certificate(digest)).await
+                let credentials = Credentials {
+                    names: names(certificate),
+                    ..Credentials::default()
+                };
+                let client = self.client(Peer::Certificate(digest), &credentials);
+                self.connection(shaken, client).await
             }
         }
     }
@@ -133,11 +153,11 @@ impl Daemon {
     ///
     /// # Errors
     /// When the client says nothing that can be understood.
-    pub(crate) async fn connection<T>(&self, io: T, peer: Peer) -> io::Result<()>
+    pub(crate) async fn connection<T>(&self, io: T, client: Client) -> io::Result<()>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let connected = match self.connected(&peer) {
+        let connected = match self.connected(&client.peer) {
             Ok(connected) => connected,
             Err(refusal) => return self.refuse(io, refusal).await,
         };
@@ -147,8 +167,8 @@ impl Daemon {
             () = self.0.stopping.cancelled() => return Ok(()),
         };
         match speech {
-            Speech::Http2 => self.grpc(io, peer).await,
-            Speech::Http1 => docker::serve(self.clone(), peer, io).await,
+            Speech::Http2 => self.grpc(io, client).await,
+            Speech::Http1 => docker::serve(self.clone(), client, io).await,
         }
         drop(connected);
         Ok(())
@@ -185,15 +205,15 @@ impl Daemon {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.connection(io, Peer::Anyone).await
+        self.connection(io, self.anyone()).await
     }
 
-    pub(crate) async fn grpc<T>(&self, io: T, peer: Peer)
+    pub(crate) async fn grpc<T>(&self, io: T, client: Client)
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let stopping = self.0.stopping.clone();
-        let served = serve_http2(io, self.services(peer), LIMITS);
+        let served = serve_http2(io, self.services(client), LIMITS);
         tokio::pin!(served);
         tokio::select! {
             _ = &mut served => {}
@@ -223,7 +243,7 @@ impl Daemon {
 
     fn services(
         &self,
-        peer: Peer,
+        client: Client,
     ) -> impl Service<
         http::Request<hyper::body::Incoming>,
         Response = http::Response<Body>,
@@ -233,10 +253,10 @@ impl Daemon {
     + Send
     + use<>
     + 'static {
-        let bridge = routes(self.builds(&peer), &self.0.options.limits);
+        let bridge = routes(self.builds(&client.peer), &self.0.options.limits);
         let control = ControlServer::new(ControlService {
             daemon: self.clone(),
-            peer,
+            client,
         })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -244,9 +264,11 @@ impl Daemon {
         let traces = TraceServiceServer::new(self.0.traces.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let meter = Meter::new(MAX_UNFINISHED);
+        let jobs = self.0.jobs.clone();
         service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let (control, content) = (control.clone(), content.clone());
             let (traces, bridge, meter) = (traces.clone(), bridge.clone(), meter.clone());
+            let jobs = jobs.clone();
             async move {
                 let path = request.uri().path();
                 // What a session sends is used up as it comes.
@@ -267,7 +289,11 @@ impl Daemon {
                     return traces.oneshot(measured(request)).await;
                 }
                 // LLBBridge, health, and the answer to what is neither.
-                bridge.oneshot(request).await
+                let answer = bridge.oneshot(request).await;
+                match jobs.is_stopped() {
+                    true => answer.map(stopped::tell),
+                    false => answer,
+                }
             }
         })
     }
@@ -277,7 +303,8 @@ impl Daemon {
 pub(crate) const GOODBYE: Duration = Duration::from_secs(10);
 
 enum Accepted {
-    Unix(tokio::net::UnixStream, u32),
+    /// User and group of who connected.
+    Unix(tokio::net::UnixStream, u32, u32),
     Tls(tokio::net::TcpStream, IpAddr, TlsAcceptor),
     Open(tokio::net::TcpStream),
 }
@@ -286,8 +313,8 @@ async fn accept(listener: &Listener) -> io::Result<Accepted> {
     match listener {
         Listener::Unix(listener) => {
             let (stream, _) = listener.accept().await?;
-            let uid = stream.peer_cred()?.uid();
-            Ok(Accepted::Unix(stream, uid))
+            let who = stream.peer_cred()?;
+            Ok(Accepted::Unix(stream, who.uid(), who.gid()))
         }
         Listener::Tls(listener, acceptor) => {
             let (stream, from) = listener.accept().await?;

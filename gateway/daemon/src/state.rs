@@ -1,6 +1,6 @@
 //! A daemon: the engine, and what outlives a connection.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::{History, Jobs};
 use crate::docker::Uploads;
-use crate::peer::Peer;
+use crate::grants::Grants;
+use crate::peer::{Client, Credentials, Peer};
 use crate::session::{Locals, Sessions};
 use crate::trace::{Collector, Traces};
 
@@ -80,8 +81,8 @@ pub struct DaemonOptions {
     pub worker: Worker,
     /// What we are called (`Info`), and the release.
     pub version: String,
-    /// What builds may be granted: `network.host`, `security.insecure`, `device`.
-    pub entitlements: BTreeSet<String>,
+    /// What builds may be granted.
+    pub grants: Grants,
     pub limits: FrontendLimits,
     pub peers: PeerLimits,
     pub history: HistoryLimits,
@@ -146,8 +147,9 @@ impl Daemon {
 
     /// No more connections; builds that run are cancelled. [`Daemon::idle`] ends when all is over.
     pub fn stop(&self) {
+        // Builds first: what their clients read is that they were stopped, not what they miss from then on.
+        self.0.jobs.stop();
         self.0.stopping.cancel();
-        self.0.jobs.cancel_all();
     }
 
     /// Ends when nobody is connected and nothing is built any more.
@@ -251,6 +253,12 @@ impl Daemon {
             daemon: self.clone(),
             peer: peer.clone(),
         })
+    }
+
+    /// A peer with what its builds may be granted.
+    pub(crate) fn client(&self, peer: Peer, credentials: &Credentials) -> Client {
+        let granted = self.0.options.grants.of(&peer, credentials);
+        Client { peer, granted }
     }
 
     /// The builds of one peer whose frontends are clients.

@@ -26,13 +26,12 @@ pub mod stage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gateway_api::{Detail, Error, SourceLocation};
+use gateway_api::{Detail, Error, SourceLocation, parse_bool};
 use gateway_llb::{Constraints, Env, Slot, State, pb};
 
 use crate::parse::expand::Expander;
 use crate::parse::{Dockerfile, LineRange};
 use gateway_frontend::conventions::named::follow_paths;
-use gateway_frontend::conventions::options::parse_bool;
 use gateway_frontend::conventions::{BuildClient, BuildFile, PendingLocal, ignore};
 
 pub(crate) use paths::is_absolute;

@@ -81,13 +81,12 @@ impl Config {
                 ("skip", list) => config.skip = names(list),
                 ("experimental", "all") => config.experimental_all = true,
                 ("experimental", list) => config.experimental = names(list),
-                ("error", "1" | "t" | "T" | "true" | "TRUE" | "True") => config.error = true,
-                ("error", "0" | "f" | "F" | "false" | "FALSE" | "False") => config.error = false,
                 ("error", value) => {
-                    return Err(ConfigError::NotABool {
-                        option: part.to_owned(),
-                        value: value.to_owned(),
-                    });
+                    config.error =
+                        gateway_api::parse_bool(value).ok_or_else(|| ConfigError::NotABool {
+                            option: part.to_owned(),
+                            value: value.to_owned(),
+                        })?;
                 }
                 (other, _) => return Err(ConfigError::Invalid(other.to_owned())),
             }

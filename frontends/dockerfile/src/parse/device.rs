@@ -3,7 +3,7 @@
 use super::ast::Device;
 use gateway_frontend::csv;
 
-use super::{mount, suggest};
+use super::suggest;
 
 /// Read a `--device` value.
 pub(super) fn parse(text: &str) -> Result<Device, String> {
@@ -17,7 +17,7 @@ pub(super) fn parse(text: &str) -> Result<Device, String> {
         match (key.as_str(), value) {
             ("required", None) => device.required = true,
             ("required", Some(value)) => {
-                device.required = mount::parse_bool(value)
+                device.required = gateway_api::parse_bool(value)
                     .ok_or_else(|| format!("invalid value for {key}: {value}"))?;
             }
             ("name", Some(value)) => {

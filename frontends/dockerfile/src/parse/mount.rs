@@ -1,6 +1,7 @@
 //! `RUN --mount=`: from its CSV text to a value.
 
 use super::quote::go_quote;
+use gateway_api::parse_bool;
 use gateway_frontend::csv;
 
 use super::suggest;
@@ -263,15 +264,6 @@ fn parse_sharing(value: &str) -> Result<Sharing, String> {
             return Err(suggest::with_hint(text, value, modes));
         }
     })
-}
-
-/// The spellings of a boolean that flags and options take.
-pub(super) fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
 }
 
 /// Bytes of a size such as `1g`, `1.5 MiB` or `100`; units are powers of 1024.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::IntErrorKind;
 
+pub use gateway_api::parse_bool;
 use gateway_api::{CacheImport, Error, Invocation};
 use gateway_llb::{ResolveMode, pb, platform};
 
@@ -207,15 +208,6 @@ impl Config {
         self.no_cache.as_ref().is_some_and(|names| {
             names.is_empty() || names.iter().any(|n| n.eq_ignore_ascii_case(stage))
         })
-    }
-}
-
-/// The truth values that options and flags take.
-pub fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
     }
 }
 

@@ -109,7 +109,7 @@ pub(super) fn network_none(config: &RunConfig) -> bool {
     config
         .labels
         .get(LABEL_NETWORK_NONE)
-        .is_some_and(|text| matches!(text.as_str(), "1" | "t" | "T" | "TRUE" | "true" | "True"))
+        .is_some_and(|text| gateway_api::parse_bool(text) == Some(true))
 }
 
 /// What the caller requires, compared with the image's label.

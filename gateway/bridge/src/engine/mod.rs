@@ -466,10 +466,7 @@ impl Engine {
 /// without a flag for it do so.
 fn wants_inline_cache(opts: &BTreeMap<String, String>) -> bool {
     let given = opts.get("build-arg:BUILDKIT_INLINE_CACHE");
-    matches!(
-        given.map(String::as_str),
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True")
-    )
+    given.is_some_and(|text| gateway_api::parse_bool(text) == Some(true))
 }
 
 fn is_inline(export: &CacheExport) -> bool {

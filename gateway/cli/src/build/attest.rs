@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::keys;
 use crate::build::args::Build;
-use crate::docker_words;
 use crate::error::UsageError;
 use gateway_bridge::WantedProvenance;
 use gateway_frontend::csv;
@@ -47,7 +46,7 @@ pub fn options(
             continue;
         };
         let name = format!("--{kind}");
-        match docker_words::boolean(text) {
+        match gateway_api::parse_bool(text) {
             Some(true) => set(&mut options, kind, Some(format!("type={kind}"))),
             Some(false) => set(&mut options, kind, None),
             None => {

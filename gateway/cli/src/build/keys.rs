@@ -3,7 +3,6 @@
 //! that works there works here.
 
 use super::args::Build;
-use crate::docker_words;
 
 /// How a layer is written.
 const LAYERS: [&str; 3] = ["compression", "compression-level", "force-compression"];
@@ -150,7 +149,7 @@ pub fn without_empty(args: &mut Build) -> Vec<String> {
 
 /// A value that is true or false, as Go reads them.
 pub fn boolean(key: &str, value: &str) -> Result<bool, String> {
-    docker_words::boolean(value).ok_or_else(|| format!("{key} is true or false, not {value:?}"))
+    gateway_api::parse_bool(value).ok_or_else(|| format!("{key} is true or false, not {value:?}"))
 }
 
 #[cfg(test)]

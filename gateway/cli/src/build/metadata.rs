@@ -28,7 +28,7 @@ pub struct Told<'a> {
 /// Whether the file tells of the provenance: unless it is not to.
 pub fn wants_provenance(env: &Environment) -> bool {
     let how = env.get(WANT_PROVENANCE).map_or("", String::as_str);
-    crate::docker_words::boolean(how) != Some(false) && how != "disabled"
+    gateway_api::parse_bool(how) != Some(false) && how != "disabled"
 }
 
 /// The content of the file.
@@ -39,9 +39,7 @@ pub fn of(response: &BuildResponse, told: &Told<'_>) -> Value {
         .collect();
     file.insert(REF.into(), format!("{BUILDER}/{}", told.id).into());
     let wanted = |name: &str| told.env.get(name).map_or("", String::as_str);
-    if crate::docker_words::boolean(wanted(WANT_WARNINGS)) == Some(true)
-        && !told.warnings.is_empty()
-    {
+    if gateway_api::parse_bool(wanted(WANT_WARNINGS)) == Some(true) && !told.warnings.is_empty() {
         file.insert(WARNINGS.into(), json!(told.warnings));
     }
     let all = wanted(WANT_PROVENANCE) == "max";

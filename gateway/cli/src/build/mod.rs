@@ -10,6 +10,7 @@ mod fetched;
 #[cfg(test)]
 mod flags;
 mod keys;
+pub use keys::like;
 mod metadata;
 mod output;
 mod policy;

@@ -25,9 +25,8 @@ pub fn options(
     opts: &mut BTreeMap<String, String>,
 ) {
     let is_on = |name: &str, default: bool| match env.get(name).map(String::as_str) {
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True" | "full") => true,
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
-        _ => default,
+        Some("full") => true,
+        text => text.and_then(gateway_api::parse_bool).unwrap_or(default),
     };
     let labels = is_on(LABELS, false);
     let info = is_on(INFO, true) && opts.contains_key("attest:provenance");

@@ -160,8 +160,11 @@ pub const WORKER: [&str; 11] = [
     "enabled",
 ];
 
+/// What the daemon alone goes by; builds of the command line have no clients.
+pub const DAEMON: [&str; 5] = ["root", "insecure-entitlements", "grpc", "history", "client"];
+
 /// Top-level names of a buildkitd.toml: no mistakes, even where they mean nothing here.
-pub const BUILDKIT: [&str; 17] = [
+pub const BUILDKIT: [&str; 18] = [
     "root",
     "debug",
     "trace",
@@ -179,4 +182,6 @@ pub const BUILDKIT: [&str; 17] = [
     "cache",
     "provenanceEnvDir",
     "proxyNetwork",
+    // Not BuildKit's: a daemon's, as those are.
+    "client",
 ];

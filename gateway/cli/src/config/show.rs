@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use toml::Value;
 
-use super::keys::{KEYS, Key};
-use super::layers::{Layers, Origin, user_config};
+use super::keys::{DAEMON, KEYS, Key};
+use super::layers::{ConfigFile, Layers, Origin, user_config};
 use crate::environment::Environment;
 use crate::error::CliError;
 use crate::registry::environment;
@@ -83,6 +83,12 @@ pub fn run(args: &Show) -> Result<(), CliError> {
         Form::Json => json_text(&entries, &layers, &env),
     });
     Ok(())
+}
+
+/// What builds do not go by: what the daemon does, and what nobody does.
+fn daemons(file: &ConfigFile) -> (Vec<String>, Vec<String>) {
+    let unused = file.unused().into_iter();
+    unused.partition(|name| DAEMON.contains(&name.as_str()))
 }
 
 fn entries(args: &Show, layers: &Layers, env: &Environment) -> Result<Vec<Entry>, CliError> {
@@ -251,13 +257,15 @@ fn toml_text(
         text += &format!("{line:origins$} # {}\n", entry.origin);
     }
     for file in &layers.files {
-        let unused = file.unused();
-        if !unused.is_empty() {
-            text += &format!(
-                "\n# Means nothing here: {} of {}\n",
-                unused.join(", "),
-                file.path.display()
-            );
+        let (of_daemon, unused) = daemons(file);
+        for (what, names) in [
+            ("Of gateway daemon alone", of_daemon),
+            ("Means nothing here", unused),
+        ] {
+            if !names.is_empty() {
+                let (names, path) = (names.join(", "), file.path.display());
+                text += &format!("\n# {what}: {names} of {path}\n");
+            }
         }
     }
     text += "\n# Read besides:\n";
@@ -272,10 +280,10 @@ fn toml_text(
 }
 
 fn json_text(entries: &[Entry], layers: &Layers, env: &Environment) -> String {
-    let found = layers
-        .files
-        .iter()
-        .map(|file| json!({"path": file.path, "found": true, "unused": file.unused()}));
+    let found = layers.files.iter().map(|file| {
+        let (of_daemon, unused) = daemons(file);
+        json!({"path": file.path, "found": true, "daemon": of_daemon, "unused": unused})
+    });
     let missing = layers
         .missing
         .iter()

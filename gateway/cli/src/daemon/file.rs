@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gateway_daemon::HistoryLimits;
+use gateway_daemon::{Entitlement, HistoryLimits};
 
+use super::clients::{self, ClientTable};
 use crate::collection;
 use crate::config::Layers;
 use crate::config::layers::is_own_table;
@@ -15,7 +16,8 @@ use crate::error::CliError;
 #[derive(Debug, Default)]
 pub struct DaemonFile {
     pub root: Option<PathBuf>,
-    pub entitlements: Vec<String>,
+    pub entitlements: Vec<Entitlement>,
+    pub clients: Vec<ClientTable>,
     pub addresses: Vec<String>,
     pub group: Option<String>,
     pub certificate: Option<PathBuf>,
@@ -80,7 +82,16 @@ fn parse(document: &toml::Table) -> Result<(DaemonFile, Vec<String>), String> {
     for (key, value) in document {
         match key.as_str() {
             "root" => file.root = Some(string(key, value)?.into()),
-            "insecure-entitlements" => file.entitlements = strings(key, value)?,
+            "insecure-entitlements" => {
+                for text in strings(key, value)? {
+                    // As BuildKit does, which refuses it to builds.
+                    match text.parse() {
+                        Ok(entitlement) => file.entitlements.push(entitlement),
+                        Err(error) => notes.push(format!("{key}: {error}")),
+                    }
+                }
+            }
+            "client" => file.clients = clients::tables(value, &mut notes)?,
             "grpc" => grpc(&mut file, table(key, value)?, &mut notes)?,
             "history" => file.history = Some(history(table(key, value)?, &mut notes)?),
             "worker" => worker(&mut file, table(key, value)?, &mut notes)?,
@@ -103,7 +114,7 @@ fn string(key: &str, value: &toml::Value) -> Result<String, String> {
     text.ok_or_else(|| format!("{key} must be a text"))
 }
 
-fn strings(key: &str, value: &toml::Value) -> Result<Vec<String>, String> {
+pub fn strings(key: &str, value: &toml::Value) -> Result<Vec<String>, String> {
     let list = value.as_array().and_then(|list| {
         list.iter()
             .map(|entry| entry.as_str().map(str::to_owned))
@@ -224,7 +235,7 @@ mod tests {
             r#"
 root = "/data"
 debug = true
-insecure-entitlements = ["network.host"]
+insecure-entitlements = ["network.host", "network.hots"]
 surprise = 1
 [grpc]
 address = ["unix:///a", "tcp://b:1"]
@@ -252,7 +263,7 @@ mirrors = ["m"]
         )
         .unwrap();
         assert_eq!(file.root.unwrap(), std::path::Path::new("/data"));
-        assert_eq!(file.entitlements, ["network.host"]);
+        assert_eq!(file.entitlements, [Entitlement::HostNetwork]);
         assert_eq!(file.addresses, ["unix:///a", "tcp://b:1"]);
         assert_eq!(file.group.unwrap(), "12");
         assert_eq!(file.authority.unwrap(), std::path::Path::new("a"));
@@ -264,6 +275,7 @@ mirrors = ["m"]
             notes,
             [
                 "debug has no effect here",
+                "insecure-entitlements: unknown entitlement \"network.hots\": network.host, security.insecure, device and device=NAME are known",
                 "unknown key grpc.more",
                 "unknown key surprise",
                 "worker.oci.snapshotter has no effect here",

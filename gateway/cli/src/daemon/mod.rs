@@ -1,13 +1,14 @@
 //! `gateway daemon`: other build clients drive this program.
 
 mod address;
+mod clients;
 mod collector;
 mod file;
 mod memory;
 mod platforms;
 mod unused;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,14 @@ use std::time::Duration;
 use clap::Args;
 use gateway_bridge::{Engine, EngineOptions};
 use gateway_daemon::{
-    Daemon, DaemonOptions, HistoryLimits, Listener, PeerLimits, Policies, TlsFiles, Worker,
+    Daemon, DaemonOptions, Entitlement, Grants, HistoryLimits, Listener, PeerLimits, Policies,
+    TlsFiles, UnknownEntitlement, Worker,
 };
 use gateway_llb::platform;
 use gateway_solver::{Solver, SolverOptions};
 
 use self::address::Address;
+use self::clients::Accounts;
 use self::file::DaemonFile;
 use self::unused::Unused;
 use crate::environment::Environment;
@@ -81,7 +84,8 @@ pub struct DaemonArgs {
     #[arg(long)]
     allow_unauthenticated_tcp: bool,
 
-    /// What builds may be granted: network.host, security.insecure (may be repeated)
+    /// What builds may be granted: network.host, security.insecure, device (may be repeated); [[client]] of the
+    /// configuration says it of some clients
     #[arg(long = "allow-insecure-entitlement", value_name = "ENTITLEMENT")]
     entitlements: Vec<String>,
 
@@ -199,7 +203,7 @@ async fn serve(args: &DaemonArgs) -> Result<(), CliError> {
                 policies.map(|policies| policies(disk)).unwrap_or_default()
             })
         });
-    let entitlements = args.entitlements.iter().chain(&file.entitlements);
+    let grants = grants(args, &file, &layers)?;
     let collector = collector::collector(&env, system_trust(&env)).unwrap_or_else(|problem| {
         eprintln!("warning: {problem}");
         None
@@ -210,7 +214,7 @@ async fn serve(args: &DaemonArgs) -> Result<(), CliError> {
         root: root.join("daemon"),
         worker: worker(args, &file, &root)?,
         version: format!("v{}", env!("CARGO_PKG_VERSION")),
-        entitlements: entitlements.cloned().collect::<BTreeSet<_>>(),
+        grants,
         limits: settings.limits,
         peers: PeerLimits::default(),
         history: file.history.unwrap_or_else(HistoryLimits::default),
@@ -222,6 +226,34 @@ async fn serve(args: &DaemonArgs) -> Result<(), CliError> {
         source,
     })?;
     listen(args, &file, &env, &daemon, addresses, idle).await
+}
+
+/// What builds may be granted, by whom they are of.
+fn grants(
+    args: &DaemonArgs,
+    file: &DaemonFile,
+    layers: &config::Layers,
+) -> Result<Grants, CliError> {
+    let given = args.entitlements.iter().map(|text| {
+        text.parse().map_err(|error: UnknownEntitlement| {
+            UsageError::new("--allow-insecure-entitlement", text, error.to_string())
+        })
+    });
+    let mut others = given.collect::<Result<Vec<Entitlement>, _>>()?;
+    others.extend(file.entitlements.iter().cloned());
+    let wrong = |problem: String| {
+        let path = layers.origin(&["client".to_owned()]);
+        CliError::Config {
+            path: path.unwrap_or(Path::new("")).to_owned(),
+            problem,
+        }
+    };
+    let accounts = match file.clients.is_empty() {
+        true => Accounts::default(),
+        false => Accounts::of_this_machine(crate::is_rootless())
+            .map_err(|error| wrong(format!("[[client]]: the ids of this process: {error}")))?,
+    };
+    clients::grants(&file.clients, others, &accounts).map_err(wrong)
 }
 
 /// Where to listen: what the flags say, else the configuration, else the usual place.

@@ -300,10 +300,7 @@ impl PlatformImage {
     }
 
     pub fn without_network(&self) -> bool {
-        matches!(
-            self.label(LABEL_NETWORK),
-            "1" | "t" | "T" | "TRUE" | "true" | "True"
-        )
+        gateway_api::parse_bool(self.label(LABEL_NETWORK)) == Some(true)
     }
 
     /// Why hosts could not run it, if they could not.

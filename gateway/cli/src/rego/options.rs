@@ -49,7 +49,7 @@ pub fn read(args: &Build, env: &Environment) -> Result<Vec<Policy>, UsageError> 
         .map_err(|problem| UsageError::new("--policy", args.policies.join(" "), problem))?;
     let mut policies = Vec::new();
     let wants_default = env.get(DEFAULT_POLICY).map_or("", String::as_str);
-    if crate::docker_words::boolean(wants_default) == Some(true) {
+    if gateway_api::parse_bool(wants_default) == Some(true) {
         policies.push(default(environment(args, env))?);
     }
     for set in sets {
@@ -97,8 +97,7 @@ fn flag(text: &str) -> Result<Given, String> {
     for (key, value) in csv::pairs(text)? {
         let value = value.ok_or_else(|| format!("{key:?} needs a value: {key}=..."))?;
         let boolean = || {
-            crate::docker_words::boolean(&value)
-                .ok_or_else(|| format!("{key}={value}: true or false"))
+            gateway_api::parse_bool(&value).ok_or_else(|| format!("{key}={value}: true or false"))
         };
         match key.trim().to_lowercase().as_str() {
             "filename" if value.is_empty() => return Err("filename= needs a file".into()),

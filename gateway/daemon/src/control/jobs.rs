@@ -1,6 +1,7 @@
 //! The builds that run.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::log::StatusLog;
 use crate::peer::Peer;
+use crate::stopped;
 
 /// How long a question about a build waits for it.
 const EARLY: Duration = Duration::from_secs(6);
@@ -30,6 +32,8 @@ struct Inner {
     count: watch::Sender<usize>,
     /// Of one peer at once.
     most: usize,
+    /// No more builds; changed under the lock of those that run.
+    stopped: AtomicBool,
 }
 
 /// A build's entry; gone when dropped.
@@ -55,6 +59,7 @@ impl Jobs {
             running: Mutex::default(),
             count: watch::Sender::new(0),
             most,
+            stopped: AtomicBool::new(false),
         }))
     }
 
@@ -66,9 +71,12 @@ impl Jobs {
     }
 
     /// # Errors
-    /// When a build of this name runs, or too many of this peer.
+    /// When a build of this name runs, or too many of this peer, or the daemon is being stopped.
     pub fn start(&self, peer: &Peer, name: &str, log: StatusLog) -> Result<Entry, Error> {
         let mut running = self.locked();
+        if self.is_stopped() {
+            return Err(stopped::refused());
+        }
         if running.contains_key(name) {
             return Err(Error::new(
                 Code::AlreadyExists,
@@ -128,9 +136,16 @@ impl Jobs {
         self.0.count.subscribe()
     }
 
-    pub fn cancel_all(&self) {
-        for running in self.locked().values() {
+    /// Cancels all, and lets no more begin.
+    pub fn stop(&self) {
+        let running = self.locked();
+        self.0.stopped.store(true, Ordering::SeqCst);
+        for running in running.values() {
             running.cancel.cancel();
         }
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.0.stopped.load(Ordering::SeqCst)
     }
 }

@@ -28,7 +28,7 @@ pub use jobs::Jobs;
 pub use solve::{Terms, solve};
 
 use crate::connection::Pieces;
-use crate::peer::Peer;
+use crate::peer::Client;
 use crate::proto::control::control_server::Control;
 use crate::proto::control::*;
 use crate::session::SessionInfo;
@@ -51,7 +51,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Clone)]
 pub struct ControlService {
     pub daemon: Daemon,
-    pub peer: Peer,
+    pub client: Client,
 }
 
 fn dated<T>(answers: T) -> Response<T> {
@@ -91,8 +91,8 @@ impl Control for ControlService {
     ) -> Result<Response<SolveResponse>, Status> {
         let built = solve(
             self.daemon.clone(),
-            self.peer.clone(),
-            Terms::of_call(request.metadata()),
+            self.client.peer.clone(),
+            Terms::of_call(self.client.granted.clone(), request.metadata()),
             request.into_inner(),
         )
         .await;
@@ -143,7 +143,7 @@ impl Control for ControlService {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let info = SessionInfo::of(&request.metadata().clone().into_headers())
             .map_err(|error| to_status(&error))?;
-        if self.daemon.0.sessions.is_open(&self.peer, &info.id) {
+        if self.daemon.0.sessions.is_open(&self.client.peer, &info.id) {
             let text = format!("session {} already exists", info.id);
             return Err(Status::already_exists(text));
         }
@@ -152,7 +152,7 @@ impl Control for ControlService {
             .map(|message| message.map(|message| bytes::Bytes::from(message.data)));
         let (ours, theirs) = tokio::io::duplex(TUNNEL);
         let (from_us, mut to_them) = (ours, theirs);
-        let (state, peer) = (self.daemon.0.clone(), self.peer.clone());
+        let (state, peer) = (self.daemon.0.clone(), self.client.peer.clone());
         let answers = async_stream(
             move |send: mpsc::Sender<Result<BytesMessage, Status>>| async move {
                 let (read, write) = tokio::io::split(from_us);

@@ -22,12 +22,14 @@ use super::late::SessionExporters;
 use super::outputs::{Outputs, Place, wanted};
 use super::progress::{timestamp, to_wire};
 use super::spans::Trace;
+use crate::grants::Granted;
 use crate::peer::Peer;
 use crate::proto::control::{BuildHistoryRecord, Descriptor, SolveRequest};
 use crate::session::{
     ClientLogins, ClientSession, ClientStore, Encoding, NoSession, SessionJudge, finalize_export,
 };
 use crate::state::Daemon;
+use crate::stopped;
 
 /// The version of what builds mean that is known here, as clients number it; 0 is any.
 const COMPATIBILITY: i64 = 30;
@@ -55,6 +57,8 @@ impl Drop for Abandon {
 
 /// What is known of a client beside its request.
 pub struct Terms {
+    /// What its builds may be granted.
+    pub granted: Granted,
     pub encoding: Encoding,
     /// Files that it sent along, by the ids that the request's options name.
     pub uploads: HashMap<String, PathBuf>,
@@ -64,9 +68,10 @@ pub struct Terms {
 
 impl Terms {
     /// Of a gRPC call.
-    pub fn of_call(metadata: &tonic::metadata::MetadataMap) -> Terms {
+    pub fn of_call(granted: Granted, metadata: &tonic::metadata::MetadataMap) -> Terms {
         let parent = metadata.get("traceparent");
         Terms {
+            granted,
             encoding: Encoding::Escaped,
             uploads: HashMap::new(),
             trace: parent.and_then(|text| Trace::parse(text.to_str().ok()?)),
@@ -90,7 +95,7 @@ pub async fn solve(
     terms: Terms,
     request: SolveRequest,
 ) -> Result<BTreeMap<String, String>, Error> {
-    check(&daemon, &request)?;
+    check(&terms, &request)?;
     let state = &daemon.0;
     let name = request.r#ref.clone();
     if state.history.get(&name).is_some() || state.jobs.get(&name).is_some() {
@@ -101,7 +106,7 @@ pub async fn solve(
     }
     let log = state.history.log(&name).map_err(own)?;
     let entry = state.jobs.start(&peer, &name, log).inspect_err(|error| {
-        if error.code == gateway_api::Code::ResourceExhausted {
+        if error.code != gateway_api::Code::AlreadyExists {
             state.history.forget(&name);
         }
     })?;
@@ -130,6 +135,10 @@ pub async fn solve(
                 gateway_api::Code::Internal,
                 "internal failure of the build (its cause is in the daemon's log)",
             ))
+        });
+        let built = built.map_err(|error| match inner.0.jobs.is_stopped() {
+            true => stopped::instead_of(error),
+            false => error,
         });
         end(&inner, entry, record, keep.then_some(trace), &built).await;
         built.map(|built| built.response)
@@ -166,7 +175,7 @@ fn own(error: impl std::fmt::Display) -> Error {
 }
 
 /// Refuses what cannot be done before anything is.
-fn check(daemon: &Daemon, request: &SolveRequest) -> Result<(), Error> {
+fn check(terms: &Terms, request: &SolveRequest) -> Result<(), Error> {
     let name = &request.r#ref;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if name.is_empty() || name.len() > MAX_REF || !name.bytes().all(plain) {
@@ -180,8 +189,7 @@ fn check(daemon: &Daemon, request: &SolveRequest) -> Result<(), Error> {
         )));
     }
     for entitlement in &request.entitlements {
-        let kind = entitlement.split('=').next().unwrap_or_default();
-        if !daemon.0.options.entitlements.contains(kind) {
+        if !terms.granted.covers(entitlement) {
             return Err(Error::unknown(format!(
                 "granting entitlement {entitlement} is not allowed by build daemon configuration"
             )));

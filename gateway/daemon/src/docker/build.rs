@@ -13,7 +13,7 @@ use super::query::{Query, UPLOAD, UPLOADED_BEFORE};
 use super::upload::{self, Context};
 use super::{Answer, json, messages, problem};
 use crate::control::{Terms, solve};
-use crate::peer::Peer;
+use crate::peer::{Client, Peer};
 use crate::proto::control::StatusResponse;
 use crate::session::Encoding;
 use crate::state::Daemon;
@@ -25,7 +25,8 @@ const UPLOAD_OF: &str = "upload-request:";
 const WAITING: usize = 16;
 
 /// The build is over when its client is gone.
-pub async fn build(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> Answer {
+pub async fn build(daemon: Daemon, client: Client, request: Request<Incoming>) -> Answer {
+    let Client { peer, granted } = client;
     let query = Query::of(request.uri());
     if let Some(id) = query.get("buildid").strip_prefix(UPLOAD_OF) {
         return upload::send(&daemon, &peer, id, request).await;
@@ -76,6 +77,7 @@ pub async fn build(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> An
             }
         };
         let terms = Terms {
+            granted,
             encoding: Encoding::Raw,
             uploads,
             trace: None,

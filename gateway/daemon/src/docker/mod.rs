@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_stream::wrappers::ReceiverStream;
 use tower::service_fn;
 
-use crate::peer::Peer;
+use crate::peer::Client;
 use crate::serve::GOODBYE;
 use crate::session::SessionInfo;
 use crate::state::Daemon;
@@ -38,14 +38,14 @@ type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;
 type Answer = Response<Body>;
 
 /// Serves one connection until its end.
-pub async fn serve<T>(daemon: Daemon, peer: Peer, io: T)
+pub async fn serve<T>(daemon: Daemon, client: Client, io: T)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stopping = daemon.0.stopping.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (daemon, peer) = (daemon.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(answer(daemon, peer, request).await) }
+        let (daemon, client) = (daemon.clone(), client.clone());
+        async move { Ok::<_, Infallible>(answer(daemon, client, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(hyper_util::rt::TokioTimer::new())
@@ -115,7 +115,7 @@ fn image(path: &str) -> Option<(&str, &str)> {
         .filter(|(name, _)| !name.is_empty())
 }
 
-async fn answer(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> Answer {
+async fn answer(daemon: Daemon, client: Client, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
     match (&method, image(unversioned(&path))) {
@@ -131,12 +131,13 @@ async fn answer(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> Answe
             request,
             |_| Ok(()),
             move |(), io| async move {
-                daemon.grpc(io, peer).await;
+                daemon.grpc(io, client).await;
             },
         ),
         (Method::POST, "/session") => {
             let stopping = daemon.0.stopping.clone();
             let sessions = daemon.0.sessions.clone();
+            let peer = client.peer;
             let open = (sessions.clone(), peer.clone());
             upgrade(
                 request,
@@ -153,8 +154,8 @@ async fn answer(daemon: Daemon, peer: Peer, request: Request<Incoming>) -> Answe
                 },
             )
         }
-        (Method::POST, "/build") => build::build(daemon, peer, request).await,
-        (Method::POST, "/build/cancel") => build::cancel(&daemon, &peer, &request),
+        (Method::POST, "/build") => build::build(daemon, client, request).await,
+        (Method::POST, "/build/cancel") => build::cancel(&daemon, &client.peer, &request),
         (Method::POST, "/build/prune") => build::prune(&daemon, &request).await,
         (Method::POST, "/images/load") => load::load(daemon, request).await,
         (method, path) => problem(

@@ -1,12 +1,12 @@
 //! A daemon inside of the test.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use gateway_api::FrontendFn;
 use gateway_bridge::{Engine, EngineOptions, FrontendLimits, FrontendPolicy};
 use gateway_daemon::{
-    Daemon, DaemonOptions, HistoryLimits, Listener, PeerLimits, Policies, Worker,
+    Daemon, DaemonOptions, Grants, HistoryLimits, Listener, PeerLimits, Policies, Worker,
 };
 use gateway_images::registry::{Registries, RegistriesConfig};
 use gateway_solver::{Solver, SolverOptions, StepOptions};
@@ -43,7 +43,7 @@ pub async fn daemon(
         root: dir.join("daemon"),
         worker: Worker::default(),
         version: "test".to_owned(),
-        entitlements: BTreeSet::new(),
+        grants: Grants::default(),
         limits: FrontendLimits::default(),
         peers,
         history: HistoryLimits::default(),

@@ -63,14 +63,17 @@ pub struct Annotation {
 
 /// A truth value as Go reads them.
 pub fn flag(attrs: &BTreeMap<String, String>, key: &str) -> Result<Option<bool>, Error> {
-    match attrs.get(key).map(String::as_str) {
-        None => Ok(None),
-        Some("" | "true" | "1" | "t" | "T" | "TRUE" | "True") => Ok(Some(true)),
-        Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Ok(Some(false)),
-        Some(value) => Err(Error::unknown(format!(
-            "non-bool value specified for {key}: {value:?}"
-        ))),
-    }
+    let Some(value) = attrs.get(key) else {
+        return Ok(None);
+    };
+    // A key alone says yes.
+    let given = match value.as_str() {
+        "" => Some(true),
+        value => gateway_api::parse_bool(value),
+    };
+    given
+        .map(Some)
+        .ok_or_else(|| Error::unknown(format!("non-bool value specified for {key}: {value:?}")))
 }
 
 impl ImageOptions {

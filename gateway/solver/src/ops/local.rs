@@ -56,15 +56,10 @@ fn place<'a>(op: &'a pb::SourceOp, name: &str) -> (String, Option<&'a str>) {
 /// Whether only the stats of the files are wanted, and those that are wanted whole.
 fn only_metadata(op: &pb::SourceOp) -> Outcome<(bool, Vec<String>)> {
     let name = "local.metadatatransfer";
-    let only = match op.attrs.get(name).map_or("false", String::as_str) {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
-        other => {
-            return Err(Error::unknown(format!(
-                "invalid value for {name} {other:?}: invalid syntax"
-            )));
-        }
-    };
+    let text = op.attrs.get(name).map_or("false", String::as_str);
+    let only = gateway_api::parse_bool(text).ok_or_else(|| {
+        Error::unknown(format!("invalid value for {name} {text:?}: invalid syntax"))
+    })?;
     Ok((only, list(op, "local.metadatatransferexclude")?))
 }
 

@@ -6,7 +6,7 @@ mod steps;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gateway_api::{Attestation, Code, Error};
+use gateway_api::{Attestation, Code, Error, parse_bool};
 use gateway_images::config::to_json;
 use gateway_images::registry::shown_url;
 use gateway_solver::provenance::{Material, Materials};
@@ -84,15 +84,6 @@ pub struct Invocation {
     pub usage: Option<MachineUsage>,
 }
 
-/// As the reference reads a value that is true or false.
-fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
 impl Wanted {
     /// What can be asked for; anything else is passed over.
     pub const PARAMETERS: [&str; 8] = [
@@ -128,7 +119,7 @@ impl Wanted {
             let (key, value) = field.split_once('=').unwrap_or((field, ""));
             let flag = || match value {
                 "" => Ok(false),
-                value => boolean(value).ok_or_else(|| {
+                value => parse_bool(value).ok_or_else(|| {
                     Error::invalid(format!(
                         "failed to parse {key} flag {value:?} of the provenance attestation"
                     ))

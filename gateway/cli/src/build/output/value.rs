@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use gateway_api::parse_bool;
 use gateway_solver::{Exporter, OutputTarget};
 
 use super::super::keys;
-use crate::docker_words::boolean;
 use crate::environment::Environment;
 use crate::error::UsageError;
 use gateway_frontend::csv;
@@ -112,7 +112,7 @@ pub fn exporter(
             _ => Ok(PathBuf::from(dest)),
         }
     };
-    let tar = attrs.get("tar").and_then(|tar| boolean(tar)) != Some(false);
+    let tar = attrs.get("tar").and_then(|tar| parse_bool(tar)) != Some(false);
     let exporter = match kind.as_str() {
         "cacheonly" => return Ok(None),
         "image" | "moby" => Exporter::ImageStore { names, attrs },
