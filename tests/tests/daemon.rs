@@ -387,6 +387,8 @@ fn a_daemon_that_is_asked_to_end_ends_its_builds_and_leaves_nothing_mounted() {
     let mut client = rig.endless();
     assert!(rig.daemon.stop(), "{}", rig.daemon.log());
     assert!(!client.wait().unwrap().success());
+    let said = fs::read_to_string(rig.dir.path().join("said")).unwrap();
+    assert!(said.contains("its daemon is being stopped"), "{said}");
     assert!(!rig.daemon.socket().exists());
     nothing_left_behind(&rig.daemon.home.store());
 }

@@ -7,13 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gateway_tests::client::build::{bridge_solve, driven};
 use gateway_tests::client::files::{DIR, LINK, Lie, file};
 use gateway_tests::client::graph::{self, Rights};
 use gateway_tests::client::session::Settings;
-use gateway_tests::client::wire::{
-    BridgeSolveRequest, Definition, Nothing, ReturnRequest, SolveRequest, Stat,
-};
-use gateway_tests::client::{Client, Content, Failure, Offers, Session, Tree, new_id};
+use gateway_tests::client::wire::{Definition, Nothing, ReturnRequest, SolveRequest, Stat};
+use gateway_tests::client::{Client, Content, Offers, Session, Tree, new_id};
 use gateway_tests::daemon::Daemon;
 use gateway_tests::registry::Registry;
 
@@ -309,44 +308,6 @@ async fn a_shared_key_of_another_user_opens_no_kept_directory() {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(two.daemon.home.store().join("daemon")).unwrap();
     assert_eq!(mode.permissions().mode() & 0o777, 0o700);
-}
-
-/// A build whose frontend is the client itself; its name.
-async fn driven(
-    client: &Client,
-    session: &str,
-    entitlements: &[&str],
-) -> (String, tokio::task::JoinHandle<()>) {
-    let name = new_id();
-    let request = SolveRequest {
-        name: name.clone(),
-        session: session.to_owned(),
-        entitlements: entitlements.iter().map(|e| (*e).to_owned()).collect(),
-        ..SolveRequest::default()
-    };
-    let mut call = client.stream("/moby.buildkit.v1.Control/Solve", &[]).await;
-    call.send(&request).await;
-    call.finish();
-    let task = tokio::spawn(async move {
-        let _ = call.next::<Nothing>().await;
-    });
-    (name, task)
-}
-
-async fn bridge_solve(
-    client: &Client,
-    build: &str,
-    definition: Definition,
-) -> Result<Nothing, Failure> {
-    let request = BridgeSolveRequest {
-        definition: Some(definition),
-        return_result: true,
-        evaluate: true,
-        ..BridgeSolveRequest::default()
-    };
-    let path = "/moby.buildkit.v1.frontend.LLBBridge/Solve";
-    let build = [("buildkit-controlapi-buildid", build)];
-    client.ask(path, &build, &request).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gateway_bridge::transport::{Http2Limits, Meter, routes, serve_http2};
+use gateway_bridge::transport::{Http2Limits, Meter, routes, serve_http2, serve_http2_until};
 use gateway_proto::limits::MAX_MESSAGE_BYTES;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -212,21 +212,19 @@ impl Daemon {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let stopping = self.0.stopping.clone();
-        let served = serve_http2(io, self.services(client), LIMITS);
-        tokio::pin!(served);
+        // Builds were cancelled: their clients hear of it before the connection goes.
+        let told = async {
+            self.0.stopping.cancelled().await;
+            self.quiet().await;
+        };
+        let gone = async {
+            self.0.stopping.cancelled().await;
+            tokio::time::sleep(GOODBYE).await;
+        };
         tokio::select! {
-            _ = &mut served => {}
-            () = stopping.cancelled() => {
-                // Builds were cancelled: their clients hear of it before the connection goes.
-                let _ = tokio::time::timeout(GOODBYE, async {
-                    tokio::select! {
-                        _ = &mut served => {}
-                        () = self.quiet() => {}
-                    }
-                })
-                .await;
-            }
+            // How a client leaves is its own affair.
+            _ = serve_http2_until(io, self.services(client), LIMITS, told) => {}
+            () = gone => {}
         }
     }
 

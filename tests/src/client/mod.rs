@@ -20,6 +20,7 @@ use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use rustix::process::{Gid, Uid};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -86,20 +87,23 @@ impl Client {
 
     /// As another user of this machine: the kernel tells who connects.
     pub async fn unix_as(socket: &Path, user: u32) -> Client {
-        let client = Client::try_unix_as(socket, user).await;
+        let client = Client::try_unix_in(socket, user, &[]).await;
         client.expect("HTTP/2")
     }
 
-    /// The same where the other side may close the connection before a word was said.
+    /// The same in these groups.
+    pub async fn unix_in(socket: &Path, user: u32, groups: &[u32]) -> Client {
+        let client = Client::try_unix_in(socket, user, groups).await;
+        client.expect("HTTP/2")
+    }
+
+    /// As [`Client::unix_as`] where the other side may close the connection before a word was said.
     pub async fn try_unix_as(socket: &Path, user: u32) -> Result<Client, Failure> {
-        let socket = socket.to_owned();
-        let stream = std::thread::spawn(move || {
-            let user = rustix::process::Uid::from_raw(user);
-            // Of this thread alone.
-            rustix::thread::set_thread_res_uid(user, user, user).expect("becoming another user");
-            std::os::unix::net::UnixStream::connect(socket).expect("the daemon's socket")
-        });
-        let stream = stream.join().expect("the thread that connects");
+        Client::try_unix_in(socket, user, &[]).await
+    }
+
+    async fn try_unix_in(socket: &Path, user: u32, groups: &[u32]) -> Result<Client, Failure> {
+        let stream = connected_as(socket, user, groups);
         stream.set_nonblocking(true).expect("a socket");
         let stream = tokio::net::UnixStream::from_std(stream).expect("a socket");
         Client::try_over(stream).await
@@ -245,6 +249,20 @@ impl Client {
             Err(_) => Err(Failure::of("the build hangs")),
         }
     }
+}
+
+/// A connection as another user of this machine who is in these groups and no others.
+pub fn connected_as(socket: &Path, user: u32, groups: &[u32]) -> std::os::unix::net::UnixStream {
+    let socket = socket.to_owned();
+    let groups: Vec<Gid> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    let stream = std::thread::spawn(move || {
+        let user = Uid::from_raw(user);
+        // Of this thread alone.
+        rustix::thread::set_thread_groups(&groups).expect("leaving the groups");
+        rustix::thread::set_thread_res_uid(user, user, user).expect("becoming another user");
+        std::os::unix::net::UnixStream::connect(socket).expect("the daemon's socket")
+    });
+    stream.join().expect("the thread that connects")
 }
 
 /// A build that takes longer hangs.

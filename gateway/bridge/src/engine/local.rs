@@ -2,7 +2,7 @@
 //! what the bridge serves to one in a container.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
@@ -22,6 +22,7 @@ use super::image::image_source;
 use super::judge::Judge;
 use super::provenance::Origin;
 use super::solved::Solved;
+use super::waiting::{Call, Waiting};
 use super::{Engine, FrontendCall, source_policy};
 use crate::container::LocalContainer;
 
@@ -43,17 +44,7 @@ pub(crate) struct LocalGateway {
     refs: RefTable,
     /// Cancelled when the call ends, and with it what it left running.
     containers: CancellationToken,
-    /// Calls that are not answered yet.
-    waiting: AtomicUsize,
-}
-
-/// A call, until it is answered.
-struct Call<'a>(&'a AtomicUsize);
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    waiting: Waiting,
 }
 
 impl Drop for LocalGateway {
@@ -134,13 +125,12 @@ impl LocalGateway {
             }),
             verify_replay: call.verify_replay,
             refs: RefTable::default(),
-            waiting: AtomicUsize::new(0),
+            waiting: Waiting::default(),
         }
     }
 
     fn begun(&self) -> Call<'_> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Call(&self.waiting)
+        self.waiting.begun()
     }
 
     /// What the frontend makes of its calls, unless the build is cancelled while it waits for none: what it works at
@@ -156,13 +146,20 @@ impl LocalGateway {
             if let Poll::Ready(done) = work.as_mut().poll(context) {
                 return Poll::Ready(done);
             }
-            let is_idle = self.waiting.load(Ordering::Relaxed) == 0;
+            let is_idle = self.waiting.is_none();
             match is_idle && cancelled.as_mut().poll(context).is_ready() {
                 true => Poll::Ready(Err(Error::canceled())),
                 false => Poll::Pending,
             }
         })
         .await
+    }
+
+    /// Ends when the build is cancelled and no call is under way: for frontends that are elsewhere, of which nobody
+    /// knows whether they still are there.
+    pub async fn left_alone(&self) {
+        self.job.cancelled().cancelled().await;
+        self.waiting.none().await;
     }
 
     /// The result behind a ref; `None` for scratch.

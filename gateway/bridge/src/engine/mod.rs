@@ -16,6 +16,7 @@ mod replay;
 mod scan;
 mod solved;
 mod source_policy;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
@@ -423,7 +424,11 @@ impl Engine {
         let work = async {
             match ours {
                 true => gateway.unless_cancelled(work).await,
-                false => work.await,
+                false => tokio::select! {
+                    biased;
+                    returned = work => returned,
+                    () = gateway.left_alone() => Err(Error::canceled()),
+                },
             }
         };
         let returned = AssertUnwindSafe(work)

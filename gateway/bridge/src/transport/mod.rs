@@ -16,5 +16,5 @@ pub(crate) use answers::Answers;
 pub use fault::Observed;
 pub use meter::Meter;
 pub use reader::FrontendReader;
-pub use serve::{Http2Limits, routes, serve, serve_http2};
+pub use serve::{Http2Limits, routes, serve, serve_http2, serve_http2_until};
 pub use socket::serve_socket;

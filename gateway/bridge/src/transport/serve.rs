@@ -113,15 +113,47 @@ where
         + Send
         + 'static,
 {
+    serve_http2_until(io, service, may, std::future::pending()).await
+}
+
+/// The same until `leave` ends: no more requests are taken then, and the connection ends when those that were are
+/// answered to their last byte.
+///
+/// # Errors
+/// What broke the connection.
+pub async fn serve_http2_until<T, S>(
+    io: T,
+    service: S,
+    may: Http2Limits,
+    leave: impl Future<Output = ()>,
+) -> Result<(), hyper::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<
+            http::Request<hyper::body::Incoming>,
+            Response = http::Response<Body>,
+            Error = Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static,
+{
     let handlers = Handlers::default();
     let service = TowerToHyperService::new(service);
-    let ended = http2::Builder::new(handlers.clone())
+    let connection = http2::Builder::new(handlers.clone())
         .max_header_list_size(MAX_REQUEST_HEADERS_BYTES)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(may.window)
         .max_concurrent_streams(may.streams)
-        .serve_connection(TokioIo::new(io), service)
-        .await;
+        .serve_connection(TokioIo::new(io), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = leave => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     handlers.abort();
     ended
 }

@@ -8,6 +8,7 @@ use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use prost::Message;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::query::{Query, UPLOAD, UPLOADED_BEFORE};
 use super::upload::{self, Context};
@@ -64,11 +65,18 @@ pub async fn build(daemon: Daemon, client: Client, request: Request<Incoming>) -
                 }
             },
         };
+        let known = state.history.get(&name).is_some();
+        let over = CancellationToken::new();
         let shown = async {
-            let Some(running) = state.jobs.find(&name).await else {
+            let log = tokio::select! {
+                running = state.jobs.find(&name) => running.map(|running| running.log.clone()),
+                // It was refused, or over before it was seen.
+                () = over.cancelled() => state.history.replay(&name).filter(|_| !known),
+            };
+            let Some(log) = log else {
                 return;
             };
-            let mut reader = running.log.reader();
+            let mut reader = log.reader();
             while let Some(status) = reader.next().await {
                 // A quiet client shows whatever comes but the image's id.
                 if !quiet && send.send(trace(&status)).await.is_err() {
@@ -82,7 +90,11 @@ pub async fn build(daemon: Daemon, client: Client, request: Request<Incoming>) -
             uploads,
             trace: None,
         };
-        let built = solve(daemon.clone(), peer, terms, wanted);
+        let built = async {
+            let built = solve(daemon.clone(), peer, terms, wanted).await;
+            over.cancel();
+            built
+        };
         let gone = send.closed();
         let built = tokio::select! {
             // What was said comes before how it ended.
