@@ -292,6 +292,9 @@ async fn listen(
     addresses: Vec<Address>,
     idle: Option<Duration>,
 ) -> Result<(), CliError> {
+    // Who sees the socket may ask it to end.
+    let cancel = tokio_util::sync::CancellationToken::new();
+    tokio::spawn(crate::interrupt::cancel_on_signal(cancel.clone()));
     let tls = tls(args, file)?;
     let group = args.group.as_deref().or(file.group.as_deref());
     let mut sockets = Vec::new();
@@ -349,8 +352,6 @@ async fn listen(
             let _ = tokio::task::spawn_blocking(memory::give_back).await;
         }
     });
-    let cancel = tokio_util::sync::CancellationToken::new();
-    tokio::spawn(crate::interrupt::cancel_on_signal(cancel.clone()));
     let one = async {
         if !stdio {
             return std::future::pending().await;
