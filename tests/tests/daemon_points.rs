@@ -16,23 +16,46 @@ fn functions(dir: &Path, found: &mut BTreeSet<String>) {
             functions(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path).expect("a source file");
-            let names = text
-                .split("fn p")
-                .skip(1)
-                .filter_map(|rest| rest.split('(').next());
-            let names = names.filter(|name| name.starts_with(|c: char| c.is_ascii_digit()));
-            found.extend(names.map(|name| format!("p{name}")));
+            let names = text.split("fn ").skip(1);
+            found.extend(names.filter_map(|rest| Some(rest.split('(').next()?.to_owned())));
+        }
+    }
+}
+
+fn known() -> (std::path::PathBuf, BTreeSet<String>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut known = BTreeSet::new();
+    for room in ROOMS {
+        functions(&root.join(room), &mut known);
+    }
+    (root, known)
+}
+
+#[test]
+fn every_limit_of_the_daemon_has_its_test() {
+    let (root, known) = known();
+    let text = std::fs::read_to_string(root.join("docs/daemon.md")).expect("the table");
+    let mut rows = text
+        .lines()
+        .skip_while(|line| !line.starts_with("| what | limit | why | tests |"))
+        .skip(2)
+        .take_while(|line| line.starts_with("| "))
+        .peekable();
+    assert!(rows.peek().is_some(), "there is no table of limits");
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let tests = cells.get(4).copied().unwrap_or_default();
+        let tests: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            assert!(known.contains(test), "no test is called {test}: {row}");
         }
     }
 }
 
 #[test]
 fn every_point_of_the_daemon_has_a_state_and_what_is_tested_is() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut known = BTreeSet::new();
-    for room in ROOMS {
-        functions(&root.join(room), &mut known);
-    }
+    let (root, known) = known();
     let table = std::fs::read_to_string(root.join("docs/daemon.md")).expect("the table");
     for point in 1..=POINTS {
         let row = table

@@ -191,3 +191,30 @@ async fn p24_builds_of_a_client_are_so_many_and_one_that_ended_makes_room() {
     let again = begun(&clients[0]).await;
     drop((running, of_other, again));
 }
+
+/// What the daemon's first frame says of a setting.
+fn setting(socket: &Path, wanted: u16) -> Option<u32> {
+    use std::io::{Read, Write};
+    let mut stream = UnixStream::connect(socket).unwrap();
+    // The preface, and settings of ours: none.
+    let mut words = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    words.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    stream.write_all(&words).unwrap();
+    let mut header = [0; 9];
+    stream.read_exact(&mut header).unwrap();
+    assert_eq!(header[3], 4, "settings come first");
+    let mut settings = vec![0; usize::from(header[2])];
+    stream.read_exact(&mut settings).unwrap();
+    settings.chunks_exact(6).find_map(|one| {
+        let name = u16::from_be_bytes([one[0], one[1]]);
+        (name == wanted).then(|| u32::from_be_bytes([one[2], one[3], one[4], one[5]]))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p22_a_connection_is_told_how_many_streams_and_how_large_headers_it_may_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = socket(dir.path()).await;
+    let told = tokio::task::spawn_blocking(move || (setting(&socket, 3), setting(&socket, 6)));
+    assert_eq!(told.await.unwrap(), (Some(10_000), Some(256 << 10)));
+}

@@ -360,4 +360,25 @@ mod tests {
         assert_eq!(left, ["whole"]);
         assert!(again.replay("whole").is_some());
     }
+
+    #[test]
+    fn p51_of_what_builds_said_four_gibibytes_are_kept_and_the_newest_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = History::open(dir.path(), HistoryLimits::default()).unwrap();
+        for (name, seconds) in [("oldest", 10), ("older", 20), ("newest", 30)] {
+            let said = Descriptor {
+                size: i64::try_from(MOST_BYTES).unwrap() / 2,
+                ..Descriptor::default()
+            };
+            let record = BuildHistoryRecord {
+                logs: Some(said),
+                ..record(name, seconds)
+            };
+            history.locked().insert(name.to_owned(), Arc::new(record));
+        }
+        history.collect();
+        let names: Vec<String> = history.list().iter().map(|r| r.r#ref.clone()).collect();
+        assert_eq!(names, ["newest", "older"]);
+        assert_eq!(MOST_BYTES, 4 << 30);
+    }
 }

@@ -25,6 +25,8 @@ pub struct StatusLog(Arc<Inner>);
 
 struct Inner {
     file: File,
+    /// Bytes of it; later output is left out.
+    most: u64,
     writing: Mutex<Counts>,
     /// Bytes that are there, and whether it is all.
     written: watch::Sender<(u64, bool)>,
@@ -71,6 +73,10 @@ impl StatusLog {
     /// # Errors
     /// When the file cannot be made.
     pub fn create(path: &Path) -> io::Result<StatusLog> {
+        StatusLog::within(MAX_BYTES, path)
+    }
+
+    fn within(most: u64, path: &Path) -> io::Result<StatusLog> {
         let file = File::options()
             .read(true)
             .append(true)
@@ -78,6 +84,7 @@ impl StatusLog {
             .open(path)?;
         Ok(StatusLog(Arc::new(Inner {
             file,
+            most,
             writing: Mutex::default(),
             written: watch::Sender::new((0, false)),
         })))
@@ -92,6 +99,7 @@ impl StatusLog {
         let length = file.metadata()?.len();
         Ok(StatusLog(Arc::new(Inner {
             file,
+            most: MAX_BYTES,
             writing: Mutex::default(),
             written: watch::Sender::new((length, true)),
         })))
@@ -106,7 +114,7 @@ impl StatusLog {
             .unwrap_or_else(PoisonError::into_inner);
         let (length, _) = *self.0.written.borrow();
         counts.see(&status);
-        if length > MAX_BYTES {
+        if length > self.0.most {
             status.logs.clear();
             status.statuses.clear();
         }
@@ -242,5 +250,31 @@ mod tests {
         let mut again = StatusLog::open(&path).unwrap().reader();
         assert_eq!(names(again.next().await.unwrap()), ["a", "b", "c"]);
         assert!(again.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn p13_what_a_build_says_in_excess_is_left_out_and_its_steps_are_told_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = StatusLog::within(1000, &dir.path().join("log")).unwrap();
+        let said = |name: &str| StatusResponse {
+            logs: vec![crate::proto::control::VertexLog {
+                vertex: name.to_owned(),
+                msg: vec![b'x'; 300],
+                ..Default::default()
+            }],
+            ..named(name)
+        };
+        for number in 0..10 {
+            log.write(said(&number.to_string()));
+        }
+        log.end();
+        let (mut steps, mut bytes) = (0, 0);
+        let each = |status: &StatusResponse| {
+            steps += status.vertexes.len();
+            bytes += status.logs.iter().map(|log| log.msg.len()).sum::<usize>();
+        };
+        log.each(each).unwrap();
+        // The one that goes over the limit is whole.
+        assert_eq!((steps, bytes), (10, 1200));
     }
 }

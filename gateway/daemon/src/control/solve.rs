@@ -451,3 +451,40 @@ fn descriptor(text: &str) -> Option<Descriptor> {
         ..Descriptor::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(size: usize) -> BTreeMap<String, String> {
+        [("build-arg:A".to_owned(), "x".repeat(size - 11))].into()
+    }
+
+    #[test]
+    fn p37_options_of_more_than_four_mebibytes_are_refused_with_the_numbers() {
+        let terms = Terms::of_call(Granted::default(), &tonic::metadata::MetadataMap::new());
+        let checked = |size| {
+            let request = SolveRequest {
+                r#ref: "a".to_owned(),
+                frontend_attrs: options(size),
+                ..SolveRequest::default()
+            };
+            check(&terms, &request)
+        };
+        assert!(checked(4 << 20).is_ok());
+        let error = checked((4 << 20) + 1).unwrap_err();
+        assert!(
+            error.message.contains("4194305 bytes, more than 4194304"),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn p51_history_keeps_options_that_can_be_read_and_no_sessions() {
+        let mut given = options(64 << 10);
+        given.insert("local-sessionid:context".to_owned(), "secret".to_owned());
+        given.insert("zzz".to_owned(), "does not fit any more".to_owned());
+        assert_eq!(remembered(&given), options(64 << 10));
+        assert!(remembered(&options((64 << 10) + 1)).is_empty());
+    }
+}

@@ -14,9 +14,8 @@ use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 use super::build::failure;
-use super::upload::SILENCE;
 use super::{Answer, messages};
-use crate::session::{MAX_UPLOAD, RESERVE, Space};
+use crate::session::{MAX_UPLOAD, SILENCE, Space, silent};
 use crate::state::Daemon;
 
 /// Pieces of the archive that wait for the disk.
@@ -85,7 +84,7 @@ pub async fn load(daemon: Daemon, request: Request<Incoming>) -> Answer {
             let archive = Watched {
                 archive,
                 disk,
-                space: Space::new(RESERVE),
+                space: Space::of_archive(),
             };
             store(&solver, archive)
         });
@@ -109,7 +108,7 @@ pub async fn load(daemon: Daemon, request: Request<Incoming>) -> Answer {
 async fn carry(mut body: Incoming, pieces: mpsc::Sender<Result<Bytes, String>>) {
     loop {
         let piece = match tokio::time::timeout(SILENCE, body.frame()).await {
-            Err(_) => Err("the client stopped sending".to_owned()),
+            Err(_) => Err(silent()),
             Ok(None) => return,
             Ok(Some(Err(error))) => Err(error.to_string()),
             Ok(Some(Ok(frame))) => match frame.into_data() {

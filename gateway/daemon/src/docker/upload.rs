@@ -14,14 +14,11 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Answer, problem, text};
 use crate::peer::Peer;
-use crate::session::{MAX_UPLOAD, RESERVE, Space};
+use crate::session::{SILENCE, Space, silent};
 use crate::state::Daemon;
 
 /// How long a build and its context wait for each other.
 const EARLY: Duration = Duration::from_secs(5);
-
-/// A client that sends nothing at all for so long has stopped.
-pub const SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Builds that wait for their contexts at once.
 const MAX_WAITING: usize = 1024;
@@ -147,12 +144,12 @@ async fn wait(uploads: &Uploads, key: (String, String)) -> Result<Sent, String> 
 async fn write(mut body: Incoming, file: std::fs::File) -> Result<u64, String> {
     let own = |error: std::io::Error| format!("the daemon's own files: {error}");
     let disk = file.try_clone().map_err(own)?;
-    let mut space = Space::new(RESERVE);
+    let mut space = Space::of_archive();
     let mut file = tokio::fs::File::from_std(file);
     let mut size = 0_u64;
     loop {
         let frame = tokio::time::timeout(SILENCE, body.frame()).await;
-        let frame = frame.map_err(|_| "the client stopped sending the context".to_owned())?;
+        let frame = frame.map_err(|_| silent())?;
         let Some(frame) = frame else {
             break;
         };
@@ -161,9 +158,6 @@ async fn write(mut body: Incoming, file: std::fs::File) -> Result<u64, String> {
             continue;
         };
         size += data.len() as u64;
-        if size > MAX_UPLOAD {
-            return Err(format!("the context is larger than {MAX_UPLOAD} bytes"));
-        }
         space.take(&disk, data.len() as u64)?;
         file.write_all(&data).await.map_err(own)?;
     }

@@ -10,10 +10,10 @@ use tokio::sync::Mutex;
 
 use super::channel::Encoding;
 use super::gone::GONE;
-use super::space::{RESERVE, Space};
+use super::space::Space;
 use super::ssh::Forward;
 use super::store::ClientStore;
-use super::sync::SyncError;
+use super::sync::{SILENCE, SyncError, silent};
 use super::{Handle, Locals, Sessions, sync};
 use crate::peer::Peer;
 use crate::proto::session::{
@@ -23,9 +23,6 @@ use crate::proto::session::{
 const GET_SECRET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
 const CHECK_AGENT: &str = "/moby.sshforward.v1.SSH/CheckAgent";
 const PULL: &str = "/moby.upload.v1.Upload/Pull";
-
-/// Largest archive that is taken from a client's standard input.
-pub const MAX_UPLOAD: u64 = 64 << 30;
 
 /// What may be left to do on files that are all there.
 const LEFT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -203,15 +200,13 @@ impl Session for ClientSession {
                 .map_err(|status| refused(&status))?;
             let mut file = tokio::fs::File::create(&path).await.map_err(failed)?;
             let disk = std::fs::File::open(self.scratch.path()).map_err(failed)?;
-            let mut space = Space::new(RESERVE);
-            let mut size = 0;
-            while let Some(piece) = pieces.message().await.map_err(|status| refused(&status))? {
-                size += piece.data.len() as u64;
-                if size > MAX_UPLOAD {
-                    return Err(failed(format!(
-                        "an upload is larger than {MAX_UPLOAD} bytes"
-                    )));
-                }
+            let mut space = Space::of_archive();
+            loop {
+                let piece = tokio::time::timeout(SILENCE, pieces.message()).await;
+                let piece = piece.map_err(|_| failed(silent()))?;
+                let Some(piece) = piece.map_err(|status| refused(&status))? else {
+                    break;
+                };
                 space.take(&disk, piece.data.len() as u64).map_err(failed)?;
                 file.write_all(&piece.data).await.map_err(failed)?;
             }

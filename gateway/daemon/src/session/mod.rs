@@ -33,13 +33,14 @@ use tokio_util::sync::CancellationToken;
 use crate::peer::Peer;
 pub use auth::ClientLogins;
 pub use channel::{Channel, Encoding};
-pub use client::{ClientSession, MAX_UPLOAD, NoSession};
+pub use client::{ClientSession, NoSession};
 pub use exporters::{finalize_export, find_exporters};
 pub use locals::Locals;
 pub use policy::SessionJudge;
 pub use sink::ClientOutput;
-pub use space::{RESERVE, Space};
+pub use space::{MAX_UPLOAD, Space};
 pub use store::ClientStore;
+pub use sync::{SILENCE, silent};
 
 /// How long a call waits for a session that is not there yet.
 const EARLY: Duration = Duration::from_secs(5);

@@ -11,10 +11,15 @@ pub const RESERVE: u64 = 256 << 20;
 /// The disk is asked again after this many bytes.
 const STEP: u64 = 64 << 20;
 
+/// Largest archive, of a context or of images, that is taken from a client.
+pub const MAX_UPLOAD: u64 = 64 << 30;
+
 /// Watches one transfer.
 #[derive(Debug)]
 pub struct Space {
     reserve: u64,
+    /// Bytes that may still come.
+    left: u64,
     /// Bytes since the disk was asked last.
     since: u64,
 }
@@ -24,7 +29,16 @@ impl Space {
         // The first byte asks.
         Space {
             reserve,
+            left: u64::MAX,
             since: STEP,
+        }
+    }
+
+    /// Of an archive: no more than [`MAX_UPLOAD`], however large the disk is.
+    pub fn of_archive() -> Space {
+        Space {
+            left: MAX_UPLOAD,
+            ..Space::new(RESERVE)
         }
     }
 
@@ -33,6 +47,10 @@ impl Space {
     /// # Errors
     /// In words, when they do not fit.
     pub fn take(&mut self, dir: impl AsFd, bytes: u64) -> Result<(), String> {
+        self.left = self
+            .left
+            .checked_sub(bytes)
+            .ok_or_else(|| format!("the archive is larger than {MAX_UPLOAD} bytes"))?;
         self.since = self.since.saturating_add(bytes);
         if self.since < STEP {
             return Ok(());
@@ -73,5 +91,24 @@ mod tests {
         let problem = fits(&dir, 1 << 62, 0).unwrap_err();
         assert!(problem.contains("gateway prune"), "{problem}");
         assert!(Space::new(u64::MAX).take(&dir, 1).is_err());
+    }
+
+    #[test]
+    fn archives_of_more_than_64_gibibytes_are_refused() {
+        let dir = std::fs::File::open("/").unwrap();
+        let mut archive = Space {
+            left: MAX_UPLOAD,
+            ..Space::new(0)
+        };
+        let mut pieces = std::iter::repeat_n(STEP - 1, 1024);
+        let taken = pieces.try_for_each(|piece| archive.take(&dir, piece));
+        // What is on the disk is not counted with them: nothing was written.
+        assert_eq!(taken, Ok(()));
+        let problem = archive.take(&dir, 1025).unwrap_err();
+        assert!(
+            problem.contains("larger than 68719476736 bytes"),
+            "{problem}"
+        );
+        assert_eq!(Space::of_archive().left, 64 << 30);
     }
 }

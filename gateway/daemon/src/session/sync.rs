@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use gateway_proto::fsutil::types::Stat;
 use gateway_session::LocalRequest;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,7 +18,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use super::Handle;
-use super::channel::{Answers, Encoding, insert_as};
+use super::channel::{Encoding, insert_as};
 use super::frames::{Frames, Gone};
 use super::locals::Held;
 use super::receive::{Limits, Receiver};
@@ -34,7 +34,7 @@ const BATCH_BYTES: usize = 2 << 20;
 /// Batches on their way to the disk. The rest waits with the client.
 const BATCHES: usize = 4;
 /// A client that sends nothing at all for so long has stopped: it reads files.
-const SILENCE: Duration = Duration::from_secs(15 * 60);
+pub const SILENCE: Duration = Duration::from_secs(15 * 60);
 /// What a client may take to end a transfer of which all is said.
 const GOODBYE: Duration = Duration::from_secs(10);
 
@@ -147,20 +147,20 @@ pub async fn sync(
     }
 }
 
+/// What such a client is told.
+pub fn silent() -> String {
+    let minutes = SILENCE.as_secs() / 60;
+    format!("the client sent nothing for {minutes} minutes")
+}
+
 /// Takes packets off the wire as they come.
 async fn read(
-    mut packets: Answers<Packet>,
+    mut packets: impl Stream<Item = Result<Packet, Status>> + Unpin,
     batches: mpsc::Sender<Vec<Packet>>,
 ) -> Result<(), Status> {
-    let silent = || {
-        Status::deadline_exceeded(format!(
-            "the client sent nothing for {} minutes",
-            SILENCE.as_secs() / 60
-        ))
-    };
     loop {
         let first = tokio::time::timeout(SILENCE, packets.next()).await;
-        let Some(first) = first.map_err(|_| silent())? else {
+        let Some(first) = first.map_err(|_| Status::deadline_exceeded(silent()))? else {
             return Ok(());
         };
         let mut next = Some(first);
@@ -280,4 +280,30 @@ pub(super) fn follow<S: FnMut(Bytes) -> Result<(), Gone>>(
         ask.flush().map_err(gone)?;
     }
     Err(Ended::Early)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn p24_a_client_that_says_nothing_for_a_quarter_of_an_hour_is_left_and_a_slow_one_is_not()
+    {
+        let (batches, mut taken) = mpsc::channel(BATCHES);
+        let begun = Instant::now();
+        // A word just in time, and then none.
+        let words = stream::once(Box::pin(async {
+            tokio::time::sleep(SILENCE - Duration::from_secs(1)).await;
+            Ok(Packet::default())
+        }));
+        let left = read(words.chain(stream::pending()), batches).await;
+        let left = left.unwrap_err();
+        assert_eq!(left.code(), tonic::Code::DeadlineExceeded);
+        assert_eq!(left.message(), "the client sent nothing for 15 minutes");
+        assert_eq!(begun.elapsed().as_secs(), 2 * SILENCE.as_secs() - 1);
+        assert_eq!(taken.recv().await.map(|batch| batch.len()), Some(1));
+    }
 }
