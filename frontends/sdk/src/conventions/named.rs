@@ -88,6 +88,10 @@ impl BuildClient {
         }
         let reference = ImageRef::parse(name)
             .map_err(|e| Error::unknown(format!("invalid context name {name}: {e}")))?;
+        // Of most builds nothing is asked but whether the names could be some.
+        if !self.opts().keys().any(|key| key.starts_with("context:")) {
+            return Ok(None);
+        }
         let familiar = reference.familiar();
         let name = familiar.strip_suffix(":latest").unwrap_or(&familiar);
         let with_platform = format!(

@@ -1,6 +1,9 @@
 //! Image references as build files write them, made whole: `busybox` is
 //! `docker.io/library/busybox:latest`.
 
+/// Where images without a domain are.
+const DEFAULT_DOMAIN: &str = "docker.io";
+
 /// A reference with its defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRef {
@@ -52,7 +55,7 @@ impl ImageRef {
         if remote.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err(ReferenceError::Uppercase(remote.to_owned()));
         }
-        let good = is_domain(&domain)
+        let good = (domain == DEFAULT_DOMAIN || is_domain(&domain))
             && path.split('/').all(is_component)
             && tag.is_none_or(is_tag)
             && digest.is_none_or(looks_like_digest);
@@ -101,7 +104,7 @@ impl ImageRef {
 
     /// The short form: without the default domain and folder.
     pub fn familiar(&self) -> String {
-        let path = if self.domain == "docker.io" {
+        let path = if self.domain == DEFAULT_DOMAIN {
             match self.path.strip_prefix("library/") {
                 Some(short) if !short.contains('/') => short.to_owned(),
                 _ => self.path.clone(),
@@ -134,14 +137,14 @@ fn split_domain(text: &str) -> (String, String) {
         {
             (first, rest)
         }
-        _ => ("docker.io", text),
+        _ => (DEFAULT_DOMAIN, text),
     };
     let domain = if domain == "index.docker.io" {
-        "docker.io"
+        DEFAULT_DOMAIN
     } else {
         domain
     };
-    let rest = if domain == "docker.io" && !rest.contains('/') {
+    let rest = if domain == DEFAULT_DOMAIN && !rest.contains('/') {
         format!("library/{rest}")
     } else {
         rest.to_owned()
@@ -172,19 +175,29 @@ fn is_domain(domain: &str) -> bool {
 
 /// Lower-case words joined by `.`, `_`, `__` or dashes.
 fn is_component(text: &str) -> bool {
-    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let bytes = text.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
-        return false;
-    };
-    if !word(*first) || !word(*last) {
-        return false;
+    // What joins the words here, and how many of it.
+    let (mut joint, mut count) = (0, 0);
+    for (index, byte) in text.bytes().enumerate() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' => {
+                let most = match joint {
+                    b'.' => 1,
+                    b'_' => 2,
+                    _ => usize::MAX,
+                };
+                if count > most {
+                    return false;
+                }
+                count = 0;
+            }
+            b'.' | b'_' | b'-' if index > 0 && (count == 0 || joint == byte) => {
+                joint = byte;
+                count += 1;
+            }
+            _ => return false,
+        }
     }
-    text.split(|c: char| c.is_ascii_alphanumeric())
-        .all(|sep| matches!(sep, "" | "." | "_" | "__") || sep.bytes().all(|b| b == b'-'))
-        && bytes
-            .iter()
-            .all(|b| word(*b) || matches!(b, b'.' | b'_' | b'-'))
+    !text.is_empty() && count == 0
 }
 
 fn is_tag(tag: &str) -> bool {
@@ -221,6 +234,29 @@ fn is_digest(digest: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn components_are_words_with_one_kind_of_joint_between_each_two() {
+        for good in [
+            "a",
+            "0",
+            "a.b",
+            "a_b",
+            "a__b",
+            "a-b",
+            "a---b",
+            "a.b_c__d--e",
+            "9-9",
+        ] {
+            assert!(is_component(good), "{good}");
+        }
+        for bad in [
+            "", ".", "-", "a.", "-a", "a..b", "a___b", "a.-b", "a-_b", "a_.b", "A", "aB", "ä",
+            "a b", "a:b",
+        ] {
+            assert!(!is_component(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn short_forms_are_made_whole() {
