@@ -581,10 +581,10 @@ fn client(
     }
     let wrong = |e: reqwest::Error| HostError::Config(format!("proxy: {}", e.without_url()));
     if let Some(url) = http {
-        builder = builder.proxy(reqwest::Proxy::http(url).map_err(wrong)?);
+        builder = builder.proxy(reqwest::Proxy::http(proxy::for_client(url)).map_err(wrong)?);
     }
     if let Some(url) = https {
-        builder = builder.proxy(reqwest::Proxy::https(url).map_err(wrong)?);
+        builder = builder.proxy(reqwest::Proxy::https(proxy::for_client(url)).map_err(wrong)?);
     }
     builder
         .build()

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use reqwest::Url;
 
 use super::config::{Network, ProxyConfig};
+use super::tls::socks::{self, is_socks};
 
 /// The proxy for a host, or none. Loopback hosts have none, whatever is configured.
 pub(crate) fn proxy_for<'a>(
@@ -74,17 +75,27 @@ fn excepts(entry: &str, name: &str, address: Option<IpAddr>, port: u16) -> bool 
     }
 }
 
+/// The proxy as the HTTP client takes it. Go leaves the lookup of names to a SOCKS proxy, whichever of its two schemes is
+/// written; to that client they are two.
+pub(crate) fn for_client(proxy: &str) -> String {
+    match proxy.split_once("://") {
+        Some((_, rest)) if is_socks(proxy) => format!("socks5h://{rest}"),
+        _ => proxy.to_owned(),
+    }
+}
+
 /// `host:port` of a proxy's URL: without its login.
 pub(crate) fn shown(proxy: &str) -> String {
     let url = match proxy.contains("://") {
         true => Url::parse(proxy),
         false => Url::parse(&format!("http://{proxy}")),
     };
+    let default = if is_socks(proxy) { socks::PORT } else { 80 };
     match url {
         Ok(url) => format!(
             "{}:{}",
             url.host_str().unwrap_or_default(),
-            url.port_or_known_default().unwrap_or(80)
+            url.port_or_known_default().unwrap_or(default)
         ),
         Err(_) => "the configured proxy".into(),
     }
@@ -135,5 +146,8 @@ mod tests {
             Some("http://plain:1")
         );
         assert_eq!(shown("http://u:hunter2@proxy:3128/"), "proxy:3128");
+        assert_eq!(shown("socks5://u:hunter2@proxy"), "proxy:1080");
+        assert_eq!(for_client("socks5://u@proxy"), "socks5h://u@proxy");
+        assert_eq!(for_client("http://proxy"), "http://proxy");
     }
 }

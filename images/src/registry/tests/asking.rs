@@ -342,3 +342,103 @@ async fn check_47_the_proxy_is_asked_with_its_login_and_named_when_it_refuses() 
         assert!(!page.contains("hunter2"), "{page}");
     }
 }
+
+/// A SOCKS proxy for one user that leads to `to`, whatever name it is asked for; and those names.
+fn socks_proxy(to: String) -> (String, Arc<Mutex<Vec<String>>>) {
+    use std::io::{Read, Write};
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let names = asked.clone();
+    let serve = move |mut stream: std::net::TcpStream| -> std::io::Result<()> {
+        let text = |stream: &mut std::net::TcpStream| {
+            let mut length = [0];
+            stream.read_exact(&mut length)?;
+            let mut text = vec![0; length[0].into()];
+            stream.read_exact(&mut text)?;
+            Ok::<_, std::io::Error>(text)
+        };
+        stream.read_exact(&mut [0])?;
+        if !text(&mut stream)?.contains(&2) {
+            return stream.write_all(&[5, 0xff]);
+        }
+        stream.write_all(&[5, 2])?;
+        stream.read_exact(&mut [0])?;
+        let login = [text(&mut stream)?, text(&mut stream)?];
+        let good = login == [b"u".to_vec(), b"hunter@2".to_vec()];
+        stream.write_all(&[1, u8::from(!good)])?;
+        let mut request = [0; 4];
+        stream.read_exact(&mut request)?;
+        assert_eq!(request, [5, 1, 0, 3], "by its name");
+        let name = text(&mut stream)?;
+        let mut port = [0; 2];
+        stream.read_exact(&mut port)?;
+        let name = format!(
+            "{}:{}",
+            String::from_utf8_lossy(&name),
+            u16::from_be_bytes(port)
+        );
+        names.lock().unwrap().push(name);
+        let mut there = std::net::TcpStream::connect(&to)?;
+        stream.write_all(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 80])?;
+        let (mut back, mut forth) = (there.try_clone()?, stream.try_clone()?);
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut back, &mut forth);
+            let _ = forth.shutdown(std::net::Shutdown::Write);
+        });
+        std::io::copy(&mut stream, &mut there)?;
+        there.shutdown(std::net::Shutdown::Write)
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (serve, stream) = (serve.clone(), stream.unwrap());
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test]
+async fn check_47_a_socks_proxy_is_asked_for_names_with_its_login() {
+    let server = Server::plain(good).await;
+    let port = server.host().rsplit_once(':').unwrap().1.to_owned();
+    let (proxy, asked) = socks_proxy(format!("127.0.0.1:{port}"));
+    let through = |scheme: &str, login: &str| {
+        let settings = HostConfig {
+            http: Some(true),
+            ..HostConfig::default()
+        };
+        Registries::new(RegistriesConfig {
+            proxy: Some(ProxyConfig {
+                http: Some(format!("{scheme}://{login}{proxy}")),
+                ..ProxyConfig::default()
+            }),
+            hosts: BTreeMap::from([("r.invalid".to_owned(), settings)]),
+            ..config()
+        })
+    };
+    for scheme in ["socks5", "socks5h"] {
+        let registries = through(scheme, "u:hunter%402@");
+        registries.resolve(&image("r.invalid")).await.unwrap();
+        assert_eq!(asked.lock().unwrap().pop().as_deref(), Some("r.invalid:80"));
+        let options = CheckOptions {
+            push: false,
+            platform: amd64(),
+        };
+        let check = registries
+            .check(&image("r.invalid"), &options, &mut |_| {})
+            .await;
+        let text = format!("{check:?}");
+        assert!(text.contains("opened a tunnel"), "{text}");
+        assert!(!text.contains("hunter"), "{text}");
+    }
+    for login in ["", "u:wrong@"] {
+        let registries = through("socks5", login);
+        let error = registries.resolve(&image("r.invalid")).await.unwrap_err();
+        assert_eq!(kind(&error), Kind::ProxyAuth, "{error}");
+        let page = error_page(&error);
+        let words = format!("through the proxy {proxy}");
+        assert!(page.contains(&words), "{page}");
+    }
+}

@@ -12,7 +12,7 @@ use rustls_pki_types::ServerName;
 
 use super::HTTP2;
 use super::diagnose::{tls_failure, transport};
-use super::{HostTls, describe};
+use super::{HostTls, describe, socks};
 use crate::registry::error::{Kind, PeerCertificate, TransportError};
 
 /// Addresses of one name that are tried.
@@ -128,7 +128,7 @@ fn stages(target: &Target, connected: &mut Connected) -> Option<()> {
         Ok((stream, format!("connected to {peer}")))
     })?;
     if let Some(proxy) = &target.proxy
-        && target.tls.is_some()
+        && (target.tls.is_some() || socks::is_socks(proxy))
     {
         connected.stage("proxy", |_| tunnel(&mut stream, target, proxy))?;
     }
@@ -189,6 +189,20 @@ fn tunnel(
 ) -> Result<((), String), TransportError> {
     let refused = |why: String| transport(Kind::ProxyRefused, format!("proxyconnect tcp: {why}"));
     let shown = crate::registry::proxy::shown(proxy);
+    let login_wanted = || {
+        transport(
+            Kind::ProxyAuth,
+            "proxyconnect tcp: Proxy Authentication Required".into(),
+        )
+    };
+    let opened = || Ok(((), format!("{shown} opened a tunnel")));
+    if socks::is_socks(proxy) {
+        return match socks::open(stream, proxy, (&target.host, target.port)) {
+            Ok(()) => opened(),
+            Err(socks::Refusal::Login) => Err(login_wanted()),
+            Err(socks::Refusal::Other(why)) => Err(refused(why)),
+        };
+    }
     let authority = match target.host.contains(':') {
         true => format!("[{}]:{}", target.host, target.port),
         false => format!("{}:{}", target.host, target.port),
@@ -197,7 +211,9 @@ fn tunnel(
     if let Ok(url) = reqwest::Url::parse(proxy)
         && !url.username().is_empty()
     {
-        let pair = format!("{}:{}", url.username(), url.password().unwrap_or_default());
+        let mut pair = socks::decoded(url.username());
+        pair.push(b':');
+        pair.extend(socks::decoded(url.password().unwrap_or_default()));
         let login = base64::engine::general_purpose::STANDARD.encode(pair);
         request.push_str(&format!("Proxy-Authorization: Basic {login}\r\n"));
     }
@@ -215,11 +231,8 @@ fn tunnel(
     let line = String::from_utf8_lossy(&answer);
     let status = line.split(' ').nth(1).unwrap_or_default();
     match status {
-        "200" => Ok(((), format!("{shown} opened a tunnel"))),
-        "407" => Err(transport(
-            Kind::ProxyAuth,
-            "proxyconnect tcp: Proxy Authentication Required".into(),
-        )),
+        "200" => opened(),
+        "407" => Err(login_wanted()),
         other => Err(refused(format!("the proxy answered {other}"))),
     }
 }

@@ -354,7 +354,15 @@ fn through_proxy(
     io_kind: Option<io::ErrorKind>,
     proxy: &str,
 ) -> (Kind, String) {
-    if text.contains("authorization required") || text.contains("authentication required") {
+    // The last two are what SOCKS proxies say: a login is missing, or wrong.
+    let login = [
+        "authorization required",
+        "authentication required",
+        "server does not support user/pass authentication",
+        "credentials not accepted",
+    ];
+    let named = |words: &&str| text.contains(*words) || debug_chain_names(error, words);
+    if login.iter().any(named) {
         return (
             Kind::ProxyAuth,
             "proxyconnect tcp: Proxy Authentication Required".into(),

@@ -8,6 +8,7 @@ mod certificate;
 mod client_cert;
 mod connect;
 mod diagnose;
+pub(crate) mod socks;
 mod trust;
 mod verifier;
 
