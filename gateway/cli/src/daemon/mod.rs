@@ -34,6 +34,9 @@ use crate::{build, collection, config};
 /// Between the first signal and the end of builds that do not notice it.
 const GRACE: Duration = Duration::from_secs(20);
 
+/// What only a start needs is given back after this time.
+const STARTED: Duration = Duration::from_secs(2);
+
 /// Descriptors that are wanted: all connections, and what their builds open.
 const DESCRIPTORS: u64 = 65_536;
 
@@ -346,10 +349,11 @@ async fn listen(
     }
     let working = daemon.clone();
     tokio::spawn(async move {
+        tokio::time::sleep(STARTED).await;
         loop {
-            working.lull().await;
             // It walks all memory that is free.
             let _ = tokio::task::spawn_blocking(memory::give_back).await;
+            working.lull().await;
         }
     });
     let one = async {
