@@ -24,6 +24,7 @@ pub mod registry;
 pub mod remains;
 pub mod rig;
 pub mod scanner;
+pub mod services;
 pub mod stalling;
 pub mod tls;
 pub mod tokens;

@@ -13,6 +13,7 @@ use gateway_tests::client::session::Settings;
 use gateway_tests::client::wire::{CacheEntry, Caches, Exporter, Nothing, Progress, SolveRequest};
 use gateway_tests::client::{Client, Content, Offers, Session, Tree, files, new_id};
 use gateway_tests::rig::Rig;
+use gateway_tests::services::{KEY_ID, SECRET, Services};
 
 fn exporter(kind: &str, attrs: &[(&str, &str)]) -> Exporter {
     Exporter {
@@ -334,6 +335,53 @@ async fn p35_p36_a_cache_goes_into_a_store_of_the_client_and_is_found_there_agai
     let (outcome, said) = built(&client, &second).await;
     outcome.unwrap();
     assert!(is_cached(&said, "echo slow"), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p35_p36_a_cache_in_a_service_is_reached_with_the_login_of_the_client() {
+    let services = Services::start();
+    let url = services.url();
+    let attrs = [
+        ("bucket", "team"),
+        ("region", "eu-1"),
+        ("endpoint_url", url.as_str()),
+        ("use_path_style", "true"),
+        ("access_key_id", KEY_ID),
+        ("secret_access_key", SECRET),
+    ];
+    let rig = Rig::new();
+    let client = rig.client().await;
+    let text = "FROM busybox\nCOPY a /\nRUN echo slow > /slow\n";
+    let session = Session::open(&client, context(text)).await;
+    let mut first = request(&session, &[], Vec::new());
+    first.cache = Some(Caches {
+        exports: vec![cache("s3", &[&attrs[..], &[("mode", "max")]].concat())],
+        ..Caches::default()
+    });
+    client.solve(&first).await.unwrap();
+    let config = services.object("team/manifests/buildkit");
+    assert!(config.is_some(), "{:?}", services.objects());
+    prune(&client).await;
+    // Clients tell the frontend of it too, which names it in its own requests.
+    let named = serde_json::json!([{"Type": "s3", "Attrs": map(&attrs)}]).to_string();
+    let mut again = request(&session, &[("cache-imports", &named)], Vec::new());
+    again.cache = Some(Caches {
+        imports: vec![cache("s3", &attrs)],
+        ..Caches::default()
+    });
+    let (outcome, said) = built(&client, &again).await;
+    outcome.unwrap();
+    assert!(is_cached(&said, "echo slow"), "{said:?}");
+    assert!(!format!("{said:?}").contains(SECRET));
+    // With nothing but what the frontend is told, nobody is asked.
+    prune(&client).await;
+    services.take_asked();
+    again.name = new_id();
+    again.cache = None;
+    let (outcome, said) = built(&client, &again).await;
+    outcome.unwrap();
+    assert!(!is_cached(&said, "echo slow"), "{said:?}");
+    assert_eq!(services.take_asked().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@ pub mod pins;
 pub mod policy;
 pub mod provenance;
 mod read;
+mod remote;
 mod report;
 mod result;
 mod shared;
@@ -42,6 +43,7 @@ pub use export::{
 };
 pub use import::CacheImport;
 pub use job::{Job, JobOptions};
+pub use remote::RemoteCache;
 pub use result::{ResultRef, RootFs, ScratchDir};
 pub use solver::{Solver, SolverOptions};
 pub use steps::StepOptions;

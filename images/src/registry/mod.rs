@@ -58,7 +58,7 @@ pub use push::{BlobSource, PushOptions, Pushed, SourceFuture, SourceReader};
 pub use quirks::Quirk;
 pub use resolve::{PulledImageMeta, Resolved};
 pub use tls::client_config;
-pub use web::{WebLogin, WebRequest, WebResponse, shown_url};
+pub use web::{WebCall, WebLogin, WebRequest, WebResponse, shown_url};
 pub use whole::RegistrySource;
 
 use crate::digest::Digest;

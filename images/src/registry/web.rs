@@ -16,6 +16,8 @@ use super::transport::named;
 const MAX_REDIRECTS: usize = 10;
 /// Tries of a request that got no answer for a passing reason.
 const MAX_TRIES: u32 = 3;
+/// How long a call with a body may take: the megabytes of one piece over a line of 15 KB/s.
+const CALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A request without a body.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,28 @@ pub struct WebRequest {
     pub headers: Vec<(String, String)>,
     /// The login: sent to the URL's own scheme, host and port only, never shown.
     pub authorization: Option<WebLogin>,
+}
+
+/// A request with a body, sent once and to one host: no redirect is followed, because its signature is for that URL.
+#[derive(Clone)]
+pub struct WebCall {
+    pub method: &'static str,
+    /// Its query may hold a signature; no error shows it.
+    pub url: String,
+    /// Never shown: logins are among them.
+    pub headers: Vec<(String, String)>,
+    pub body: Bytes,
+}
+
+impl std::fmt::Debug for WebCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let url = Url::parse(&self.url).map(|url| redacted(&url));
+        f.debug_struct("WebCall")
+            .field("method", &self.method)
+            .field("url", &url.unwrap_or_default())
+            .field("body", &self.body.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// The value of an `Authorization` header. Never printed.
@@ -94,6 +118,10 @@ pub fn shown_url(url: &str) -> String {
     parsed.to_string()
 }
 
+fn query_free(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| "the URL".to_owned(), |url| redacted(&url))
+}
+
 impl Registries {
     /// Sends the request and follows redirects; any status is an answer.
     ///
@@ -152,6 +180,54 @@ impl Registries {
         Err(HostError::Redirect(format!(
             "more than {MAX_REDIRECTS} redirects"
         )))
+    }
+
+    /// Sends a call once; any status is an answer.
+    ///
+    /// # Errors
+    /// When there is no answer, or none may be asked for (offline).
+    pub async fn call(&self, call: &WebCall) -> Result<WebResponse, HostError> {
+        let config = &self.0.config;
+        let bad = |text: String| HostError::Config(format!("{}: {text}", query_free(&call.url)));
+        let url = Url::parse(&call.url).map_err(|error| bad(error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(bad(format!("{} is no scheme of the web", url.scheme())));
+        }
+        if config.offline {
+            return Err(bad("not asked for, because the build is offline".into()));
+        }
+        let mut headers = HeaderMap::new();
+        for (name, value) in &call.headers {
+            // The value may be a secret, and so is not told.
+            let wrong = || bad(format!("{name}: not a header line"));
+            let known = HeaderName::try_from(name.as_str()).map_err(|_| wrong())?;
+            let mut value = HeaderValue::try_from(value.as_str()).map_err(|_| wrong())?;
+            value.set_sensitive(true);
+            headers.insert(known, value);
+        }
+        let method = Method::from_bytes(call.method.as_bytes()).map_err(|e| bad(e.to_string()))?;
+        let via = self.0.hosts.web_client(config, &url)?;
+        // A body that goes out slowly is no silence of the other side.
+        let client = match call.body.is_empty() {
+            true => &via.http,
+            false => &via.upload,
+        };
+        let mut request = client.request(method, url.clone()).headers(headers);
+        if !call.body.is_empty() {
+            request = request.body(call.body.clone()).timeout(CALL_TIMEOUT);
+        } else if matches!(call.method, "PUT" | "POST") {
+            // Said even when it is nothing: services ask for it.
+            request = request.header(reqwest::header::CONTENT_LENGTH, 0);
+        }
+        match request.send().await {
+            Ok(response) => Ok(WebResponse(response)),
+            Err(error) => Err(HostError::Transport(named(&error, &url, &via).await)),
+        }
+    }
+
+    /// The pause before the repeat of this number, from 0 on.
+    pub async fn pause_before_repeat(&self, round: u32) {
+        self.0.pause(round).await;
     }
 
     async fn web_once(

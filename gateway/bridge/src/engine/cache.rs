@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gateway_api::CacheImport as Wanted;
-use gateway_solver::{CacheImport, Job};
+use gateway_solver::{CacheImport, Job, RemoteCache};
 use tokio::sync::OnceCell;
 
 /// The caches of one build. Each is read once, whoever names it.
@@ -78,6 +78,18 @@ impl Caches {
                     tag: attr("tag").cloned(),
                 })
             }
+            // Nothing is asked with a login of the frontend's, nor where a frontend says.
+            kind if RemoteCache::KINDS.contains(&kind) => {
+                let wanted = RemoteCache::parse(kind, &wanted.attrs, &|_| None);
+                let is_wanted = |given: &&CacheImport| match (given, &wanted) {
+                    (CacheImport::Remote(given), Ok(wanted)) => given.is_same_place(wanted),
+                    _ => false,
+                };
+                let given = self.given.iter().find(is_wanted);
+                given.cloned().ok_or_else(|| {
+                    format!("the build was not given this cache (--cache-from type={kind},...)")
+                })
+            }
             other => Err(format!("unknown cache importer: {other}")),
         }
     }
@@ -138,10 +150,27 @@ mod tests {
     }
 
     #[test]
+    fn of_services_only_those_of_the_client_are_asked_with_its_login() {
+        let place = [("bucket", "team"), ("region", "eu-1")];
+        let login = [("access_key_id", "K"), ("secret_access_key", "s")];
+        let attrs = wanted("s3", &[place, login].concat()).attrs;
+        let given = RemoteCache::parse("s3", &attrs, &|_| None).unwrap();
+        let given = CacheImport::Remote(given);
+        let caches = Caches::of_client(std::slice::from_ref(&given));
+        let other = [("access_key_id", "O"), ("secret_access_key", "o")];
+        let named = wanted("s3", &[place, other].concat());
+        assert_eq!(caches.find(&named), Ok(given));
+        let elsewhere = [&place[..], &[("endpoint_url", "http://a.example")]].concat();
+        let problem = caches.find(&wanted("s3", &elsewhere)).unwrap_err();
+        assert!(problem.contains("was not given"), "{problem}");
+        assert!(caches.find(&wanted("gha", &[])).is_err());
+    }
+
+    #[test]
     fn other_importers_are_refused_by_name() {
         let caches = Caches::of_client(&[]);
-        let problem = caches.find(&wanted("gha", &[])).unwrap_err();
-        assert_eq!(problem, "unknown cache importer: gha");
+        let problem = caches.find(&wanted("tape", &[])).unwrap_err();
+        assert_eq!(problem, "unknown cache importer: tape");
         assert!(caches.find(&wanted("registry", &[])).is_err());
         let found = caches.find(&wanted("registry", &[("ref", "a/b:c")]));
         assert!(

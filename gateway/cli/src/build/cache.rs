@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use gateway_solver::{CacheDestination, CacheExport, CacheImport};
+use gateway_solver::{CacheDestination, CacheExport, CacheImport, RemoteCache};
 
-use super::keys;
+use super::{keys, services};
+use crate::environment::Environment;
 use crate::error::UsageError;
 use gateway_frontend::csv;
 
@@ -13,8 +14,6 @@ const FROM: &str = "--cache-from";
 const TO: &str = "--cache-to";
 /// The name of a cache in a directory when none is given.
 const DEFAULT_TAG: &str = "latest";
-/// Caches that are services of others, and what reaches as far.
-const SERVICES: [&str; 3] = ["gha", "s3", "azblob"];
 /// One flag's value, read.
 struct Cache<'a> {
     flag: &'static str,
@@ -45,17 +44,34 @@ impl<'a> Cache<'a> {
             Some(kind) => cache.kind = kind,
             None => return Err(cache.wrong("no type: write type=registry,ref=NAME, ...".into())),
         }
-        match SERVICES.contains(&cache.kind.as_str()) {
-            true => Err(cache.wrong(format!(
-                "caches of type {} are not supported yet: use type=registry,ref=NAME",
-                cache.kind
-            ))),
-            false => Ok(cache),
+        Ok(cache)
+    }
+
+    fn is_service(&self) -> bool {
+        RemoteCache::KINDS.contains(&self.kind.as_str())
+    }
+
+    /// A service; `None`, and a note, for one that only some machines reach, and this is none of them.
+    fn service(
+        &mut self,
+        env: &Environment,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<RemoteCache>, UsageError> {
+        if let Some(missing) = services::fill(&self.kind, &mut self.attrs, env) {
+            notes.push(format!(
+                "{} {:?} has no effect: {missing}",
+                self.flag,
+                services::shown(self.text)
+            ));
+            return Ok(None);
         }
+        let variable = |name: &str| env.get(name).cloned();
+        let cache = RemoteCache::parse(&self.kind, &self.attrs, &variable);
+        cache.map(Some).map_err(|problem| self.wrong(problem))
     }
 
     fn wrong(&self, problem: String) -> UsageError {
-        UsageError::new(self.flag, self.text, problem)
+        UsageError::new(self.flag, &services::shown(self.text), problem)
     }
 
     fn unknown_kind(&self, known: &str) -> UsageError {
@@ -82,7 +98,12 @@ impl<'a> Cache<'a> {
     fn only(&mut self, known: &[&str], notes: &mut Vec<String>) {
         let unknown = |key: &&String| !known.contains(&key.as_str());
         let given = self.attrs.keys().filter(unknown);
-        notes.extend(keys::notes(self.flag, self.text, given, known));
+        notes.extend(keys::notes(
+            self.flag,
+            &services::shown(self.text),
+            given,
+            known,
+        ));
         self.attrs.retain(|key, _| known.contains(&key.as_str()));
     }
 }
@@ -97,17 +118,29 @@ fn single(texts: &[String]) -> impl Iterator<Item = &str> {
 }
 
 /// One cache for each `--cache-from`; `notes` gets what has no effect.
-pub fn imports(texts: &[String], notes: &mut Vec<String>) -> Result<Vec<CacheImport>, UsageError> {
-    single(texts).map(|text| import(text, notes)).collect()
+pub fn imports(
+    texts: &[String],
+    env: &Environment,
+    notes: &mut Vec<String>,
+) -> Result<Vec<CacheImport>, UsageError> {
+    let imports = single(texts).filter_map(|text| import(text, env, notes).transpose());
+    imports.collect()
 }
 
-fn import(text: &str, notes: &mut Vec<String>) -> Result<CacheImport, UsageError> {
+fn import(
+    text: &str,
+    env: &Environment,
+    notes: &mut Vec<String>,
+) -> Result<Option<CacheImport>, UsageError> {
     let mut cache = Cache::read(FROM, text)?;
-    if !["local", "registry"].contains(&cache.kind.as_str()) {
-        return Err(cache.unknown_kind("local and registry"));
+    if !cache.is_service() && !["local", "registry"].contains(&cache.kind.as_str()) {
+        return Err(cache.unknown_kind("local, registry, s3, gha and azblob"));
     }
     cache.only(&keys::of_cache_import(&cache.kind), notes);
-    Ok(match cache.kind.as_str() {
+    if cache.is_service() {
+        return Ok(cache.service(env, notes)?.map(CacheImport::Remote));
+    }
+    Ok(Some(match cache.kind.as_str() {
         "local" => CacheImport::Local {
             src: PathBuf::from(cache.needed("src")?),
             digest: cache.take("digest"),
@@ -117,30 +150,40 @@ fn import(text: &str, notes: &mut Vec<String>) -> Result<CacheImport, UsageError
             reference: cache.needed("ref")?,
             insecure: cache.flag("registry.insecure")?,
         },
-    })
+    }))
 }
 
 /// One cache for each `--cache-to`; `notes` gets what has no effect.
-pub fn exports(texts: &[String], notes: &mut Vec<String>) -> Result<Vec<CacheExport>, UsageError> {
+pub fn exports(
+    texts: &[String],
+    env: &Environment,
+    notes: &mut Vec<String>,
+) -> Result<Vec<CacheExport>, UsageError> {
     let mut exports: Vec<CacheExport> = Vec::new();
     for text in single(texts) {
-        let export = export(text, notes)?;
+        let Some(export) = export(text, env, notes)? else {
+            continue;
+        };
         if exports.contains(&export) {
             continue;
         }
         if exports.iter().any(|other| other.to == export.to) {
             let problem = "the same cache is written twice".to_owned();
-            return Err(UsageError::new(TO, text, problem));
+            return Err(UsageError::new(TO, &services::shown(text), problem));
         }
         exports.push(export);
     }
     Ok(exports)
 }
 
-fn export(text: &str, notes: &mut Vec<String>) -> Result<CacheExport, UsageError> {
+fn export(
+    text: &str,
+    env: &Environment,
+    notes: &mut Vec<String>,
+) -> Result<Option<CacheExport>, UsageError> {
     let mut cache = Cache::read(TO, text)?;
-    if !["registry", "local", "inline"].contains(&cache.kind.as_str()) {
-        return Err(cache.unknown_kind("registry, local and inline"));
+    if !cache.is_service() && !["registry", "local", "inline"].contains(&cache.kind.as_str()) {
+        return Err(cache.unknown_kind("registry, local, inline, s3, gha and azblob"));
     }
     cache.only(&keys::of_cache_export(&cache.kind), notes);
     let max = match cache.attrs.remove("mode").as_deref() {
@@ -152,6 +195,13 @@ fn export(text: &str, notes: &mut Vec<String>) -> Result<CacheExport, UsageError
     };
     let ignore_error = cache.flag("ignore-error")?;
     let to = match cache.kind.as_str() {
+        _ if cache.is_service() => match cache.service(env, notes)? {
+            Some(service) => {
+                cache.attrs.clear();
+                CacheDestination::Remote(service)
+            }
+            None => return Ok(None),
+        },
         "registry" => CacheDestination::Registry {
             reference: cache.needed("ref")?,
         },
@@ -168,12 +218,12 @@ fn export(text: &str, notes: &mut Vec<String>) -> Result<CacheExport, UsageError
         }
         _ => CacheDestination::Inline,
     };
-    Ok(CacheExport {
+    Ok(Some(CacheExport {
         to,
         max,
         ignore_error,
         attrs: cache.attrs,
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -181,11 +231,12 @@ mod tests {
     use super::*;
 
     fn imported(text: &str) -> Result<CacheImport, UsageError> {
-        Ok(imports(&[text.to_owned()], &mut Vec::new())?.remove(0))
+        let none = Environment::new();
+        Ok(imports(&[text.to_owned()], &none, &mut Vec::new())?.remove(0))
     }
 
     fn exported(texts: &[String]) -> Result<Vec<CacheExport>, UsageError> {
-        exports(texts, &mut Vec::new())
+        exports(texts, &Environment::new(), &mut Vec::new())
     }
 
     #[test]
@@ -210,8 +261,9 @@ mod tests {
     fn other_caches_are_refused_by_name() {
         for text in [
             "src=/c",
-            "type=gha",
             "type=inline",
+            "type=s3",
+            "type=azblob",
             "type=local",
             "type=registry",
             "type=registry,ref=r,registry.insecure=maybe",
@@ -252,14 +304,16 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_refused_by_name() {
         for (text, problem) in [
-            ("type=gha,mode=max", "type gha are not supported yet"),
-            ("type=s3,bucket=b", "type s3 are not supported yet"),
-            ("type=azblob", "type azblob are not supported yet"),
+            ("type=s3,bucket=b", "needs region=..."),
+            ("type=azblob", "needs account_url=..."),
             ("type=local", "needs dest=..."),
             ("type=registry", "needs ref=..."),
             ("type=registry,ref=r,mode=all", "mode is min or max"),
             ("type=inline,mode=max", "needs type=registry or type=local"),
-            ("type=tape,dest=a", "registry, local and inline are known"),
+            (
+                "type=tape,dest=a",
+                "registry, local, inline, s3, gha and azblob are known",
+            ),
         ] {
             let error = exported(&[text.to_owned()]).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
@@ -277,7 +331,7 @@ mod tests {
             "a:1,b:2",
             "",
         ];
-        let read = imports(&texts.map(str::to_owned), &mut notes).unwrap();
+        let read = imports(&texts.map(str::to_owned), &Environment::new(), &mut notes).unwrap();
         assert_eq!(read.len(), 4);
         assert!(matches!(
             &read[1],
@@ -290,7 +344,7 @@ mod tests {
             "type=local,dest=d,mdoe=max",
             "type=local,dest=d",
         ];
-        let written = exports(&texts.map(str::to_owned), &mut notes).unwrap();
+        let written = exports(&texts.map(str::to_owned), &Environment::new(), &mut notes).unwrap();
         // The last one is the one before it again.
         assert_eq!(written.len(), 3);
         assert!(written[0].attrs.is_empty() && !written[2].max);

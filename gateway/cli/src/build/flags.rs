@@ -85,14 +85,14 @@ const FLAGS: &[Flag] = &[
     ),
     nothing("--builder", &["--builder", "mine"]),
     same("--cache-from", &["--cache-from", "a"], |b, _| {
-        super::cache::imports(&b.cache_from, &mut Vec::new())
+        super::cache::imports(&b.cache_from, &Environment::new(), &mut Vec::new())
             .is_ok_and(|imports| imports.len() == 1)
     }),
     same(
         "--cache-to",
         &["--cache-to", "type=local,dest=d,mode=max"],
         |b, _| {
-            super::cache::exports(&b.cache_to, &mut Vec::new())
+            super::cache::exports(&b.cache_to, &Environment::new(), &mut Vec::new())
                 .is_ok_and(|exports| exports.len() == 1)
         },
     ),

@@ -2,6 +2,8 @@
 //! not. Where BuildKit passes over a key that it does not know, so does a build here, and a warning says so: a line
 //! that works there works here.
 
+use gateway_solver::RemoteCache;
+
 use super::args::Build;
 
 /// How a layer is written.
@@ -59,6 +61,10 @@ pub fn of_cache_export(kind: &str) -> Vec<&'static str> {
     match kind {
         "registry" => all.chain(["ref", "registry.insecure"]).collect(),
         "local" => all.chain(["dest", "reset", "tag"]).collect(),
+        "s3" | "gha" | "azblob" => {
+            let own = RemoteCache::keys(kind).iter().copied();
+            own.chain(["ignore-error", "mode"]).collect()
+        }
         _ => vec!["ignore-error", "mode"],
     }
 }
@@ -67,6 +73,7 @@ pub fn of_cache_export(kind: &str) -> Vec<&'static str> {
 pub fn of_cache_import(kind: &str) -> Vec<&'static str> {
     match kind {
         "local" => vec!["digest", "src", "tag"],
+        "s3" | "gha" | "azblob" => RemoteCache::keys(kind).into(),
         _ => vec!["ref", "registry.insecure"],
     }
 }

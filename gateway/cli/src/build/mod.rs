@@ -18,6 +18,7 @@ mod proxies;
 mod request;
 mod resources;
 pub mod secrets;
+mod services;
 mod stdin;
 mod vcs;
 mod watch;
@@ -77,8 +78,8 @@ pub fn check_configuration(layers: &config::Layers, env: &Environment) -> Result
     };
     let args = config::filled(&args, layers, env)?;
     let mut notes = Vec::new();
-    cache::imports(&args.cache_from, &mut notes)?;
-    cache::exports(&args.cache_to, &mut notes)?;
+    cache::imports(&args.cache_from, env, &mut notes)?;
+    cache::exports(&args.cache_to, env, &mut notes)?;
     attest::options(&args, &mut notes)?;
     Ok(())
 }
@@ -125,12 +126,12 @@ async fn build(args: &Build, purpose: Purpose) -> Result<Outcome, CliError> {
         None if args.print_llb.is_some() => Vec::new(),
         None => output::exporters(args, &env, &mut told)?,
     };
-    let cache_imports = cache::imports(&args.cache_from, &mut told)?;
+    let cache_imports = cache::imports(&args.cache_from, &env, &mut told)?;
     let source_policies = policy::read(&args.source_policies, &env)?;
     let rego = crate::rego::read(args, &env)?;
     let cache_exports = match &call {
         Some(_) => Vec::new(),
-        None => cache::exports(&args.cache_to, &mut told)?,
+        None => cache::exports(&args.cache_to, &env, &mut told)?,
     };
     let pins = match purpose.pins {
         Some(pins) => Some(pins),

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gateway_api::Error;
-use gateway_solver::{CacheDestination, CacheExport, CacheImport, Client, Exporter, OutputTarget};
+use gateway_solver::{
+    CacheDestination, CacheExport, CacheImport, Client, Exporter, OutputTarget, RemoteCache,
+};
 
 use crate::peer::Peer;
 use crate::proto::control::{CacheOptions, CacheOptionsEntry, Exporter as Wanted, SolveRequest};
@@ -218,6 +220,11 @@ impl Outputs {
                     reset: false,
                 }
             }
+            kind if RemoteCache::KINDS.contains(&kind) => {
+                let cache = service(kind, &attrs)?;
+                attrs.clear();
+                CacheDestination::Remote(cache)
+            }
             other => return Err(Error::unknown(format!("unknown cache exporter: {other:?}"))),
         };
         Ok(CacheExport {
@@ -239,6 +246,12 @@ fn entry(kind: &str, attrs: BTreeMap<String, String>) -> CacheOptionsEntry {
 fn needed(attrs: &mut BTreeMap<String, String>, key: &str) -> Result<String, Error> {
     let value = attrs.remove(key).filter(|value| !value.is_empty());
     value.ok_or_else(|| Error::invalid(format!("a cache needs the attribute {key}")))
+}
+
+/// All that is said of a service comes from its client: the daemon's own environment is no login for others.
+fn service(kind: &str, attrs: &BTreeMap<String, String>) -> Result<RemoteCache, Error> {
+    let cache = RemoteCache::parse(kind, attrs, &|_| None);
+    cache.map_err(|problem| Error::invalid(format!("a cache of type {kind}: {problem}")))
 }
 
 /// A cache of the client's directory is brought here first; one that is not there is none.
@@ -269,6 +282,9 @@ async fn import(
                 digest: Some(digest),
                 tag: None,
             }))
+        }
+        kind if RemoteCache::KINDS.contains(&kind) => {
+            Ok(Some(CacheImport::Remote(service(kind, &attrs)?)))
         }
         other => Err(Error::unknown(format!("unknown cache importer: {other}"))),
     }
@@ -350,11 +366,11 @@ mod tests {
             }),
             ..SolveRequest::default()
         };
-        let request = cache(vec![entry("gha", BTreeMap::new())], Vec::new());
+        let request = cache(vec![entry("tape", BTreeMap::new())], Vec::new());
         let error = outputs(&request).await.err().unwrap();
-        assert_eq!(error.message, "unknown cache importer: gha");
-        let request = cache(Vec::new(), vec![entry("s3", BTreeMap::new())]);
+        assert_eq!(error.message, "unknown cache importer: tape");
+        let request = cache(Vec::new(), vec![entry("tape", BTreeMap::new())]);
         let error = outputs(&request).await.err().unwrap();
-        assert_eq!(error.message, "unknown cache exporter: \"s3\"");
+        assert_eq!(error.message, "unknown cache exporter: \"tape\"");
     }
 }

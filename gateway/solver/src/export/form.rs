@@ -78,6 +78,7 @@ mod tests {
             base: Vec::new(),
             reference: String::new(),
             file: None,
+            remote: None,
             vertex: String::new(),
             kind: String::new(),
         })

@@ -2,7 +2,7 @@
 //!
 //! Pure reading of outside bytes. Format: `application/vnd.buildkit.cacheconfig.v0`, as observed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -23,6 +23,8 @@ pub enum ConfigError {
     Base64(base64::DecodeError),
     #[error("the cache config names {what} {index}, which it does not have")]
     Missing { what: &'static str, index: i64 },
+    #[error("cache layer {0} with missing {1}")]
+    Unannotated(Digest, &'static str),
     #[error("invalid looping layer {0}")]
     LoopingLayer(usize),
     #[error("invalid looping record {0}")]
@@ -71,6 +73,29 @@ struct LayerJson {
     /// Left out when it is 0; -1: none.
     #[serde(default)]
     parent: i64,
+    /// In configs that no manifest goes with.
+    #[serde(default)]
+    annotations: Option<AnnotationsJson>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AnnotationsJson {
+    #[serde(default)]
+    media_type: String,
+    #[serde(default, rename = "diffID")]
+    diff_id: String,
+    #[serde(default)]
+    size: u64,
+}
+
+/// A layer of a config that no manifest goes with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotated {
+    pub blob: Digest,
+    pub media_type: String,
+    pub diff_id: String,
+    pub size: u64,
 }
 
 #[derive(Deserialize)]
@@ -125,13 +150,44 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Record>, ConfigError> {
     read(serde_json::from_slice(bytes)?)
 }
 
+/// The layers of a config that no manifest goes with, once each.
+///
+/// # Errors
+/// For a layer without what has to be known of it.
+pub fn layers(bytes: &[u8]) -> Result<Vec<Annotated>, ConfigError> {
+    let config: ConfigJson = serde_json::from_slice(bytes)?;
+    let mut seen = BTreeSet::new();
+    let mut layers = Vec::new();
+    for layer in config.layers {
+        let Some(said) = layer.annotations else {
+            return Err(ConfigError::Unannotated(layer.blob, "annotations"));
+        };
+        if said.diff_id.is_empty() {
+            return Err(ConfigError::Unannotated(layer.blob, "diffID"));
+        }
+        if seen.insert(layer.blob.clone()) {
+            layers.push(Annotated {
+                blob: layer.blob,
+                media_type: said.media_type,
+                diff_id: said.diff_id,
+                size: said.size,
+            });
+        }
+    }
+    Ok(layers)
+}
+
 /// The same of the cache inside an image, which has no list of layers: they are the image's own.
 ///
 /// # Errors
 /// As `parse`.
 pub fn parse_inline(records: &[u8], blobs: Vec<Digest>) -> Result<Vec<Record>, ConfigError> {
     let records: Option<Vec<RecordJson>> = serde_json::from_slice(records)?;
-    let layer = |(parent, blob)| LayerJson { blob, parent };
+    let layer = |(parent, blob)| LayerJson {
+        blob,
+        parent,
+        annotations: None,
+    };
     read(ConfigJson {
         layers: (-1..).zip(blobs).map(layer).collect(),
         records: records.unwrap_or_default(),

@@ -3,8 +3,9 @@
 //! Layers are only named here; whoever needs one fetches it, as with images.
 
 pub(crate) mod config;
+mod service;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use gateway_images::reference::Reference;
 use crate::job::{Job, JobInner};
 use crate::key::digest_of;
 use crate::ops::image;
+use crate::remote::{RemoteCache, SharedRemote};
 use crate::report::vertex;
 use crate::shared::{Outcome, blocking};
 use crate::solve::internal;
@@ -50,6 +52,8 @@ pub enum CacheImport {
         /// The registry's certificate need not be vouched for, or it has none.
         insecure: bool,
     },
+    /// A service of others.
+    Remote(RemoteCache),
 }
 
 impl CacheImport {
@@ -57,6 +61,7 @@ impl CacheImport {
         let (src, digest, tag) = match self {
             CacheImport::Local { src, digest, tag } => (src, digest, tag),
             CacheImport::Registry { reference, .. } => return image::canonical(reference),
+            CacheImport::Remote(cache) => return cache.name(),
         };
         let hash = digest_of(format!("{}\0{digest:?}\0{tag:?}", src.display()).as_bytes());
         let hash = hash.trim_start_matches("sha256:").get(..16).unwrap_or("0");
@@ -94,6 +99,9 @@ impl Job {
 }
 
 async fn read(job: &Arc<JobInner>, import: &CacheImport, vertex: &str) -> Outcome<()> {
+    if let CacheImport::Remote(cache) = import {
+        return service::read(job, cache, vertex).await;
+    }
     let (place, top) = open(job, import).await?;
     let kind = format!(
         "inferred cache manifest type: {}",
@@ -162,6 +170,7 @@ async fn inline(job: &Arc<JobInner>, place: Place, top: RawManifest, vertex: &st
 /// Where the cache is, and its manifest.
 async fn open(job: &Arc<JobInner>, import: &CacheImport) -> Outcome<(Place, RawManifest)> {
     match import {
+        CacheImport::Remote(_) => Err(internal("a service has no manifest")),
         CacheImport::Local { src, digest, tag } => {
             let (src, digest, tag) = (src.clone(), digest.clone(), tag.clone());
             blocking(move || {
@@ -256,6 +265,8 @@ enum Place {
     Dir(PathBuf),
     /// The repository of this reference.
     Registry(Reference),
+    /// A service; those of its blobs that are known to be gone.
+    Service(SharedRemote, Arc<BTreeSet<Digest>>),
 }
 
 impl Place {
@@ -277,6 +288,7 @@ impl Place {
                 let bytes = bytes.map_err(|error| image::registry_error(&error))?;
                 Ok(bytes.to_vec())
             }
+            Place::Service(..) => Err(internal("a service has no documents by digest")),
         }
     }
 
@@ -292,6 +304,7 @@ impl Place {
                 let manifest = registries.manifest(reference, of).await;
                 manifest.map_err(|error| image::registry_error(&error))
             }
+            Place::Service(..) => Err(internal("a service has no manifests")),
         }
     }
 
@@ -387,14 +400,21 @@ impl Foreign {
             let descriptor = self.blobs.get(blob)?;
             let diff_id: Digest = descriptor.annotations.get(DIFF_ID)?.parse().ok()?;
             let diff_id = diff_id.to_string();
+            let mut remote = None;
+            let mut gone = false;
             let (reference, file) = match &self.place {
-                Place::Dir(dir) => (
-                    format!("cache {}", dir.display()),
-                    Some(blob_path(dir, blob)),
-                ),
+                Place::Dir(dir) => {
+                    let file = blob_path(dir, blob);
+                    gone = !file.is_file();
+                    (format!("cache {}", dir.display()), Some(file))
+                }
                 Place::Registry(reference) => (reference.to_string(), None),
+                Place::Service(service, missing) => {
+                    remote = Some(service.clone());
+                    gone = missing.contains(blob);
+                    (format!("cache {}", service.cache().name()), None)
+                }
             };
-            let gone = file.as_ref().is_some_and(|file| !file.is_file());
             if gone && !job.store().blobs().contains(blob) {
                 return None;
             }
@@ -414,6 +434,7 @@ impl Foreign {
                     base: ids.clone(),
                     reference,
                     file,
+                    remote,
                     vertex: self.vertex.clone(),
                     kind: String::new(),
                 })),

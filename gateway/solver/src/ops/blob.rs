@@ -175,6 +175,7 @@ async fn from_registry(job: &Arc<JobInner>, vertex: &str, blob: &Blob) -> Outcom
         base: Vec::new(),
         reference: blob.reference.to_string(),
         file: None,
+        remote: None,
         vertex: vertex.to_owned(),
         kind: String::new(),
     };

@@ -521,6 +521,7 @@ pub fn snapshot(
                     let hex = descriptor.digest.hex();
                     dir.join("blobs/sha256").join(hex)
                 }),
+                remote: None,
                 base: base.clone(),
                 vertex: vertex.to_owned(),
                 kind: kind.to_owned(),
@@ -768,7 +769,6 @@ async fn download_followed(
         status.done();
         return Ok(());
     }
-    let reference = parse(&lazy.reference)?;
     let shown = Mutex::new((status, Instant::now()));
     let progress = |bytes| {
         let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -777,6 +777,18 @@ async fn download_followed(
             shown.1 = Instant::now();
         }
     };
+    if let Some(remote) = &lazy.remote {
+        let fetched = remote.fetch(descriptor, blobs, &progress).await;
+        fetched.map_err(|error| {
+            let error = Error::unknown(error.to_string());
+            error.context(format!("failed to copy: {}", descriptor.digest))
+        })?;
+        let (mut status, _) = shown.into_inner().unwrap_or_else(PoisonError::into_inner);
+        status.update(descriptor.size, descriptor.size);
+        status.done();
+        return Ok(());
+    }
+    let reference = parse(&lazy.reference)?;
     let wanted = follow.is_some();
     let follow = Mutex::new(follow);
     let followed = |follower| {

@@ -548,6 +548,7 @@ pub(crate) async fn saved_checkout(
             diff_id: said(DIFF_ID).to_owned(),
             base: Vec::new(),
             reference: shown,
+            remote: None,
             vertex: vertex.to_owned(),
             kind: String::new(),
         })),

@@ -82,6 +82,8 @@ pub struct LazyBlob {
     pub reference: String,
     /// A file that has its bytes, for a blob that no registry has.
     pub file: Option<PathBuf>,
+    /// The service that has them, for a layer of a cache that is one.
+    pub remote: Option<crate::remote::SharedRemote>,
     /// The vertex that shows its transfer.
     pub vertex: String,
     /// What usage lists call its layer, where it is no ordinary one.

@@ -7,11 +7,13 @@ use std::collections::{BTreeSet, HashMap};
 use gateway_images::digest::Digest;
 use gateway_images::media::Descriptor;
 use serde::Serialize;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 
+use super::CREATED_AT;
 use super::chains::{Link, Record};
-use crate::import::MAX_DOCUMENT_BYTES;
+use crate::import::{DIFF_ID, MAX_DOCUMENT_BYTES};
+use crate::remote::MAX_CONFIG_BYTES;
 
 /// The result of a record.
 pub enum Blobs {
@@ -19,6 +21,25 @@ pub enum Blobs {
     Chain(Vec<Descriptor>),
     /// Layers of the image that the cache is in, lowest first.
     Image(Vec<usize>),
+}
+
+/// What a config goes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A manifest, which says what the layers are.
+    WithManifest,
+    /// Nothing: it says so itself.
+    Alone,
+}
+
+impl Form {
+    /// Importers read no more, in bytes.
+    pub fn limit(self) -> u64 {
+        match self {
+            Form::WithManifest => MAX_DOCUMENT_BYTES,
+            Form::Alone => MAX_CONFIG_BYTES,
+        }
+    }
 }
 
 /// A config, and what it names.
@@ -43,6 +64,36 @@ struct LayerJson {
     blob: Digest,
     #[serde(skip_serializing_if = "is_zero")]
     parent: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<AnnotationsJson>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AnnotationsJson {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    media_type: String,
+    #[serde(rename = "diffID", skip_serializing_if = "String::is_empty")]
+    diff_id: String,
+    #[serde(skip_serializing_if = "is_nothing")]
+    size: u64,
+    created_at: String,
+}
+
+impl AnnotationsJson {
+    fn of(blob: &Descriptor) -> AnnotationsJson {
+        let said = |name: &str| blob.annotations.get(name).cloned();
+        AnnotationsJson {
+            media_type: blob.media_type.clone(),
+            diff_id: said(DIFF_ID).unwrap_or_default(),
+            size: blob.size,
+            // Always in UTC; no time is year 1 to who reads it.
+            created_at: said(CREATED_AT)
+                .and_then(|text| OffsetDateTime::parse(&text, &Rfc3339).ok())
+                .and_then(|time| time.to_offset(UtcOffset::UTC).format(&Rfc3339).ok())
+                .unwrap_or_else(|| "0001-01-01T00:00:00Z".to_owned()),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -83,10 +134,17 @@ fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
+// As serde wants it.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_nothing(number: &u64) -> bool {
+    *number == 0
+}
+
 /// The config of these records; `None` when no record has a result.
 pub fn config(
     records: &[Record],
     blobs: &HashMap<usize, Blobs>,
+    form: Form,
 ) -> Result<Option<Config>, serde_json::Error> {
     let mut kept: BTreeSet<usize> = useful(records, blobs);
     let count = kept.len();
@@ -96,17 +154,17 @@ pub fn config(
             return Ok(None);
         }
         let json = serde_json::to_vec(&ConfigJson {
-            layers: layers.json(),
+            layers: layers.json(form),
             records: written(records, &kept, blobs, &layers),
         })?;
-        if json.len() as u64 <= MAX_DOCUMENT_BYTES {
+        if json.len() as u64 <= form.limit() {
             return Ok(Some(Config {
                 json,
                 layers: layers.descriptors(),
                 dropped: count - kept.len(),
             }));
         }
-        shrink(records, &mut kept, json.len());
+        shrink(records, &mut kept, json.len(), form);
     }
 }
 
@@ -125,7 +183,7 @@ pub fn inline(
         if json.len() as u64 <= MAX_DOCUMENT_BYTES {
             return Ok(Some(json));
         }
-        shrink(records, &mut kept, json.len());
+        shrink(records, &mut kept, json.len(), Form::WithManifest);
     }
 }
 
@@ -142,9 +200,9 @@ fn useful(records: &[Record], blobs: &HashMap<usize, Blobs>) -> BTreeSet<usize> 
 }
 
 /// Leaves out those with most below them: the others still serve builds that begin alike.
-fn shrink(records: &[Record], kept: &mut BTreeSet<usize>, size: usize) {
+fn shrink(records: &[Record], kept: &mut BTreeSet<usize>, size: usize, form: Form) {
     let depths = depths(records);
-    let limit = usize::try_from(MAX_DOCUMENT_BYTES).unwrap_or(usize::MAX);
+    let limit = usize::try_from(form.limit()).unwrap_or(usize::MAX);
     let excess = size.saturating_sub(limit).saturating_mul(kept.len());
     let mut count = (excess / size.max(1)).max(1);
     let mut by_depth: Vec<usize> = kept.iter().copied().collect();
@@ -259,7 +317,7 @@ impl Layers {
         self.places.get(node).copied()
     }
 
-    fn json(&self) -> Vec<LayerJson> {
+    fn json(&self, form: Form) -> Vec<LayerJson> {
         let parent = |node: &Node| {
             let place = self.place(node.parent?)?;
             i64::try_from(place).ok()
@@ -268,6 +326,7 @@ impl Layers {
             .map(|node| LayerJson {
                 blob: node.blob.digest.clone(),
                 parent: parent(node).unwrap_or(-1),
+                annotations: (form == Form::Alone).then(|| AnnotationsJson::of(&node.blob)),
             })
             .collect()
     }
@@ -408,7 +467,9 @@ mod tests {
             (low, Blobs::Chain(vec![one.clone()])),
             (top, Blobs::Chain(vec![one.clone(), two.clone()])),
         ]);
-        let config = config(chains.records(), &blobs).unwrap().unwrap();
+        let config = config(chains.records(), &blobs, Form::WithManifest)
+            .unwrap()
+            .unwrap();
         let mut expected = [one, two.clone()];
         expected.sort_by(|x, y| x.digest.cmp(&y.digest));
         assert_eq!(config.layers, expected);
@@ -439,7 +500,11 @@ mod tests {
         let mut chains = Chains::default();
         let root = chains.root("a");
         chains.add("b", vec![links(&[root])]).unwrap();
-        assert!(config(chains.records(), &HashMap::new()).unwrap().is_none());
+        assert!(
+            config(chains.records(), &HashMap::new(), Form::WithManifest)
+                .unwrap()
+                .is_none()
+        );
         assert!(inline(chains.records(), &HashMap::new()).unwrap().is_none());
     }
 
@@ -474,7 +539,9 @@ mod tests {
                 blobs.insert(top, Blobs::Chain(vec![blob("one")]));
             }
         }
-        let config = config(chains.records(), &blobs).unwrap().unwrap();
+        let config = config(chains.records(), &blobs, Form::WithManifest)
+            .unwrap()
+            .unwrap();
         assert!(config.json.len() as u64 <= MAX_DOCUMENT_BYTES);
         assert!(
             config.dropped > 0 && config.dropped < 8000,

@@ -6,6 +6,7 @@ mod collect;
 mod config;
 mod inline;
 mod options;
+mod remote;
 mod send;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,6 +25,7 @@ use super::layers::{self, ReadyLayer};
 use crate::import::DIFF_ID;
 use crate::job::{Job, JobInner};
 use crate::key::digest_of;
+use crate::remote::RemoteCache;
 use crate::report;
 use crate::shared::Outcome;
 use crate::solve::internal;
@@ -52,6 +54,8 @@ pub enum CacheDestination {
     },
     /// In the config of the image that is exported.
     Inline,
+    /// A service of others.
+    Remote(RemoteCache),
 }
 
 /// A cache to be written after a build. `attrs` are the attributes of the reference; unknown ones are ignored.
@@ -76,9 +80,10 @@ pub async fn export(
     tops: &[Node],
 ) -> Outcome<BTreeMap<String, String>> {
     let inner = job.inner();
-    let name = match export.to {
+    let name = match &export.to {
         CacheDestination::Registry { .. } => "exporting cache to registry",
         CacheDestination::Local { .. } => "exporting cache to client directory",
+        CacheDestination::Remote(cache) => cache.title(),
         CacheDestination::Inline => return Ok(BTreeMap::new()),
     };
     let id = format!("{}-cache-{number}", job.session().id());
@@ -109,7 +114,11 @@ async fn write(
     let collected = collect(job, tops).await?;
     let (blobs, lazy) = blobs(job, &collected, export.max, &options).await?;
     status.done();
-    let config = config::config(collected.chains.records(), &blobs).map_err(internal)?;
+    let form = match &export.to {
+        CacheDestination::Remote(_) => config::Form::Alone,
+        _ => config::Form::WithManifest,
+    };
+    let config = config::config(collected.chains.records(), &blobs, form).map_err(internal)?;
     let Some(config) = config else {
         let text = "skipping cache export for empty result";
         job.reports.status(vertex, text, "").done();
@@ -117,12 +126,18 @@ async fn write(
     };
     if config.dropped > 0 {
         let text = format!(
-            "warning: {} of the cache's keys are left out: importers read no more than 1 MiB of them\n",
-            config.dropped
+            "warning: {} of the cache's keys are left out: importers read no more than {} MiB of them\n",
+            config.dropped,
+            form.limit() >> 20
         );
         job.reports.log(vertex, 2, text.into_bytes());
     }
     let status = job.reports.status(vertex, "sending cache export", "");
+    if let CacheDestination::Remote(remote) = &export.to {
+        remote::send(job, vertex, remote, config, &lazy).await?;
+        status.done();
+        return Ok(BTreeMap::new());
+    }
     let cache = Cache::new(job, config, lazy, &options)?;
     let manifest = cache.send(job, vertex, export, &options).await?;
     status.done();

@@ -27,8 +27,11 @@ impl Options {
                 "invalid configuration for remote cache, OCI mediatypes are required for image-manifest cache format",
             ));
         }
-        // Blobs that a registry holds already need not come here.
-        image.push = matches!(export.to, CacheDestination::Registry { .. });
+        // Blobs that a registry or service holds already need not come here.
+        image.push = matches!(
+            export.to,
+            CacheDestination::Registry { .. } | CacheDestination::Remote(_)
+        );
         image.store = !image.push;
         Ok(Options {
             image,

@@ -135,7 +135,7 @@ impl Cache {
                 running.into_iter().for_each(StatusHandle::done);
                 job.reports.status(vertex, manifest_name, "").done();
             }
-            CacheDestination::Inline => {}
+            CacheDestination::Inline | CacheDestination::Remote(_) => {}
         }
         Ok(self.manifest)
     }
