@@ -252,15 +252,17 @@ fn what_a_bucket_refuses_fails_the_export_with_what_to_do_and_no_build_that_read
             &context,
         );
     }
-    // The error of a bucket in another region names it.
+    // The error of a bucket in another region names it. Under a name of its own: requests of builds that have failed
+    // may still be on their way.
+    let elsewhere = site.s3(",prefix=elsewhere/");
     let moved = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>us-9</Region></Error>";
     site.services
-        .fail("HEAD", "/blobs/", Failure::Status(400, ""));
+        .fail("HEAD", "elsewhere/blobs/", Failure::Status(400, ""));
     site.services
-        .fail("PUT", "/manifests/", Failure::Status(400, moved));
-    let said = stderr(&build(&home, &["--cache-to", &site.s3("")], &context));
+        .fail("PUT", "elsewhere/manifests/", Failure::Status(400, moved));
+    let said = stderr(&build(&home, &["--cache-to", &elsewhere], &context));
     assert!(said.contains("status 400"), "{said}");
-    let said = stderr(&build(&home, &["--cache-to", &site.s3("")], &context));
+    let said = stderr(&build(&home, &["--cache-to", &elsewhere], &context));
     assert!(said.contains("write region=us-9"), "{said}");
     assert!(
         site.services

@@ -72,7 +72,7 @@ impl Services {
 
 pub fn answer(asked: &Asked, address: SocketAddr, state: &mut State) -> Reply {
     let bearer = asked.header("authorization").strip_prefix("Bearer ");
-    if !bearer.is_some_and(|token| token.split('.').count() == 3) {
+    if bearer.is_none_or(|token| token.split('.').count() != 3) {
         return Reply::new(401, r#"{"code":"unauthenticated","msg":"bad token"}"#);
     }
     let body: Value = serde_json::from_slice(&asked.body).expect("JSON");

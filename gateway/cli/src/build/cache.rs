@@ -71,7 +71,7 @@ impl<'a> Cache<'a> {
     }
 
     fn wrong(&self, problem: String) -> UsageError {
-        UsageError::new(self.flag, &services::shown(self.text), problem)
+        UsageError::new(self.flag, services::shown(self.text), problem)
     }
 
     fn unknown_kind(&self, known: &str) -> UsageError {
@@ -169,7 +169,7 @@ pub fn exports(
         }
         if exports.iter().any(|other| other.to == export.to) {
             let problem = "the same cache is written twice".to_owned();
-            return Err(UsageError::new(TO, &services::shown(text), problem));
+            return Err(UsageError::new(TO, services::shown(text), problem));
         }
         exports.push(export);
     }
