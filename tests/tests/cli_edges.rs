@@ -426,6 +426,9 @@ fn an_answer_of_a_build_that_is_lost_fails() {
         format!("{build} --quiet"),
         format!("{build} --check"),
         "completion bash".to_owned(),
+        "--help".to_owned(),
+        "build --help".to_owned(),
+        "--version".to_owned(),
     ] {
         let line = format!("'{}' {words} >/dev/full", binary().display());
         let output = run(Command::new("bash").args(["-c", &line]));

@@ -6,13 +6,19 @@ use std::ffi::OsString;
 use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::error::USAGE;
+use crate::error::{FAILED, USAGE};
 
 /// Prints what was asked for, or what is wrong, and ends the process.
 pub fn end(error: &clap::Error, words: &[OsString]) -> ! {
     if told(error, words).is_none() {
         // Help, in colours where there is a terminal, and the version.
-        error.exit();
+        match error.print() {
+            Err(lost) if lost.kind() != std::io::ErrorKind::BrokenPipe => {
+                eprintln!("error: cannot write to stdout: {lost}");
+                std::process::exit(i32::from(FAILED));
+            }
+            _ => std::process::exit(error.exit_code()),
+        }
     }
     eprint!("{}", page(error, words));
     std::process::exit(i32::from(USAGE));
