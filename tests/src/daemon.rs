@@ -22,24 +22,29 @@ impl Daemon {
         Daemon::start_with(config, more, &[])
     }
 
+    /// What is started.
+    pub fn command(home: &Home, more: &[&str]) -> Command {
+        let path = |name: &str| home.dir.path().join(name);
+        let mut command = Command::new(binary());
+        command
+            .arg("daemon")
+            .arg("--addr")
+            .arg(format!("unix://{}", path("socket").display()))
+            .arg("--root")
+            .arg(home.store())
+            .arg("--config")
+            .arg(path("config.toml"))
+            .args(more)
+            .env("DOCKER_CONFIG", path("nobody"))
+            .env("XDG_CONFIG_HOME", path("nobody"));
+        command
+    }
+
     /// With variables of the environment.
     pub fn start_with(config: &str, more: &[&str], variables: &[(&str, &str)]) -> Daemon {
         let home = Home::new(config);
         let log = std::fs::File::create(home.dir.path().join("log")).expect("a log file");
-        let process = Command::new(binary())
-            .arg("daemon")
-            .arg("--addr")
-            .arg(format!(
-                "unix://{}",
-                home.dir.path().join("socket").display()
-            ))
-            .arg("--root")
-            .arg(home.store())
-            .arg("--config")
-            .arg(home.dir.path().join("config.toml"))
-            .args(more)
-            .env("DOCKER_CONFIG", home.dir.path().join("nobody"))
-            .env("XDG_CONFIG_HOME", home.dir.path().join("nobody"))
+        let process = Daemon::command(&home, more)
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -299,19 +299,7 @@ fn p39_p62_mistakes_about_clients_end_a_daemon_at_its_start_and_unknown_keys_do_
         ),
     ] {
         let home = gateway_tests::program::Home::new(config);
-        let mut command = std::process::Command::new(gateway_tests::program::binary());
-        command
-            .args(["daemon", "--addr"])
-            .arg(format!(
-                "unix://{}",
-                home.dir.path().join("socket").display()
-            ))
-            .arg("--root")
-            .arg(home.store())
-            .arg("--config")
-            .arg(home.dir.path().join("config.toml"))
-            .args(flags);
-        let output = gateway_tests::program::run(&mut command);
+        let output = gateway_tests::program::run(&mut Daemon::command(&home, flags));
         let said = gateway_tests::program::stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{config}: {said}");
         assert!(said.contains(told), "{config}: {said}");

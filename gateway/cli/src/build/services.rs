@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use gateway_api::parse_bool;
 use gateway_frontend::csv;
 
 use crate::environment::Environment;
@@ -60,8 +61,8 @@ pub fn fill(
 
 fn github(attrs: &mut BTreeMap<String, String>, env: &Environment) -> Option<&'static str> {
     let variable = |name: &str| env.get(name).filter(|value| !value.is_empty()).cloned();
-    let switched = variable("ACTIONS_CACHE_SERVICE_V2")
-        .is_some_and(|value| ["1", "t", "T", "true", "True", "TRUE"].contains(&value.as_str()));
+    let switched =
+        variable("ACTIONS_CACHE_SERVICE_V2").is_some_and(|value| parse_bool(&value) == Some(true));
     let second = match attrs.get("version") {
         Some(version) => version == "2",
         None => switched,

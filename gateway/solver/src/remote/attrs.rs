@@ -1,5 +1,6 @@
 //! Attributes of caches that are services: strings, of which some may come from the environment, and some are secret.
 
+use gateway_api::parse_bool;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -76,11 +77,7 @@ impl<'a> Attrs<'a> {
 
     /// Go's booleans; `None` where there is none, or no such thing.
     pub fn boolean(&self, key: &str) -> Option<bool> {
-        match self.get(key)? {
-            "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
-            "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),
-            _ => None,
-        }
+        parse_bool(self.get(key)?)
     }
 
     pub fn positive(&self, key: &str) -> Result<Option<usize>, String> {
